@@ -1,0 +1,38 @@
+"""Prometheus metrics of a reconciler, by the same names in every agent.
+
+Read next: `nodecore/loop/reconcile.py`, whose outcomes are counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from nodecore.daemon.health import Reply
+from nodecore.loop.reconcile import Outcome
+
+SYNC_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+def reconcile_observer(prefix: str, registry: CollectorRegistry = REGISTRY) -> Callable[[Outcome], None]:
+    """Make the counters `<prefix>_sync_*` and return the `on_outcome` of a `Reconciler` that feeds them."""
+    seconds = Histogram(f"{prefix}_sync_duration_seconds", "Time of one pass", buckets=SYNC_BUCKETS, registry=registry)
+    failures = Counter(f"{prefix}_sync_failures_total", "Passes that failed", registry=registry)
+    changes = Counter(f"{prefix}_sync_changes_total", "Writes made", registry=registry)
+    last = Gauge(f"{prefix}_sync_last_timestamp_seconds", "When the last good pass ended", registry=registry)
+
+    def observe(outcome: Outcome) -> None:
+        seconds.observe(outcome.seconds)
+        changes.inc(len(outcome.ops))
+        if outcome.error:
+            failures.inc()
+        else:
+            last.set_to_current_time()
+
+    return observe
+
+
+def exposition(registry: CollectorRegistry = REGISTRY) -> Reply:
+    """The route for `/metrics`."""
+    return Reply(generate_latest(registry).decode(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,246 @@
+"""A client of the Kubernetes API: the verbs, a watch, and foreign errors made ours.
+
+Objects go out as dicts and come back as dicts, or as the msgspec Struct asked for with `into` (only the fields
+it names are decoded). Every call may raise `nodecore.errors`: NotFound 404, AlreadyExists and Conflict 409,
+Expired 410, Invalid 400/415/422, Denied 401/403, Busy 429, Unreachable for the network and 5xx.
+
+Must not know: what the objects mean. Read next: `nodecore/kube/informer.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from nodecore import errors
+from nodecore.kube.config import KubeConfig
+from nodecore.kube.resource import Resource
+
+T = TypeVar("T")
+Body = dict[str, Any]
+MERGE, STRATEGIC, JSON_PATCH = "merge-patch", "strategic-merge-patch", "json-patch"
+LINE_LIMIT = 64 * 1024 * 1024
+TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None)
+
+
+class Meta(msgspec.Struct, rename="camel"):
+    """The part of ListMeta and ObjectMeta that reading a stream needs."""
+
+    resource_version: str = ""
+
+
+class _Versioned(msgspec.Struct):
+    metadata: Meta = msgspec.field(default_factory=Meta)
+
+
+class _ListHead(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+    metadata: Meta = msgspec.field(default_factory=Meta)
+
+
+class _EventHead(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class Status(msgspec.Struct):
+    """The API's own account of what went wrong (meta/v1 Status)."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectList(Generic[T]):
+    """A list as it stood at `version`."""
+
+    items: list[T]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent(Generic[T]):
+    """`ADDED`, `MODIFIED`, `DELETED`, or `BOOKMARK` (whose object is None), and the version it happened at."""
+
+    type: str
+    object: T | None
+    version: str
+
+
+class KubeClient:
+    """One API server, one identity, pooled connections. Use as an async context manager."""
+
+    def __init__(self, config: KubeConfig, *, user_agent: str = "flanneld-py") -> None:
+        self.config = config
+        self._agent = user_agent
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> KubeClient:
+        context = self.config.ssl_context()
+        connector = aiohttp.TCPConnector(limit=0, ssl=context if context else True)
+        self._http = aiohttp.ClientSession(connector=connector, headers={"User-Agent": self._agent})
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._http:
+            await self._http.close()
+            self._http = None
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None, *, into: Any = dict,
+                  subresource: str | None = None) -> Any:
+        """Read one object."""
+        return _decode(await self._call("GET", resource.path(namespace, name, subresource)), into)
+
+    async def list(self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = "",
+                   into: Any = dict, version: str = "") -> ObjectList[Any]:
+        """Read all objects that match the label and field selectors."""
+        query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version)
+        head = _decode(await self._call("GET", resource.path(namespace), query=query), _ListHead)
+        return ObjectList([_decode(raw, into) for raw in head.items or []], head.metadata.resource_version)
+
+    async def create(self, resource: Resource, body: Body, namespace: str | None = None, *,
+                     subresource: str | None = None, name: str | None = None) -> Any:
+        """Make an object (or post to a subresource such as `binding`)."""
+        return _decode(await self._call("POST", resource.path(namespace, name, subresource), body=body), dict)
+
+    async def replace(self, resource: Resource, body: Body, *, subresource: str | None = None) -> Any:
+        """Put a whole object; its `metadata.resourceVersion`, where there is one, must still be the current one."""
+        meta = body["metadata"]
+        path = resource.path(meta.get("namespace"), meta["name"], subresource)
+        return _decode(await self._call("PUT", path, body=body), dict)
+
+    async def patch(self, resource: Resource, name: str, body: Any, namespace: str | None = None, *,
+                    kind: str = MERGE, subresource: str | None = None) -> Any:
+        """Change part of an object by a merge, strategic merge or JSON patch."""
+        path = resource.path(namespace, name, subresource)
+        return _decode(await self._call("PATCH", path, body=body, content=f"application/{kind}+json"), dict)
+
+    async def delete(self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None,
+                     propagation: str = "", uid: str = "") -> None:
+        """Ask for an object's deletion; `grace` in seconds; `uid` guards against deleting its successor."""
+        options: Body = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        if propagation:
+            options["propagationPolicy"] = propagation
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        await self._call("DELETE", resource.path(namespace, name), body=options)
+
+    async def raw(self, path: str) -> bytes:
+        """GET any path."""
+        return await self._call("GET", path)
+
+    async def watch(self, resource: Resource, version: str, namespace: str | None = None, *, labels: str = "",
+                    fields: str = "", into: Any = dict, timeout: int = 300) -> AsyncIterator[WatchEvent[Any]]:
+        """Stream what happens after `version`; ends when the server ends it. Raises `Expired` when it is too old."""
+        query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version, watch="true",
+                       allowWatchBookmarks="true", timeoutSeconds=str(timeout))
+        try:
+            async with self._request("GET", resource.path(namespace), query, None, "", WATCH_TIMEOUT) as response:
+                if response.status >= 400:
+                    raise _error(response.status, await response.read())
+                async for line in _lines(response.content):
+                    yield _event(line, into)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise errors.Unreachable(f"watch of {resource.plural} broke: {error or type(error).__name__}") from None
+
+    async def _call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None,
+                    content: str = "application/json") -> bytes:
+        try:
+            async with self._request(method, path, query, body, content, TIMEOUT) as response:
+                data: bytes = await response.read()
+                if response.status >= 400:
+                    raise _error(response.status, data)
+                return data
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise errors.Unreachable(f"API {self.config.server}: {error or type(error).__name__}") from None
+
+    def _request(self, method: str, path: str, query: Mapping[str, str] | None, body: Any, content: str,
+                 timeout: aiohttp.ClientTimeout) -> Any:
+        if self._http is None:
+            raise errors.Bug("KubeClient used outside `async with`")
+        headers = {"Accept": "application/json"}
+        token = self.config.bearer()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None
+        if body is not None:
+            data = msgspec.json.encode(body)
+            headers["Content-Type"] = content
+        url = self.config.server + quote(path)
+        return self._http.request(method, url, params=query, data=data, headers=headers, timeout=timeout)
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Split a watch into its JSON lines, of any length up to LINE_LIMIT."""
+    buffer = bytearray()
+    async for chunk in stream.iter_any():
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            buffer += chunk[start:end]
+            if buffer.strip():
+                yield bytes(buffer)
+            buffer.clear()
+            start = end + 1
+        buffer += chunk[start:]
+        if len(buffer) > LINE_LIMIT:
+            raise errors.Invalid("watch event larger than 64 MiB")
+
+
+def _event(line: bytes, into: Any) -> WatchEvent[Any]:
+    head = _decode(line, _EventHead)
+    if head.type == "ERROR":
+        status = _decode(head.object, Status)
+        raise _error(status.code or 500, bytes(head.object))
+    version = _decode(head.object, _Versioned).metadata.resource_version
+    return WatchEvent(head.type, None if head.type == "BOOKMARK" else _decode(head.object, into), version)
+
+
+def _decode(data: bytes | msgspec.Raw, into: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=into)
+    except msgspec.DecodeError as error:
+        raise errors.Invalid(f"the API answered with something unexpected: {error}") from None
+
+
+def _query(**values: str) -> dict[str, str]:
+    return {key: value for key, value in values.items() if value}
+
+
+BY_STATUS = {
+    400: errors.Invalid, 401: errors.Denied, 403: errors.Denied, 404: errors.NotFound, 409: errors.Conflict,
+    410: errors.Expired, 415: errors.Invalid, 422: errors.Invalid, 429: errors.Busy,
+}
+
+
+def _error(code: int, body: bytes) -> errors.Fault:
+    try:
+        status = msgspec.json.decode(body, type=Status)
+    except msgspec.DecodeError:
+        status = Status(message=body[:200].decode(errors="replace"))
+    kind = errors.AlreadyExists if status.reason == "AlreadyExists" else BY_STATUS.get(code, errors.Unreachable)
+    return kind(f"API: {status.message or status.reason or code}")
+
+
+async def wait_reachable(client: KubeClient, *, path: str = "/readyz", pause: float = 0.1) -> None:
+    """Wait until the API answers `path`."""
+    while True:
+        try:
+            await client.raw(path)
+        except (errors.Unreachable, errors.Busy):
+            await asyncio.sleep(pause)
+        else:
+            return

@@ -1,0 +1,138 @@
+"""Where the API is and who we are: a kubeconfig file, or the ServiceAccount of a pod.
+
+Reads the parts of `clientcmd/api/v1` Config an agent needs: server, CA, client certificate, token.
+Read next: `nodecore/kube/client.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import ssl
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nodecore.errors import UserError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@dataclass(frozen=True, slots=True)
+class KubeConfig:
+    """One cluster and one identity; PEM texts, empty where not given."""
+
+    server: str
+    ca: bytes = b""
+    certificate: bytes = b""
+    key: bytes = b""
+    token_file: str = ""
+    token: str = ""
+    insecure: bool = False
+
+    def bearer(self) -> str:
+        """The bearer token now (a token file may be rotated), or an empty string."""
+        if self.token_file:
+            try:
+                return Path(self.token_file).read_text().strip()
+            except OSError as error:
+                raise UserError(f"token file {self.token_file}: {error.strerror}") from None
+        return self.token
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """The TLS settings, or None for a plain http:// server."""
+        if not self.server.startswith("https://"):
+            return None
+        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        if self.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if self.certificate:
+            _load_certificate(context, self.certificate, self.key)
+        return context
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """The ssl module only reads files: hand it one that nobody else can read, and drop it at once."""
+    with tempfile.NamedTemporaryFile(mode="wb") as file:
+        file.write(certificate + b"\n" + key)
+        file.flush()
+        try:
+            context.load_cert_chain(file.name)
+        except ssl.SSLError as error:
+            raise UserError(f"kubeconfig: client certificate and key do not fit: {error.reason}") from None
+
+
+def load(path: str = "") -> KubeConfig:
+    """Read a kubeconfig's current context; without a path, `KUBECONFIG`, then the pod's ServiceAccount."""
+    path = path or os.environ.get("KUBECONFIG", "")
+    if path:
+        return parse(_read(path), base=Path(path).parent, name=path)
+    host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+    if host:
+        port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        return KubeConfig(server, ca=_file(str(SERVICE_ACCOUNT / "ca.crt")), token_file=str(SERVICE_ACCOUNT / "token"))
+    raise UserError("--kubeconfig: not given, KUBECONFIG is not set and this is not a pod")
+
+
+def _read(path: str) -> dict[str, Any]:
+    raw = _file(path)
+    try:  # JSON is YAML, and the only kind that needs no extra library
+        document = json.loads(raw)
+    except ValueError:
+        import yaml
+
+        try:
+            document = yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: not a kubeconfig")
+    return document
+
+
+def parse(document: dict[str, Any], *, base: Path, name: str) -> KubeConfig:
+    """Resolve the current context of a kubeconfig document; file names are relative to `base`."""
+    context = _named(document, "contexts", "context", document.get("current-context", ""), name)
+    cluster = _named(document, "clusters", "cluster", context.get("cluster", ""), name)
+    user = _named(document, "users", "user", context.get("user", ""), name)
+    for unsupported in ("exec", "auth-provider", "username"):
+        if unsupported in user:
+            raise UserError(f"{name}: user.{unsupported} is not supported; use a client certificate or a token")
+    return KubeConfig(
+        server=str(cluster.get("server", "")).rstrip("/"),
+        ca=_inline(cluster, "certificate-authority", base, name),
+        certificate=_inline(user, "client-certificate", base, name),
+        key=_inline(user, "client-key", base, name),
+        token=user.get("token", ""),
+        token_file=str(base / user["tokenFile"]) if user.get("tokenFile") else "",
+        insecure=bool(cluster.get("insecure-skip-tls-verify", False)),
+    )
+
+
+def _named(document: dict[str, Any], group: str, key: str, wanted: str, name: str) -> dict[str, Any]:
+    for entry in document.get(group) or []:
+        if entry.get("name") == wanted:
+            return dict(entry.get(key) or {})
+    raise UserError(f"{name}: {group} has no entry called {wanted!r}")
+
+
+def _inline(section: dict[str, Any], key: str, base: Path, name: str) -> bytes:
+    data = section.get(f"{key}-data", "")
+    if data:
+        try:
+            return base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            raise UserError(f"{name}: {key}-data is not base64") from None
+    return _file(str(base / section[key])) if section.get(key) else b""
+
+
+def _file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""How an agent lives: reconcile, supervise, back off, tell the time."""
