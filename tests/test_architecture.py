@@ -1,0 +1,182 @@
+"""The rules of the house as failing tests: who may import whom, what pure modules may touch, how large things may grow.
+
+Plain `ast`, nothing of the project is imported. The rules are in docs/explanation/architecture.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("nodecore", "flanneld_py", "proxy", "minik8s.apiserver", "minik8s.controllers", "minik8s.scheduler",
+         "minik8s.kubelet", "minik8s.lab")
+PACKAGES = ("nodecore", "flanneld_py", "proxy", "minik8s")
+
+IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aiohttp", "grpc", "threading", "os"}
+PURE = (
+    "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py",
+    "flanneld_py/plan.py", "flanneld_py/masq.py", "flanneld_py/alloc.py", "flanneld_py/lease.py", "flanneld_py/backends/*.py",
+    "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
+    "minik8s/apiserver/routes.py", "minik8s/apiserver/selectors.py", "minik8s/apiserver/defaults.py",
+    "minik8s/apiserver/authorize.py", "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
+    "minik8s/lab/agents.py",
+)
+ADAPTERS = "nodecore/kernel/"
+KERNEL_LIBRARIES = {"pyroute2", "iptc"}
+KERNEL_COMMANDS = {"nft", "iptables", "iptables-restore", "ip6tables-restore", "ipset", "conntrack"}
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    dotted = relative(path).removesuffix(".py").replace("/", ".")
+    return dotted.removesuffix(".__init__")
+
+
+TREES = {path: ast.parse(path.read_text(), filename=str(path)) for path in sources()}
+MODULES = {module_of(path): path for path in TREES}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever the statement stands; `from a import b` counts as a.b where that is a module."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            for alias in node.names:
+                whole = f"{base}.{alias.name}"
+                found.add(whole if whole in MODULES else base)
+    return found
+
+
+def part_of(module: str) -> str | None:
+    return next((part for part in PARTS if module == part or module.startswith(part + ".")), None)
+
+
+def test_parts_meet_over_the_api_and_the_kernel_only() -> None:
+    wrong = [
+        f"{relative(path)} imports {target}"
+        for path in TREES
+        if (own := part_of(module_of(path)))
+        for target in imports(path)
+        if (other := part_of(target)) and other not in (own, "nodecore")
+    ]
+    assert wrong == []
+
+
+def test_pure_modules_touch_nothing() -> None:
+    files = [path for pattern in PURE for path in ROOT.glob(pattern) if path.name != "__init__.py"]
+    wrong = [
+        f"{relative(path)} imports {name}"
+        for path in files
+        for name in imports(path)
+        if name.split(".")[0] in IMPURE
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("pattern", PURE)
+def test_every_pure_pattern_names_a_file(pattern: str) -> None:
+    assert list(ROOT.glob(pattern)), f"{pattern} matches nothing: the list in this test is out of date"
+
+
+def test_only_adapters_touch_the_kernel() -> None:
+    """The lab prepares machines rather than running on one, and the node's shell is its adapter."""
+    allowed = (ADAPTERS, "minik8s/lab/")
+    wrong = []
+    for path, tree in TREES.items():
+        if relative(path).startswith(allowed):
+            continue
+        wrong += [f"{relative(path)} imports {name}" for name in imports(path) if name.split(".")[0] in KERNEL_LIBRARIES]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and node.args and (word := first_word(node)) in KERNEL_COMMANDS:
+                wrong.append(f"{relative(path)}:{node.lineno} starts {word}")
+    assert wrong == []
+
+
+def first_word(call: ast.Call) -> str:
+    """The program a subprocess call starts, where it is written out."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name not in ("run", "Popen", "check_call", "check_output", "create_subprocess_exec", "call"):
+        return ""
+    first: ast.expr = call.args[0]
+    if isinstance(first, ast.List | ast.Tuple) and first.elts:
+        first = first.elts[0]
+    return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
+
+
+def test_no_import_circles() -> None:
+    graph = {module: {name for name in imports(path) if name in MODULES and name != module} for module, path in MODULES.items()}
+    state: dict[str, int] = {}
+    circles: list[str] = []
+
+    def visit(module: str, trail: list[str]) -> None:
+        state[module] = 1
+        for target in sorted(graph[module]):
+            if state.get(target) == 1:
+                circles.append(" -> ".join([*trail[trail.index(target):], target]) if target in trail else f"{module} -> {target}")
+            elif target not in state:
+                visit(target, [*trail, target])
+        state[module] = 2
+
+    for module in sorted(graph):
+        if module not in state:
+            visit(module, [module])
+    assert circles == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [relative(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_nothing_grows_out_of_hand() -> None:
+    too_long = [f"{relative(path)}: {lines} lines" for path in TREES if (lines := path.read_text().count("\n")) > 500]
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > 80:
+                    too_long.append(f"{relative(path)}:{node.name}: {length} lines")
+    assert too_long == []
+
+
+def test_names_say_something() -> None:
+    hollow = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager"}
+    assert [relative(path) for path in TREES if path.stem in hollow or path.parent.name in hollow] == []
+
+
+def test_packages_are_listed() -> None:
+    """`proxy` is also a package inside somebody else's distribution: nothing is discovered, all is listed."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    present = {relative(path.parent).replace("/", ".") for path in TREES if path.name == "__init__.py"}
+    assert listed == present
+
+
+def test_proxy_is_ours() -> None:
+    import proxy
+
+    assert Path(proxy.__file__).parent == ROOT / "proxy"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime = [*project["dependencies"], *(name for key in ("cluster", "capture") for name in project["optional-dependencies"][key])]
+    names = {requirement.split(">")[0].split(";")[0].split("=")[0].strip() for requirement in runtime}
+    page = (ROOT / "docs/explanation/dependencies.md").read_text()
+    assert {name for name in names if f"| {name} |" not in page} == set()
