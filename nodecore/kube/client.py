@@ -10,6 +10,7 @@ Must not know: what the objects mean. Read next: `nodecore/kube/informer.py`.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -27,7 +28,8 @@ Body = dict[str, Any]
 MERGE, STRATEGIC, JSON_PATCH = "merge-patch", "strategic-merge-patch", "json-patch"
 LINE_LIMIT = 64 * 1024 * 1024
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
-WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None)
+WATCH_GRACE = 30  # seconds a watch may outlive the timeout it asked the server for
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))  # a dead peer shows in 25 s
 
 
 class Meta(msgspec.Struct, rename="camel"):
@@ -85,7 +87,7 @@ class KubeClient:
 
     async def __aenter__(self) -> KubeClient:
         context = self.config.ssl_context()
-        connector = aiohttp.TCPConnector(limit=0, ssl=context if context else True)
+        connector = aiohttp.TCPConnector(limit=0, ssl=context if context else True, socket_factory=_keepalive_socket)
         self._http = aiohttp.ClientSession(connector=connector, headers={"User-Agent": self._agent})
         return self
 
@@ -148,8 +150,9 @@ class KubeClient:
         """Stream what happens after `version`; ends when the server ends it. Raises `Expired` when it is too old."""
         query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version, watch="true",
                        allowWatchBookmarks="true", timeoutSeconds=str(timeout))
+        limit = aiohttp.ClientTimeout(total=timeout + WATCH_GRACE, sock_connect=5)
         try:
-            async with self._request("GET", resource.path(namespace), query, None, "", WATCH_TIMEOUT) as response:
+            async with self._request("GET", resource.path(namespace), query, None, "", limit) as response:
                 if response.status >= 400:
                     raise _error(response.status, await response.read())
                 async for line in _lines(response.content):
@@ -182,6 +185,16 @@ class KubeClient:
             headers["Content-Type"] = content
         url = self.config.server + quote(path)
         return self._http.request(method, url, params=query, data=data, headers=headers, timeout=timeout)
+
+
+def _keepalive_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices a peer that vanished without a word, which a quiet watch would not."""
+    family, kind, protocol, _, _ = info
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:

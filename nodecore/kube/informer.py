@@ -23,6 +23,7 @@ from nodecore.loop.backoff import Backoff
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MIN_WATCH = 1.0  # seconds; a watch that ends sooner is a server in trouble, not the end of its time
 
 
 def key_of(item: Any) -> str:
@@ -49,12 +50,17 @@ class Informer(Generic[T]):
     async def run(self) -> None:
         """List and watch until cancelled."""
         backoff = Backoff(first=0.05, cap=5.0)
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 if not self.version:
                     await self._list()
+                started = loop.time()
                 await self._watch()
-                backoff.reset()
+                if loop.time() - started > MIN_WATCH:
+                    backoff.reset()
+                else:
+                    await asyncio.sleep(backoff.next())
             except Expired:
                 self.version = ""
             except Fault as error:
