@@ -52,21 +52,19 @@ class Informer(Generic[T]):
         backoff = Backoff(first=0.05, cap=5.0)
         loop = asyncio.get_running_loop()
         while True:
+            started = loop.time()
             try:
                 if not self.version:
                     await self._list()
-                started = loop.time()
                 await self._watch()
-                if loop.time() - started > MIN_WATCH:
-                    backoff.reset()
-                else:
-                    await asyncio.sleep(backoff.next())
             except Expired:
                 self.version = ""
             except Fault as error:
                 log.log(logging.WARNING if backoff.failures in (3, 10) else logging.DEBUG,
                         "%s: %s; trying again", self.resource.plural, error)
-                await asyncio.sleep(backoff.next())
+            if loop.time() - started > MIN_WATCH:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
 
     async def _list(self) -> None:
         found = await self.client.list(self.resource, self.namespace, labels=self.labels, fields=self.fields, into=self.into)
