@@ -1,0 +1,56 @@
+"""The reference pages name every flag there is, and no page names a file that is not there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = {
+    "docs/reference/flanneld-py.md": ["flanneld_py.__main__:command"],
+    "docs/reference/kube-proxy-py.md": ["proxy.__main__:command"],
+    "docs/reference/minik8s.md": [f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet")],
+    "docs/reference/lab.md": ["minik8s.lab.__main__:command"],
+}
+
+
+def options(command: click.Command) -> set[str]:
+    """Every long option of a command and of its sub-commands."""
+    found = {name for param in command.params for name in param.opts if name.startswith("--")}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            found |= options(inner)
+    return found - {"--help"}
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_every_flag_is_documented(page: str) -> None:
+    text = (ROOT / page).read_text()
+    missing = set()
+    for place in COMMANDS[page]:
+        module, _, name = place.partition(":")
+        missing |= {option for option in options(getattr(importlib.import_module(module), name)) if f"{option}`" not in text}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_no_flag_is_documented_that_is_not_there(page: str) -> None:
+    known = set()
+    for place in COMMANDS[page]:
+        module, _, name = place.partition(":")
+        known |= options(getattr(importlib.import_module(module), name))
+    named = set(re.findall(r"^\| `(--[a-z0-9-]+)`", (ROOT / page).read_text(), re.M))
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]))
+def test_files_named_are_there(page: str) -> None:
+    named = re.findall(r"`((?:nodecore|flanneld_py|proxy|minik8s|tests|bench|examples)/[\w./-]+\.\w+)`", (ROOT / page).read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
