@@ -1,0 +1,162 @@
+"""Connection tracking: which UDP flows the kernel remembers, and forgetting the ones that lead nowhere.
+
+A UDP flow that was sent to an endpoint keeps going there for as long as packets come, even when the endpoint is
+long gone. Raw ctnetlink messages (linux/netfilter/nfnetlink_conntrack.h), standard library only: one dump, which
+the kernel narrows to UDP where it can, and one delete per stale flow.
+
+Must not know: what makes a flow stale (the caller's `stale` says). Read next: `proxy/stale.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from nodecore import errors
+from nodecore.net import Family
+
+NETLINK_NETFILTER = 12
+CT_GET, CT_DELETE = 0x101, 0x102
+F_REQUEST, F_ACK, F_DUMP = 0x1, 0x4, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_FILTER = 1, 2, 12, 25
+CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
+IP_SOURCE, IP_DESTINATION = (1, 3), (2, 4)  # IPv4 and IPv6 numbers of the same thing
+PROTO_NUMBER, PROTO_SOURCE, PROTO_DESTINATION = 1, 2, 3
+FILTER_ORIG_FLAGS, FILTER_BY_PROTOCOL = 1, 1 << 3
+NESTED, MASK = 0x8000, 0x3FFF
+UDP = 17
+HEADER, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+BODY = 20  # nlmsghdr and nfgenmsg
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One UDP flow: where it was sent to, and who it came to be answered by (the same where nothing was translated)."""
+
+    source: str
+    source_port: int
+    destination: str
+    port: int
+    endpoint: str
+    endpoint_port: int
+
+
+class Conntrack:
+    """The connection tracking table of the network namespace this process lives in."""
+
+    async def list_udp(self, family: Family) -> list[Flow]:
+        """Every UDP flow of a family."""
+        return await asyncio.to_thread(lambda: [flow for flow, _ in _dump(family)])
+
+    async def delete_udp(self, family: Family, stale: Callable[[Flow], bool]) -> int:
+        """Forget the UDP flows `stale` picks; says how many there were."""
+        return await asyncio.to_thread(_delete, family, stale)
+
+
+def _delete(family: Family, stale: Callable[[Flow], bool]) -> int:
+    identities = [identity for flow, identity in _dump(family) if stale(flow)]
+    if not identities:
+        return 0
+    deleted = 0
+    with _open() as sock:
+        for identity in identities:
+            sock.send(_message(CT_DELETE, F_REQUEST | F_ACK, family, identity))
+            deleted += _acknowledged(sock.recv(1 << 16))
+    return deleted
+
+
+def _acknowledged(reply: bytes) -> bool:
+    (code,) = struct.unpack_from("=i", reply, 16)
+    if code not in (0, -2):  # gone by itself is as good
+        raise errors.Fault(f"conntrack: {os.strerror(-code)}")
+    return bool(code == 0)
+
+
+def _dump(family: Family) -> Iterator[tuple[Flow, bytes]]:
+    """Each UDP flow with the attributes that identify it in a delete."""
+    narrow = _attribute(CTA_TUPLE_ORIG | NESTED, _attribute(CTA_TUPLE_PROTO | NESTED, _attribute(PROTO_NUMBER, bytes([UDP]))))
+    narrow += _attribute(CTA_FILTER | NESTED, _attribute(FILTER_ORIG_FLAGS, struct.pack("=I", FILTER_BY_PROTOCOL)))
+    with _open() as sock:
+        try:
+            yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, narrow))
+        except errors.Invalid:  # a kernel before 5.8 knows no such filter
+            yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, b""))
+
+
+def _answers(sock: socket.socket, request: bytes) -> Iterator[tuple[Flow, bytes]]:
+    sock.send(request)
+    while True:
+        datagram = sock.recv(1 << 17)
+        offset = 0
+        while offset + BODY <= len(datagram):
+            length, kind, _, _, _ = HEADER.unpack_from(datagram, offset)
+            if kind == NLMSG_DONE:
+                return
+            if kind == NLMSG_ERROR:
+                (code,) = struct.unpack_from("=i", datagram, offset + 16)
+                raise errors.Invalid(f"conntrack: {os.strerror(-code)}")
+            found = _flow(datagram[offset + BODY : offset + length])
+            if found:
+                yield found
+            offset += (length + 3) & ~3
+
+
+def _flow(payload: bytes) -> tuple[Flow, bytes] | None:
+    parts = _attributes(payload)
+    original, reply = _tuple(parts.get(CTA_TUPLE_ORIG, b"")), _tuple(parts.get(CTA_TUPLE_REPLY, b""))
+    if not original or not reply:
+        return None
+    identity = _attribute(CTA_TUPLE_ORIG | NESTED, parts[CTA_TUPLE_ORIG])
+    if CTA_ID in parts:
+        identity += _attribute(CTA_ID, parts[CTA_ID])
+    return Flow(original[0], original[1], original[2], original[3], reply[0], reply[1]), identity
+
+
+def _tuple(payload: bytes) -> tuple[str, int, str, int] | None:
+    parts = _attributes(payload)
+    addresses, ports = _attributes(parts.get(CTA_TUPLE_IP, b"")), _attributes(parts.get(CTA_TUPLE_PROTO, b""))
+    if ports.get(PROTO_NUMBER) != bytes([UDP]):
+        return None
+    source, destination = (next(addresses[kind] for kind in kinds if kind in addresses) for kinds in (IP_SOURCE, IP_DESTINATION))
+    return (_address(source), int.from_bytes(ports[PROTO_SOURCE], "big"),
+            _address(destination), int.from_bytes(ports[PROTO_DESTINATION], "big"))
+
+
+def _address(packed: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def _attributes(payload: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + ATTRIBUTE.size <= len(payload):
+        length, kind = ATTRIBUTE.unpack_from(payload, offset)
+        if length < ATTRIBUTE.size:
+            break
+        found[kind & MASK] = payload[offset + ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    length = ATTRIBUTE.size + len(payload)
+    return ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
+
+
+def _message(kind: int, flags: int, family: Family, payload: bytes) -> bytes:
+    body = struct.pack("=BBH", family.af, 0, 0) + payload
+    return HEADER.pack(16 + len(body), kind, flags, 1, 0) + body
+
+
+def _open() -> socket.socket:
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    except OSError as error:
+        raise errors.Denied(f"conntrack: {error.strerror}") from None
+    sock.settimeout(10)
+    return sock
