@@ -1,0 +1,253 @@
+"""A real etcd for tests: one member or several, plain or TLS, killed and brought back at will.
+
+    with EtcdServer.start() as server:                 # one member on free ports, a temporary data directory
+        EtcdClient(EtcdConfig(server.endpoints))
+        server.kill9(); server.restart()               # same ports, same data
+    with EtcdCluster.start(3) as cluster:              # cluster.members[0].kill9()
+    with EtcdServer.start(tls=make_pki(tmp_path)) as server: EtcdConfig(server.endpoints, pki.ca, pki.cert, pki.key)
+
+As pytest fixtures (import them into a conftest or a test module): `etcd_server` (one per test), `shared_etcd` (one per
+module, for tests that use keys of their own). The durability of the disk is switched off: speed, not power cuts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ETCD = shutil.which("etcd") or "/usr/bin/etcd"
+
+
+@dataclass(frozen=True)
+class Pki:
+    """PEM file names: one CA, one certificate that serves for server and client alike (127.0.0.1, localhost)."""
+
+    ca: str
+    cert: str
+    key: str
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+@dataclass
+class EtcdServer:
+    """One member; `endpoint` is its URL, `log` its output."""
+
+    name: str
+    client_port: int
+    peer_port: int
+    directory: Path
+    tls: Pki | None = None
+    extra: tuple[str, ...] = ()
+    initial: str = ""
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @classmethod
+    def start(cls, *, tls: Pki | None = None, extra: tuple[str, ...] = ()) -> EtcdServer:
+        """A single member, answering."""
+        client, peer = free_ports(2)
+        server = cls("m0", client, peer, Path(tempfile.mkdtemp(prefix="etcd-test-")), tls, extra)
+        try:
+            server.restart()
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    @property
+    def endpoint(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.client_port}"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return (self.endpoint,)
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://127.0.0.1:{self.peer_port}"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
+
+    def launch(self) -> None:
+        """Start the process without waiting for it to answer."""
+        argv = [
+            ETCD, "--name", self.name, "--data-dir", str(self.directory / "data"), "--unsafe-no-fsync", "--logger", "zap",
+            "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
+            "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
+            "--initial-cluster", self.initial or f"{self.name}={self.peer_url}",
+            "--heartbeat-interval", "50", "--election-timeout", "500", *self.extra,
+        ]
+        if self.tls:
+            argv += ["--cert-file", self.tls.cert, "--key-file", self.tls.key, "--trusted-ca-file", self.tls.ca,
+                     "--client-cert-auth"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "ETCD_UNSUPPORTED_ARCH": ""})
+
+    def restart(self, timeout: float = 20) -> None:
+        """Start it (again) and wait until it answers."""
+        self.launch()
+        self.wait(timeout)
+
+    def wait(self, timeout: float = 20) -> None:
+        """Wait until it says it is healthy, which takes a leader."""
+        deadline = time.monotonic() + timeout
+        while not self._healthy():
+            assert self.process is not None
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"etcd did not start:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def _healthy(self) -> bool:
+        context = None
+        if self.tls:
+            context = ssl.create_default_context(cafile=self.tls.ca)
+            context.load_cert_chain(self.tls.cert, self.tls.key)
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])
+        )
+        try:
+            with opener.open(f"{self.endpoint}/health", timeout=1) as reply:
+                return str(json.load(reply)["health"]).lower() == "true"
+        except (OSError, ValueError):
+            return False
+
+    def kill9(self) -> None:
+        """End it without a chance to say goodbye."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stop it where it stands: connections stay open, nothing answers (SIGSTOP); `resume` ends that."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def _end(self, number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+            self.process.wait()
+            self.process = None
+
+    def close(self) -> None:
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> EtcdServer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@dataclass
+class EtcdCluster:
+    """Several members of one cluster."""
+
+    members: list[EtcdServer]
+
+    @classmethod
+    def start(cls, count: int = 3) -> EtcdCluster:
+        ports = free_ports(2 * count)
+        members = [
+            EtcdServer(f"m{i}", ports[2 * i], ports[2 * i + 1], Path(tempfile.mkdtemp(prefix="etcd-test-"))) for i in range(count)
+        ]
+        initial = ",".join(f"{member.name}={member.peer_url}" for member in members)
+        cluster = cls(members)
+        try:
+            for member in members:
+                member.initial = initial
+                member.launch()
+            for member in members:
+                member.wait()
+        except BaseException:
+            cluster.close()
+            raise
+        return cluster
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        return tuple(member.endpoint for member in self.members)
+
+    def close(self) -> None:
+        for member in self.members:
+            member.close()
+
+    def __enter__(self) -> EtcdCluster:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def make_pki(directory: Path) -> Pki:
+    """A CA and one certificate of it, made in `directory`."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey,
+                    extension: x509.ExtensionType) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=False)
+        )
+        return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    (directory / "ca.crt").write_bytes(certificate("test-ca", "test-ca", ca_key, ca_key, x509.BasicConstraints(ca=True, path_length=None)))
+    (directory / "etcd.crt").write_bytes(certificate("etcd", "test-ca", key, ca_key, names))
+    (directory / "etcd.key").write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ))
+    return Pki(*(str(directory / name) for name in ("ca.crt", "etcd.crt", "etcd.key")))
+
+
+@pytest.fixture
+def etcd_server() -> Iterator[EtcdServer]:
+    with EtcdServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_etcd() -> Iterator[EtcdServer]:
+    with EtcdServer.start() as server:
+        yield server
