@@ -1,0 +1,219 @@
+"""Client and informer against a small server that misbehaves on purpose: the network's faults, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from nodecore import errors
+from nodecore.kube import config
+from nodecore.kube.client import KubeClient
+from nodecore.kube.informer import Informer
+from nodecore.kube.resource import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[KubeClient]:
+    app = web.Application()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await handler(request)
+
+    app.router.add_route("*", "/{tail:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        async with KubeClient(config.KubeConfig(f"http://127.0.0.1:{port}")) as client:
+            yield client
+    finally:
+        await runner.cleanup()
+
+
+async def until(condition: Callable[[], bool], limit: float = 10.0) -> None:
+    async with asyncio.timeout(limit):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def config_map(name: str, version: int, value: str = "") -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "d", "resourceVersion": str(version)}, "data": {"v": value}}
+
+
+@pytest.mark.parametrize(("code", "reason", "kind"), [
+    (404, "NotFound", errors.NotFound), (409, "AlreadyExists", errors.AlreadyExists), (409, "Conflict", errors.Conflict),
+    (403, "Forbidden", errors.Denied), (410, "Expired", errors.Expired), (422, "Invalid", errors.Invalid),
+    (429, "TooManyRequests", errors.Busy), (503, "ServiceUnavailable", errors.Unreachable),
+])
+async def test_status_bodies_become_our_errors(code: int, reason: str, kind: type[errors.Fault]) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "reason": reason, "message": "because", "code": code}, status=code)
+
+    async with serving(handler) as client:
+        with pytest.raises(kind, match="because"):
+            await client.get(PODS, "p", "d")
+
+
+async def test_nobody_there_is_unreachable() -> None:
+    async with KubeClient(config.KubeConfig("http://127.0.0.1:1")) as client:
+        with pytest.raises(errors.Unreachable, match=r"http://127\.0\.0\.1:1"):
+            await client.list(NODES)
+
+
+async def test_paths_queries_and_bodies() -> None:
+    seen: list[tuple[str, str, str, Any]] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        text = await request.text()
+        content = request.headers.get("Content-Type", "")
+        seen.append((request.method, request.path_qs, content, json.loads(text) if text else None))
+        return web.json_response({"metadata": {"name": "x"}})
+
+    async with serving(handler) as client:
+        await client.create(PODS, {"a": 1}, "d", name="p", subresource="binding")
+        await client.patch(DEPLOYMENTS, "w", {"spec": {}}, "d", kind="strategic-merge-patch", subresource="status")
+        await client.delete(CONFIG_MAPS, "c", "d", grace=0, uid="u1", propagation="Foreground")
+        await client.list(PODS, labels="a in (b,c)", fields="spec.nodeName=n1")
+    assert [(method, path) for method, path, _, _ in seen] == [
+        ("POST", "/api/v1/namespaces/d/pods/p/binding"),
+        ("PATCH", "/apis/apps/v1/namespaces/d/deployments/w/status"),
+        ("DELETE", "/api/v1/namespaces/d/configmaps/c"),
+        ("GET", "/api/v1/pods?labelSelector=a+in+(b,c)&fieldSelector=spec.nodeName%3Dn1"),
+    ]
+    assert seen[1][2] == "application/strategic-merge-patch+json"
+    assert seen[2][3]["preconditions"] == {"uid": "u1"}
+    assert (seen[2][3]["gracePeriodSeconds"], seen[2][3]["propagationPolicy"]) == (0, "Foreground")
+
+
+class Scripted:
+    """Lists and watches as told: each list and each watch takes the next entry."""
+
+    def __init__(self, lists: list[tuple[int, list[dict[str, Any]]]], watches: list[list[Any]]) -> None:
+        self.lists, self.watches, self.asked = lists, watches, []
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            self.asked.append("list")
+            version, items = self.lists.pop(0)
+            return web.json_response({"metadata": {"resourceVersion": str(version)}, "items": items})
+        self.asked.append(request.query["resourceVersion"])
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for step in self.watches.pop(0) if self.watches else ["hang"]:
+            if step == "hang":
+                await asyncio.sleep(30)
+            elif step == "break":
+                assert request.transport is not None
+                request.transport.abort()
+            elif isinstance(step, bytes):
+                await response.write(step)
+            else:
+                await response.write(json.dumps({"type": step[0], "object": step[1]}).encode() + b"\n")
+        return response
+
+
+async def follow(server: Scripted, condition: Callable[[Informer[Any]], bool]) -> Informer[Any]:
+    async with serving(server) as client:
+        informer: Informer[Any] = Informer(client, CONFIG_MAPS)
+        task = asyncio.create_task(informer.run())
+        try:
+            await until(lambda: condition(informer))
+        finally:
+            task.cancel()
+        return informer
+
+
+async def test_a_broken_watch_resumes_where_it_was() -> None:
+    server = Scripted([(5, [config_map("a", 3)])], [
+        [("ADDED", config_map("b", 7)), "break"],
+        [("MODIFIED", config_map("a", 8, "new")), ("BOOKMARK", {"metadata": {"resourceVersion": "12"}})],
+        [("DELETED", config_map("b", 13)), "hang"],
+    ])
+    informer = await follow(server, lambda informer: informer.version == "13")
+    assert set(informer.items) == {"d/a"}
+    assert informer.items["d/a"]["data"]["v"] == "new"
+    assert server.asked == ["list", "5", "7", "12"]
+
+
+@pytest.mark.parametrize("where", ["event", "status"])
+async def test_an_expired_version_lists_anew_and_forgets_what_is_gone(where: str) -> None:
+    gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
+
+    class Old(Scripted):
+        async def __call__(self, request: web.Request) -> web.StreamResponse:
+            if where == "status" and "watch" in request.query and len(self.asked) == 1:
+                self.asked.append("410")
+                return web.json_response(gone, status=410)
+            return await super().__call__(request)
+
+    server = Old([(5, [config_map("a", 3), config_map("b", 4)]), (20, [config_map("b", 4), config_map("c", 19)])],
+                 [[("ERROR", gone)], ["hang"]] if where == "event" else [["hang"]])
+    informer = await follow(server, lambda informer: informer.version == "20")
+    assert set(informer.items) == {"d/b", "d/c"}
+
+
+async def test_events_are_split_wherever_the_network_cuts_them() -> None:
+    line = json.dumps({"type": "ADDED", "object": config_map("x", 6, "é" * 50_000)}).encode() + b"\n"
+    pieces: list[Any] = [line[i : i + 7_001] for i in range(0, len(line), 7_001)]
+    server = Scripted([(5, [])], [[*pieces, "hang"]])
+    informer = await follow(server, lambda informer: "d/x" in informer.items)
+    assert informer.items["d/x"]["data"]["v"] == "é" * 50_000
+
+
+async def test_typed_views_decode_only_their_fields() -> None:
+    class View(msgspec.Struct):
+        metadata: dict[str, Any]
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": [config_map("a", 1)]})
+
+    async with serving(handler) as client:
+        found = await client.list(CONFIG_MAPS, into=View)
+    assert isinstance(found.items[0], View)
+    assert found.version == "1"
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("{", "neither JSON nor YAML"),
+    ("[1]", "not a kubeconfig"),
+    ('{"current-context": "x"}', "contexts has no entry called 'x'"),
+    ('{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k","user":"u"}}],"clusters":[{"name":"k","cluster":'
+     '{"server":"https://h","certificate-authority-data":"%%"}}],"users":[{"name":"u","user":{}}]}', "is not base64"),
+    ('{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k","user":"u"}}],"clusters":[{"name":"k","cluster":'
+     '{"server":"https://h"}}],"users":[{"name":"u","user":{"exec":{}}}]}', r"user\.exec is not supported"),
+])
+def test_a_bad_kubeconfig_is_named(text: str, complaint: str, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(errors.UserError, match=complaint) as caught:
+        config.load(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_kubeconfig_is_named() -> None:
+    with pytest.raises(errors.UserError, match="/nowhere/config: No such file"):
+        config.load("/nowhere/config")
+
+
+def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
+    import yaml
+
+    document = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [{"name": "k", "cluster": {"server": "https://h:6443/", "insecure-skip-tls-verify": True}}],
+                "users": [{"name": "u", "user": {"token": "t"}}]}
+    (tmp_path / "a").write_text(json.dumps(document))
+    (tmp_path / "b").write_text(yaml.safe_dump(document))
+    assert config.load(str(tmp_path / "a")) == config.load(str(tmp_path / "b"))
+    assert config.load(str(tmp_path / "a")).server == "https://h:6443"
