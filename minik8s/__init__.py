@@ -1,0 +1,1 @@
+"""A mini Kubernetes for one machine: apiserver, scheduler, controllers, kubelet, and the lab that runs them."""

@@ -1,0 +1,55 @@
+"""The `minik8s` command: one sub-command for each part, loaded only when it is asked for.
+
+Decides nothing; each part brings a click command called `command`. Read next: the part's own `__main__.py`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from nodecore.daemon.entry import run
+
+PARTS = {
+    "apiserver": "Serve the Kubernetes API out of etcd.",
+    "controllers": "Run the controllers: Deployments, endpoints, node health and the like.",
+    "kubelet": "Run the pods of one node in containerd.",
+    "lab": "A whole cluster on this machine, nodes as namespaces.",
+    "scheduler": "Give pods a node.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name, and imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all parts."""
+        return sorted(PARTS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the part called `cmd_name`."""
+        if cmd_name not in PARTS:
+            return None
+        command = import_module(f"minik8s.{cmd_name}.__main__").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the parts without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(PARTS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """A mini Kubernetes for one machine, its parts replaceable by the originals."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(command, "minik8s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What runs on which node, with which flags: pure, from the lab's configuration.
+
+    every node   containerd, images (a job), flanneld, proxy, kubelet
+    the first    etcd, network (a job: flannel's configuration), apiserver, controllers, scheduler as well
+
+The order is by readiness on the node itself; across nodes every agent retries by itself.
+Read next: `minik8s/lab/files.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from minik8s.lab import topology
+from minik8s.lab.config import LabConfig
+from minik8s.lab.topology import Node
+
+PKI = "/etc/kubernetes/pki"
+CNI_BIN = "/run/cni-bin"
+API_SOCKET = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One process of a node, as its init reads it."""
+
+    name: str
+    argv: list[str]
+    after: list[str] = field(default_factory=list)
+    job: bool = False
+    env: dict[str, str] = field(default_factory=dict)
+    sockets: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Where the host has what the agents are started with."""
+
+    python: str
+    path: str
+    machine: str
+    cgroup: str
+    snapshotter: str
+
+
+def kubeconfig(user: str) -> str:
+    """Where a node keeps a user's kubeconfig."""
+    return f"/etc/kubernetes/{user}.kubeconfig"
+
+
+def agents(config: LabConfig, node: Node, programs: Programs) -> list[Agent]:
+    """Everything that runs on a node, in no particular order."""
+    found = [*_containers(programs), _flanneld(config, programs), _proxy(config, node, programs), _kubelet(node, programs)]
+    if node in topology.etcd_nodes(config.nodes, config.etcd_members):
+        found.insert(0, _etcd(config, node, programs))
+    if node.leads:
+        found += [_network(config, programs), _apiserver(config, node, programs), *_control_plane(programs)]
+    return found
+
+
+def _env(programs: Programs) -> dict[str, str]:
+    return {"PATH": programs.path, "HOME": "/root", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+def _python(programs: Programs, name: str, argv: list[str], **more: Any) -> Agent:
+    return Agent(name, [programs.python, "-m", *argv], env=_env(programs), **more)
+
+
+def _etcd(config: LabConfig, node: Node, programs: Programs) -> Agent:
+    members = topology.etcd_nodes(config.nodes, config.etcd_members)
+    cluster = ",".join(f"{member.name}=https://{member.address}:2380" for member in members)
+    argv = [
+        "etcd", "--name", node.name, "--data-dir", "/var/lib/etcd", "--logger", "zap", "--log-level", "warn",
+        "--listen-client-urls", f"https://{node.address}:2379", "--advertise-client-urls", f"https://{node.address}:2379",
+        "--listen-peer-urls", f"https://{node.address}:2380", "--initial-advertise-peer-urls", f"https://{node.address}:2380",
+        "--initial-cluster", cluster, "--initial-cluster-token", "flanneld-py", "--auto-compaction-retention", "1h",
+    ]
+    for side in ("", "peer-"):
+        argv += [f"--{side}cert-file", f"{PKI}/etcd/server.crt", f"--{side}key-file", f"{PKI}/etcd/server.key"]
+        argv += [f"--{side}client-cert-auth", f"--{side}trusted-ca-file", f"{PKI}/ca.crt"]
+    env = _env(programs)
+    if programs.machine != "x86_64":
+        env["ETCD_UNSUPPORTED_ARCH"] = {"aarch64": "arm64"}.get(programs.machine, programs.machine)
+    return Agent("etcd", argv, env=env)
+
+
+def etcd_client_flags(config: LabConfig, user: str, *, prefix: str = "--etcd-", servers: str = "servers") -> list[str]:
+    """How an agent reaches etcd as `user`."""
+    return [
+        f"{prefix}{servers}", topology.etcd_servers(config.nodes, config.etcd_members), f"{prefix}cafile", f"{PKI}/ca.crt",
+        f"{prefix}certfile", f"{PKI}/{user}.crt", f"{prefix}keyfile", f"{PKI}/{user}.key",
+    ]
+
+
+def _network(config: LabConfig, programs: Programs) -> Agent:
+    argv = ["minik8s.lab.network", config.pod_cidr, config.backend]
+    return _python(programs, "network", [*argv, *etcd_client_flags(config, "flanneld-etcd-client")], after=["etcd"], job=True)
+
+
+def _containers(programs: Programs) -> list[Agent]:
+    address = "/run/containerd/containerd.sock"
+    load = ["ctr", "--address", address, "--namespace", "k8s.io", "images", "import", "--snapshotter", programs.snapshotter,
+            "/run/lab/images.tar"]
+    return [
+        Agent("containerd", ["containerd", "--config", "/etc/containerd/config.toml", "--log-level", "warn"], env=_env(programs)),
+        Agent("images", load, after=["containerd"], job=True, env=_env(programs)),
+    ]
+
+
+def _flanneld(config: LabConfig, programs: Programs) -> Agent:
+    client = etcd_client_flags(config, "flanneld-etcd-client", prefix="-etcd-", servers="endpoints")
+    return _python(programs, "flanneld", ["flanneld_py", *client, "-iface", "eth0", "-ip-masq", "-healthz-port", "8471"])
+
+
+def _proxy(config: LabConfig, node: Node, programs: Programs) -> Agent:
+    return _python(programs, "proxy", [
+        "proxy", "--kubeconfig", kubeconfig("proxy"), "--proxy-mode", config.proxy_mode,
+        "--hostname-override", node.name, "--cluster-cidr", config.pod_cidr])
+
+
+def _kubelet(node: Node, programs: Programs) -> Agent:
+    return _python(programs, "kubelet", [
+        "minik8s", "kubelet", "--kubeconfig", kubeconfig("kubelet"), "--hostname-override", node.name, "--node-ip", node.address,
+        "--tls-cert-file", f"{PKI}/kubelet.crt", "--tls-private-key-file", f"{PKI}/kubelet.key",
+        "--client-ca-file", f"{PKI}/ca.crt",
+        "--cgroup-root", f"{programs.cgroup}/{node.name}"], after=["containerd", "images"])
+
+
+def _apiserver(config: LabConfig, node: Node, programs: Programs) -> Agent:
+    return _python(programs, "apiserver", [
+        "minik8s", "apiserver", *etcd_client_flags(config, "apiserver-etcd-client"),
+        "--bind-address", "0.0.0.0", "--secure-port", "6443", "--advertise-address", node.address,
+        "--tls-cert-file", f"{PKI}/apiserver.crt", "--tls-private-key-file", f"{PKI}/apiserver.key",
+        "--client-ca-file", f"{PKI}/ca.crt", "--service-cluster-ip-range", config.service_cidr,
+        "--service-node-port-range", "30000-32767",
+        "--kubelet-client-certificate", f"{PKI}/apiserver-kubelet-client.crt",
+        "--kubelet-client-key", f"{PKI}/apiserver-kubelet-client.key",
+        "--kubelet-certificate-authority", f"{PKI}/ca.crt"], after=["etcd"], sockets=[API_SOCKET])
+
+
+def _control_plane(programs: Programs) -> list[Agent]:
+    return [
+        _python(programs, name, ["minik8s", name, "--kubeconfig", kubeconfig(name)], after=["apiserver"])
+        for name in ("controllers", "scheduler")
+    ]
+
+
+def spec(agent: Agent) -> dict[str, Any]:
+    """As the node's init reads it."""
+    return asdict(agent)

@@ -1,0 +1,224 @@
+"""`lab up`: from whatever is there to a cluster that is ready, in named steps.
+
+Level-triggered like the agents: it looks what runs, ends what is half-made, starts what is missing and waits until
+all is ready. On a lab that runs it changes nothing. Read next: `minik8s/lab/node.py`, `minik8s/lab/files.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minik8s.lab import cgroup, control, host, topology
+from minik8s.lab.api import Api
+from minik8s.lab.config import LabConfig, check, host_routes, listen_for_api
+from minik8s.lab.state import MARK, Place, State, kill_and_wait
+from minik8s.lab.steps import Steps, tail
+from minik8s.lab.topology import Node
+from nodecore.errors import Fault, NotFound, Unreachable, UserError
+
+START_TIMEOUT = 20.0
+READY_TIMEOUT = 90.0
+HOPELESS = 5  # starts of an agent that never became ready
+
+
+def settle(state: State, given: dict[str, Any]) -> LabConfig:
+    """The configuration to bring up: the one the lab has, or a new one; options that contradict it are an error."""
+    there = state.load()
+    config = dataclasses.replace(there or LabConfig(name=state.name), **given)
+    if there is None:
+        check(config, host_routes())
+        return config
+    for option, value in given.items():
+        if getattr(there, option) != value:
+            flag = f"--{option.replace('_', '-')}"
+            raise UserError(f"{flag}: the lab {state.name!r} was made with {getattr(there, option)}; `lab down` it first")
+    return there
+
+
+def up(state: State, given: dict[str, Any]) -> Steps:
+    """Bring a lab up."""
+    host.check()
+    config = settle(state, given)
+    leader_runs = bool(state.node("node-1").pid)
+    listener = None if leader_runs else listen_for_api(config.api_port)
+    try:
+        with state.locked(create=True):
+            return _up(state, settle(state, given), listener)
+    finally:
+        if listener:
+            listener.close()
+
+
+def _up(state: State, config: LabConfig, listener: socket.socket | None) -> Steps:
+    steps = Steps()
+    if listener:
+        config = dataclasses.replace(config, api_port=listener.getsockname()[1])
+        state.save(config)
+    remove_strays(state)
+    missing = [node for node in topology.nodes(config.nodes) if not answers(state.node(node.name))]
+    if missing:
+        with steps.step("certificates, configuration and images"):
+            prepare(state, config, missing)
+        with steps.step(f"nodes ({len(missing)}) and the switch between them"):
+            start_holders(state, missing, listener)
+    if not missing and all_ready(state, config):
+        steps.done(f"the lab {state.name!r} runs already, nothing to do")
+        return steps
+    wait_for_agents(state, config, steps)
+    with steps.step("every node Ready"):
+        wait_for_nodes(state, config)
+    steps.done(f"{config.nodes} nodes, API at https://127.0.0.1:{config.api_port}")
+    return steps
+
+
+def remove_strays(state: State) -> None:
+    """End processes of an earlier life: started but never recorded, or cut off because the switch is gone."""
+    places = [state.switch, *(Place(path) for path in (state.path / "nodes").glob("*"))]
+    alive = {place.pid for place in places if state.switch.pid} - {0}
+    kill_and_wait([pid for pid in state.holders() if pid not in alive])
+
+
+def answers(place: Place) -> bool:
+    """Whether a node lives and can be talked to; one that lives and is deaf is ended."""
+    pid = place.pid
+    if not pid:
+        return False
+    try:
+        control.ask(place.path, {"do": "status"})
+    except Unreachable:
+        kill_and_wait([pid])
+        return False
+    return True
+
+
+def prepare(state: State, config: LabConfig, missing: list[Node]) -> None:
+    """Write all files the missing nodes and the host's commands need."""
+    from minik8s.lab import files
+
+    host.load_modules()
+    ca = files.authority(state)
+    files.write_host_files(state, config, ca)
+    cgroups = cgroup.make(state.name)
+    files.write_switch(state, cgroups)
+    for node in missing:
+        files.write_node(state, config, node, ca, cgroups)
+
+
+def start_holders(state: State, missing: list[Node], listener: socket.socket | None) -> None:
+    """Start the switch if it is not there, then all missing nodes at once."""
+    if not state.switch.pid:
+        Holder(state.switch, []).wait()
+    switch = str(state.switch.pid)
+    started = []
+    for node in missing:
+        fds = [listener.fileno()] if node.leads and listener else []
+        started.append(Holder(state.node(node.name), [switch, *map(str, fds)], fds))
+    for holder in started:
+        holder.wait()
+
+
+class Holder:
+    """A node's or the switch's process being started: `minik8s/lab/node.py` is its other side."""
+
+    def __init__(self, place: Place, arguments: list[str], fds: list[int] | None = None) -> None:
+        self.place = place
+        (place.path / "logs").mkdir(exist_ok=True)
+        self.log = place.path / "logs/init.log"
+        env = {"PATH": host.PATH, "PYTHONPATH": str(host.PROJECT), MARK: f"{place.path}/", "LANG": "C.UTF-8", "HOME": "/root"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-S", "-s", "-m", "minik8s.lab.node", str(place.path), *arguments], env=env, cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, pass_fds=fds or [], start_new_session=True)
+
+    def wait(self) -> None:
+        """Wait until it says that it is ready, and record it."""
+        assert self.process.stdout
+        fd, text, deadline = self.process.stdout.fileno(), "", time.monotonic() + START_TIMEOUT
+        while "ready\n" not in text:
+            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise Unreachable(f"{self.place.path.name} did not start within {START_TIMEOUT:.0f} s\n{tail(self.log)}")
+            chunk = os.read(fd, 4096)
+            if not chunk:
+                raise Unreachable(f"{self.place.path.name} did not start\n{tail(self.log)}")
+            text += chunk.decode()
+        self.place.record(int(text.split()[1]))
+        self.process.stdout.close()
+
+
+def all_ready(state: State, config: LabConfig) -> bool:
+    """Whether every agent of every node is ready."""
+    return all(
+        service["state"] in ("ready", "done")
+        for node in topology.nodes(config.nodes)
+        for service in control.services(state.node(node.name).path).values()
+    )
+
+
+def wait_for_agents(state: State, config: LabConfig, steps: Steps) -> None:
+    """Wait for the agents, one kind after another, so that the table shows where the time goes."""
+    leader = [topology.nodes(1)[0]]
+    groups: list[tuple[str, list[Node], tuple[str, ...]]] = [
+        ("etcd", topology.etcd_nodes(config.nodes, config.etcd_members), ("etcd",)),
+        ("apiserver", leader, ("network", "apiserver")),
+        ("containerd and images on every node", topology.nodes(config.nodes), ("containerd", "images")),
+        ("controllers and scheduler", leader, ("controllers", "scheduler")),
+        ("flanneld, proxy and kubelet on every node", topology.nodes(config.nodes), ("flanneld", "proxy", "kubelet")),
+    ]
+    for title, nodes, names in groups:
+        with steps.step(title):
+            for node in nodes:
+                wait_for(state.node(node.name).path, names)
+
+
+def wait_for(directory: Path, names: tuple[str, ...]) -> None:
+    """Wait until these agents of a node are ready; give up early on one that ends again and again."""
+    deadline = time.monotonic() + READY_TIMEOUT
+    while True:
+        reports = control.services(directory)
+        late = [reports[name] for name in names if reports[name]["state"] not in ("ready", "done")]
+        if not late:
+            return
+        for report in late:
+            if report["starts"] >= HOPELESS or time.monotonic() > deadline:
+                what = f"ends again and again ({report['exit']})" if report["starts"] >= HOPELESS else f"is {report['state']}"
+                log = directory / "logs" / f"{report['name']}.log"
+                raise Unreachable(f"{directory.name}: {report['name']} {what}\n{tail(log)}")
+        time.sleep(0.03)
+
+
+def wait_for_nodes(state: State, config: LabConfig) -> None:
+    """Wait until the API says that every node is Ready."""
+    deadline = time.monotonic() + READY_TIMEOUT
+    wanted = {node.name for node in topology.nodes(config.nodes)}
+    while True:
+        try:
+            ready = ready_nodes(Api(state.kubeconfig))
+            problem = f"not Ready: {', '.join(sorted(wanted - ready))}"
+        except Fault as error:
+            ready, problem = set(), str(error)
+        if wanted <= ready:
+            return
+        if time.monotonic() > deadline:
+            click.echo(tail(state.node(min(wanted - ready)).path / "logs/kubelet.log"), err=True)
+            raise NotFound(problem)
+        time.sleep(0.1)
+
+
+def ready_nodes(api: Api) -> set[str]:
+    """The names of the nodes whose condition Ready is true."""
+    return {
+        item["metadata"]["name"]
+        for item in api.get("/api/v1/nodes")["items"]
+        for condition in item.get("status", {}).get("conditions", [])
+        if condition["type"] == "Ready" and condition["status"] == "True"
+    }
