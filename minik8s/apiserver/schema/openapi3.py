@@ -1,0 +1,116 @@
+"""OpenAPI v3 documents, one per group-version, as kubectl create, apply and explain read them. Pure; builder only.
+
+kubectl looks in `paths` for the PATCH of a kind and whether it takes `fieldValidation` and `dryRun`, in the schemas for
+patch strategies and descriptions. Must not know: files. Read next: `openapi2.py`, the older form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from minik8s.apiserver.schema.definitions import GVK_KEY, Definition, by_kind, reach, target
+from minik8s.apiserver.schema.served import EXTRAS, RESOURCES, SUBRESOURCES, kinds, of_group_version
+from nodecore.kube.resource import Resource
+
+SCHEMAS = "#/components/schemas/"
+WRITE = (("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"))
+READ = tuple((name, "string") for name in ("continue", "fieldSelector", "labelSelector", "resourceVersion"))
+QUERY = {
+    "get": (*READ, ("limit", "integer"), ("watch", "boolean"), ("allowWatchBookmarks", "boolean"), ("timeoutSeconds", "integer")),
+    "post": WRITE,
+    "put": WRITE,
+    "patch": (*WRITE, ("force", "boolean")),
+    "delete": (("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("propagationPolicy", "string")),
+}
+JSON = "application/json"
+PATCHES = (JSON + "-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
+           "application/apply-patch+yaml")
+
+
+def document(definitions: dict[str, Definition], gv: str) -> dict[str, Any]:
+    """The whole document of one group-version."""
+    group, version = of_group_version(gv)
+    known = by_kind(definitions)
+    roots = [known[kind] for kind in kinds() if kind[:2] == (group, version) and kind in known]
+    names = reach(definitions, [*roots, known["", "v1", "DeleteOptions"], known["", "v1", "Status"]])
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.33.0"},
+        "paths": dict(paths(group, version, known)),
+        "components": {"schemas": {name: schema(definitions[name]) for name in names}},
+    }
+
+
+def paths(group: str, version: str, known: dict[tuple[str, str, str], str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every URL of the group-version with its operations."""
+    for item in RESOURCES:
+        if (item.group, item.version) == (group, version):
+            yield from _of_resource(item, known)
+    for extra in EXTRAS:
+        if extra.path and (extra.group, extra.version) == (group, version):
+            gvk = (extra.group, extra.version, extra.kind)
+            yield extra.path, _operations({"post": "post"}, gvk, known, namespaced="{namespace}" in extra.path)
+
+
+def _of_resource(item: Resource, known: dict[tuple[str, str, str], str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    gvk = (item.group, item.version, item.kind)
+    collection = item.path("{namespace}" if item.namespaced else None)
+    whole = {"get": "list", "post": "post", "delete": "deletecollection"}
+    yield collection, _operations(whole, gvk, known, namespaced=item.namespaced)
+    if item.namespaced:
+        yield item.path(), _operations({"get": "list"}, gvk, known)
+    one = {"get": "get", "put": "put", "patch": "patch", "delete": "delete"}
+    yield collection + "/{name}", _operations(one, gvk, known, namespaced=item.namespaced, named=True)
+    for name in SUBRESOURCES.get(item.plural, ()):
+        if name == "status":
+            part = {"get": "get", "put": "put", "patch": "patch"}
+            yield f"{collection}/{{name}}/{name}", _operations(part, gvk, known, namespaced=item.namespaced, named=True)
+        elif name == "scale":
+            scale = ("autoscaling", "v1", "Scale")
+            part = {"get": "get", "put": "put", "patch": "patch"}
+            yield f"{collection}/{{name}}/{name}", _operations(part, scale, known, namespaced=item.namespaced, named=True)
+
+
+def _operations(
+    verbs: dict[str, str], gvk: tuple[str, str, str], known: dict[tuple[str, str, str], str], *,
+    namespaced: bool = False, named: bool = False,
+) -> dict[str, Any]:
+    places = [name for name, wanted in (("namespace", namespaced), ("name", named)) if wanted]
+    made: dict[str, Any] = {method: _operation(method, action, gvk, known) for method, action in verbs.items()}
+    made["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "uniqueItems": True}} for name in places
+    ]
+    return made
+
+
+def _operation(method: str, action: str, gvk: tuple[str, str, str], known: dict[tuple[str, str, str], str]) -> dict[str, Any]:
+    group, version, kind = gvk
+    answer = (group, version, f"{kind}List") if action == "list" else ("", "v1", "Status") if "delete" in action else gvk
+    made: dict[str, Any] = {
+        "parameters": [
+            {"name": name, "in": "query", "schema": {"type": kind, "uniqueItems": True}} for name, kind in QUERY[method]
+        ],
+        "responses": {"200": {"description": "OK", "content": {JSON: {"schema": {"$ref": SCHEMAS + known[answer]}}}}},
+        "x-kubernetes-action": action,
+        GVK_KEY: {"group": group, "version": version, "kind": kind},
+    }
+    if method in ("post", "put"):
+        made["requestBody"] = {"required": True, "content": {"*/*": {"schema": {"$ref": SCHEMAS + known[gvk]}}}}
+    elif method == "patch":
+        made["requestBody"] = {"required": True, "content": {form: {"schema": {"type": "object"}} for form in PATCHES}}
+    return made
+
+
+def schema(piece: Definition) -> Definition:
+    """A definition in v3 form: references stand alone in an `allOf`, whatever surrounds them."""
+    name = target(piece)
+    made: Definition = {key: value for key, value in piece.items() if key != "$ref"}
+    if name:
+        made["allOf"] = [{"$ref": SCHEMAS + name}]
+    if "properties" in made:
+        made["properties"] = {key: schema(value) for key, value in made["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(made.get(key), dict):
+            made[key] = schema(made[key])
+    return made

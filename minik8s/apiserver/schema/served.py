@@ -1,0 +1,67 @@
+"""Which kinds the API knows, and under which paths: what the builder makes tables and OpenAPI documents for.
+
+Data only. Must not know: how they are stored or handled. Read next: `definitions.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nodecore.kube import resource
+from nodecore.kube.resource import Resource
+
+SUBRESOURCES: dict[str, tuple[str, ...]] = {
+    "pods": ("status", "log", "exec", "attach", "portforward", "binding", "eviction", "ephemeralcontainers"),
+    "nodes": ("status",),
+    "namespaces": ("status", "finalize"),
+    "services": ("status",),
+    "serviceaccounts": ("token",),
+    "deployments": ("status", "scale"),
+    "replicasets": ("status", "scale"),
+    "daemonsets": ("status",),
+}
+RESOURCES: tuple[Resource, ...] = tuple(value for value in vars(resource).values() if isinstance(value, Resource))
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A kind that is only sent to a verb or a subresource, with no collection of its own."""
+
+    group: str
+    version: str
+    kind: str
+    path: str = ""
+
+
+EXTRAS: tuple[Extra, ...] = (
+    Extra("", "v1", "Binding", "/api/v1/namespaces/{namespace}/bindings"),
+    Extra("", "v1", "Status"),
+    Extra("", "v1", "DeleteOptions"),
+    Extra("", "v1", "PodTemplate"),
+    Extra("autoscaling", "v1", "Scale"),
+    Extra("policy", "v1", "Eviction"),
+    Extra("authentication.k8s.io", "v1", "TokenRequest"),
+    Extra("authentication.k8s.io", "v1", "TokenReview", "/apis/authentication.k8s.io/v1/tokenreviews"),
+    Extra("authentication.k8s.io", "v1", "SelfSubjectReview", "/apis/authentication.k8s.io/v1/selfsubjectreviews"),
+    Extra("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"),
+    Extra("authorization.k8s.io", "v1", "SubjectAccessReview", "/apis/authorization.k8s.io/v1/subjectaccessreviews"),
+)
+
+
+def kinds() -> list[tuple[str, str, str]]:
+    """Every (group, version, kind), lists of collections included."""
+    named = [(item.group, item.version, item.kind) for item in RESOURCES]
+    lists = [(group, version, f"{kind}List") for group, version, kind in named]
+    return [*named, *lists, *((extra.group, extra.version, extra.kind) for extra in EXTRAS)]
+
+
+def group_versions() -> list[str]:
+    """Each group-version as the OpenAPI v3 URL names it: `api/v1`, `apis/apps/v1` ..."""
+    pairs = dict.fromkeys((group, version) for group, version, _ in kinds())
+    return [f"apis/{group}/{version}" if group else f"api/{version}" for group, version in pairs]
+
+
+def of_group_version(gv: str) -> tuple[str, str]:
+    """The reverse: group and version."""
+    parts = gv.split("/")
+    return ("", parts[1]) if parts[0] == "api" else (parts[1], parts[2])
