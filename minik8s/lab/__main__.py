@@ -136,7 +136,7 @@ def _signal(name: str) -> int | None:
 
 def main() -> None:
     """Entry point of `./lab`."""
-    run(command, "lab")
+    run(lambda: command(prog_name="lab"), "lab")
 
 
 if __name__ == "__main__":

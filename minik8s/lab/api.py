@@ -27,7 +27,7 @@ class Api:
     def get(self, path: str) -> dict[str, Any]:
         """The object or list at `path`."""
         assert self._server.hostname
-        connection = http.client.HTTPSConnection(self._server.hostname, self._server.port, timeout=5, context=self._context)
+        connection = http.client.HTTPSConnection(self._server.hostname, self._server.port, timeout=2, context=self._context)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
