@@ -1,0 +1,185 @@
+"""From what is there to what is wanted: ordered operations, each of which can say what it does.
+
+The order keeps traffic flowing: links first (what lives on a link needs it), then everything to add or replace, and
+only then what is to go. A peer's neighbour and forwarding entries come before its route, so that no packet takes a
+route whose next hop is unknown; on the way out the route goes first.
+
+A VXLAN device is made anew only when VNI, parent, local address, port or GBP differ (the kernel cannot change those);
+whatever was on it counts as gone and is added again in the same plan. A change of MAC flushes the link's neighbours,
+permanent ones too: they are added again as well.
+
+Pure. Must not know: netlink. Read next: `nodecore/kernel/ports.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from nodecore.kernel.model import Address, Entry, FdbEntry, Link, Neighbour, NetState, Record, Route, Sysctl
+
+
+@dataclass(frozen=True, slots=True)
+class CreateLink:
+    """Make a device, set it up."""
+
+    link: Link
+
+    def describe(self) -> str:
+        """In words."""
+        return f"add {self.link.describe()}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLink:
+    """Delete a device and all that is on it."""
+
+    name: str
+
+    def describe(self) -> str:
+        """In words."""
+        return f"delete link {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLink:
+    """Change what can be changed on a living device: None leaves a thing as it is."""
+
+    name: str
+    mtu: int | None = None
+    mac: str | None = None
+    up: bool | None = None
+
+    def describe(self) -> str:
+        """In words."""
+        words = [f"mtu {self.mtu}"] if self.mtu is not None else []
+        words += [f"address {self.mac}"] if self.mac is not None else []
+        words += ["up" if self.up else "down"] if self.up is not None else []
+        return f"set link {self.name} {' '.join(words)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    """Write a value under /proc/sys."""
+
+    sysctl: Sysctl
+
+    def describe(self) -> str:
+        """In words."""
+        return f"set {self.sysctl.describe()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Add an entry, or replace the one with the same key, without a moment in between."""
+
+    entry: Entry
+    replaces: bool = False
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{'replace' if self.replaces else 'add'} {self.entry.describe()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take an entry away; one that is gone already is no error."""
+
+    entry: Entry
+
+    def describe(self) -> str:
+        """In words."""
+        return f"delete {self.entry.describe()}"
+
+
+NetOp = CreateLink | DeleteLink | ChangeLink | SetSysctl | Put | Remove
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def plan_changes(actual: NetState, wanted: NetState) -> tuple[NetOp, ...]:
+    """The operations that lead from `actual` to `wanted`."""
+    remade = {link.name for link in wanted.links if needs_remaking(actual.link(link.name), link)}
+    links = tuple(_links(actual, wanted, remade))
+    gone = {link.name for link in actual.links} - {link.name for link in wanted.links}
+    left = without_links(actual, remade | gone)
+    readdressed = {op.name for op in links if isinstance(op, ChangeLink) and op.mac}
+    left = replace(left, neighbours=frozenset(n for n in left.neighbours if n.link not in readdressed))
+    puts: list[NetOp] = []
+    removals: list[NetOp] = []
+    for there, want in (
+        (left.addresses, wanted.addresses), (left.neighbours, wanted.neighbours),
+        (left.fdb, wanted.fdb), (left.routes, wanted.routes),
+    ):
+        kind_puts, kind_removals = _entries(there, want)
+        puts += kind_puts
+        removals = kind_removals + removals
+    sysctls = [SetSysctl(sysctl) for sysctl in _sorted(wanted.sysctls - left.sysctls)]
+    return (
+        *links, *sysctls, *puts, *removals,
+        *(DeleteLink(name) for name in sorted(gone)),
+    )
+
+
+def needs_remaking(there: Link | None, wanted: Link) -> bool:
+    """Whether a device exists that must go for the wanted one to be made."""
+    return there is not None and there.vxlan != wanted.vxlan
+
+
+def without_links(state: NetState, names: set[str]) -> NetState:
+    """What is left when these links go: all that is on a link goes with it."""
+    return replace(
+        state,
+        links=frozenset(link for link in state.links if link.name not in names),
+        sysctls=frozenset(s for s in state.sysctls if not any(f"/{name}/" in s.name for name in names)),
+        addresses=frozenset(a for a in state.addresses if a.link not in names),
+        neighbours=frozenset(n for n in state.neighbours if n.link not in names),
+        fdb=frozenset(f for f in state.fdb if f.link not in names),
+        routes=frozenset(r for r in state.routes if r.link not in names),
+    )
+
+
+def _links(actual: NetState, wanted: NetState, remade: set[str]) -> Iterable[NetOp]:
+    for link in _sorted(wanted.links):
+        there = actual.link(link.name)
+        if there is None:
+            yield CreateLink(link)
+        elif link.name in remade:
+            yield DeleteLink(link.name)
+            yield CreateLink(link)
+        else:
+            change = ChangeLink(
+                link.name,
+                mtu=link.mtu if link.mtu not in (0, there.mtu) else None,
+                mac=link.mac if link.mac not in ("", there.mac) else None,
+                up=link.up if link.up != there.up else None,
+            )
+            if change != ChangeLink(link.name):
+                yield change
+
+
+def _entries(there: frozenset[Entry], want: frozenset[Entry]) -> tuple[list[NetOp], list[NetOp]]:
+    existing = {entry.key: entry for entry in there}
+    wanted = {entry.key: entry for entry in want}
+    puts: list[NetOp] = [
+        Put(entry, replaces=entry.key in existing) for entry in _sorted(wanted.values()) if existing.get(entry.key) != entry
+    ]
+    return puts, [Remove(entry) for entry in _sorted(existing.values()) if entry.key not in wanted]
+
+
+def _sorted(records: Iterable[RecordT]) -> list[RecordT]:
+    return sorted(records, key=_order)
+
+
+def _order(record: Record) -> tuple[Any, ...]:
+    match record:
+        case Link():
+            return (record.name,)
+        case Sysctl():
+            return (record.name,)
+        case Route():
+            return (record.dst.version, record.dst, record.metric)
+        case Address() | Neighbour():
+            return (record.address.version, record.address, record.link)
+        case FdbEntry():
+            return (record.mac, record.link)

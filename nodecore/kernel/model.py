@@ -1,0 +1,218 @@
+"""What a kernel holds of a node network, as frozen records.
+
+    Link        a device: name, MTU, MAC, and its VXLAN parameters
+    Address     an IP address on a link
+    Neighbour   a permanent neighbour entry: who answers for an address on a link
+    FdbEntry    a permanent forwarding entry of a VXLAN link: behind which host a MAC lives
+    Route       a route of the main table
+    Sysctl      one file under /proc/sys
+    NetState    all of these together: what is there, or what is wanted
+    Scope       which part of the kernel is ours: nothing else is read, so nothing else can be touched
+
+Every record has a `key` (what makes two of them the same thing) and can `describe()` itself in iproute2's words.
+
+Pure. Must not know: netlink. Read next: `nodecore/kernel/diff.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nodecore.net import Family, IPAddress, IPNetwork
+
+Key = tuple[object, ...]
+
+PROTO_BOOT = 3
+PROTO_OURS = 70  # rtm_protocol of every route we write; 3 (boot) is what `ip route add` and Go flanneld write
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """The parameters of a VXLAN device that cannot be changed while it exists, and learning, which we never want on."""
+
+    vni: int
+    parent: str
+    local: IPAddress
+    port: int = 8472
+    gbp: bool = False
+    learning: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A device. An empty `mac` and an `mtu` of 0 mean "as it is"."""
+
+    name: str
+    vxlan: Vxlan | None = None
+    mtu: int = 0
+    mac: str = ""
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        """A link is its name."""
+        return (self.name,)
+
+    def describe(self) -> str:
+        """In words."""
+        kind = ""
+        if self.vxlan:
+            v = self.vxlan
+            kind = f" vxlan id {v.vni} local {v.local} dev {v.parent} dstport {v.port}" + (" gbp" if v.gbp else "")
+        mac = f" address {self.mac}" if self.mac else ""
+        return f"link {self.name}{kind} mtu {self.mtu}{mac} {'up' if self.up else 'down'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address on a link, with the length of the network it is in."""
+
+    link: str
+    address: IPAddress
+    prefix: int
+
+    @property
+    def key(self) -> Key:
+        """All of it."""
+        return (self.link, self.address, self.prefix)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"address {self.address}/{self.prefix} dev {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent neighbour entry."""
+
+    link: str
+    address: IPAddress
+    mac: str
+
+    @property
+    def key(self) -> Key:
+        """One entry an address and link."""
+        return (self.link, self.address)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"neighbour {self.address} lladdr {self.mac} dev {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class FdbEntry:
+    """A permanent entry in the forwarding table of a VXLAN link."""
+
+    link: str
+    mac: str
+    dst: IPAddress
+
+    @property
+    def key(self) -> Key:
+        """One entry a MAC and link: we write no flooding entries."""
+        return (self.link, self.mac)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"fdb {self.mac} dst {self.dst} dev {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the main table; without `link` it is a blackhole."""
+
+    dst: IPNetwork
+    link: str = ""
+    via: IPAddress | None = None
+    onlink: bool = False
+    metric: int = 0
+    protocol: int = PROTO_OURS
+
+    @property
+    def key(self) -> Key:
+        """One route a destination and metric: a second one replaces the first."""
+        return (self.dst, self.metric)
+
+    @property
+    def family(self) -> Family:
+        """The family of the destination."""
+        return Family.of(self.dst)
+
+    def describe(self) -> str:
+        """In words."""
+        if not self.link:
+            return f"route blackhole {self.dst}"
+        via = f" via {self.via}" if self.via else ""
+        return f"route {self.dst}{via} dev {self.link}" + (" onlink" if self.onlink else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A value under /proc/sys; `name` is the path below it, with slashes (a link's name may hold dots)."""
+
+    name: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        """One value a name."""
+        return (self.name,)
+
+    def describe(self) -> str:
+        """In words."""
+        return f"sysctl {self.name} = {self.value}"
+
+
+Entry = Address | Neighbour | FdbEntry | Route
+Record = Link | Sysctl | Entry
+
+
+@dataclass(frozen=True, slots=True)
+class NetState:
+    """Records of each kind; equal when they hold the same, in whatever order."""
+
+    links: frozenset[Link] = frozenset()
+    sysctls: frozenset[Sysctl] = frozenset()
+    addresses: frozenset[Address] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
+    fdb: frozenset[FdbEntry] = frozenset()
+    routes: frozenset[Route] = frozenset()
+
+    def link(self, name: str) -> Link | None:
+        """The link of that name, if it is there."""
+        return next((link for link in self.links if link.name == name), None)
+
+    def __or__(self, other: NetState) -> NetState:
+        """Both together."""
+        return NetState(
+            self.links | other.links, self.sysctls | other.sysctls, self.addresses | other.addresses,
+            self.neighbours | other.neighbours, self.fdb | other.fdb, self.routes | other.routes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is ours: these links with all that is on them, routes of our protocol number, and these single things.
+
+    `destinations` are read whoever made the route: we are about to replace them.
+    """
+
+    links: frozenset[str] = frozenset()
+    protocol: int = PROTO_OURS
+    destinations: frozenset[IPNetwork] = frozenset()
+    sysctls: frozenset[str] = frozenset()
+
+    def owns_route(self, route: Route) -> bool:
+        """Whether a route is in scope."""
+        return route.protocol == self.protocol or route.link in self.links or route.dst in self.destinations
+
+
+def scope_of(wanted: NetState, links: frozenset[str] = frozenset()) -> Scope:
+    """The scope that goes with a wanted state; `links` are further ones that are ours to remove."""
+    return Scope(
+        links=links | {link.name for link in wanted.links},
+        destinations=frozenset(route.dst for route in wanted.routes),
+        sysctls=frozenset(sysctl.name for sysctl in wanted.sysctls),
+    )
+
+

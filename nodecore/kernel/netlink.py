@@ -1,0 +1,263 @@
+"""The real `Network` and `Host`: one network namespace read and written over netlink.
+
+Only what a `Scope` calls ours is read. Writes go out in batches with every answer checked; one that fails does not
+keep the others back. Link writes come one by one, since what follows needs the number the kernel gave the link.
+`changes` filters for what was in the last scope read, and takes an overflowing socket for a change.
+
+Must not know: VXLAN peers, leases, services. Read next: `nodecore/kernel/messages.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_interface
+
+from nodecore.errors import Busy, Fault, NotFound
+from nodecore.kernel import messages as nl
+from nodecore.kernel.batch import HEADER, Message, NetlinkSocket, attribute, attributes
+from nodecore.kernel.diff import ChangeLink, CreateLink, DeleteLink, NetOp, Put, Remove, SetSysctl
+from nodecore.kernel.model import Address, FdbEntry, Link, Neighbour, NetState, Route, Scope, Sysctl
+from nodecore.kernel.ports import Interface, Path
+from nodecore.kernel.sysctl import read_sysctl, write_sysctl
+from nodecore.net import Family, IPAddress
+
+GROUPS = (1, 3, 5, 7, 9, 11)  # link, neigh (and fdb), IPv4 address and route, IPv6 address and route
+TRIES = 5
+
+
+class KernelNetwork:
+    """The network namespace at a path, or our own."""
+
+    def __init__(self, netns: str = "") -> None:
+        self._netns = netns
+        self._sock = NetlinkSocket(netns)
+        self._ours: frozenset[int] = frozenset()
+        self._scope = Scope()
+
+    def close(self) -> None:
+        """Close the socket; the network stays as it is."""
+        self._sock.close()
+
+    async def read(self, scope: Scope) -> NetState:
+        """What is there of what is ours; read again when it changed under the hand."""
+        for attempt in range(TRIES):
+            try:
+                return self._read(scope)
+            except Busy:
+                if attempt == TRIES - 1:
+                    raise
+                await asyncio.sleep(0.01)
+        raise AssertionError
+
+    def _read(self, scope: Scope) -> NetState:
+        names, found = self._links(scope.links)
+        self._scope, self._ours = scope, frozenset(found)
+        addresses: set[Address] = set()
+        neighbours: set[Neighbour] = set()
+        fdb: set[FdbEntry] = set()
+        for index in found:
+            addresses |= {a for a in self._addresses(index, names)}
+            for entry in self._neighbours(index, names):
+                (fdb if isinstance(entry, FdbEntry) else neighbours).add(entry)  # type: ignore[arg-type]
+        return NetState(
+            links=frozenset(found.values()),
+            sysctls=frozenset(
+                Sysctl(name, value) for name in scope.sysctls if (value := read_sysctl(name, self._netns)) is not None
+            ),
+            addresses=frozenset(addresses),
+            neighbours=frozenset(neighbours),
+            fdb=frozenset(fdb),
+            routes=frozenset(route for route in self._routes(names) if scope.owns_route(route)),
+        )
+
+    def _links(self, wanted: frozenset[str]) -> tuple[dict[int, str], dict[int, Link]]:
+        """The names of all links, and the wanted ones whole."""
+        bodies = list(self._sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
+        names = {index: name for index, name in map(_link_name, bodies)}
+        found = (nl.read_link(body, names) for body in bodies if _link_name(body)[1] in wanted)
+        return names, dict(found)
+
+    def _addresses(self, index: int, names: dict[int, str]) -> Iterator[Address]:
+        for family in Family:
+            for body in self._sock.dump(nl.RTM_GETADDR, nl.IFADDR.pack(family.af, 0, 0, 0, index)):
+                address = nl.read_address(body, names)
+                if address:
+                    yield address
+
+    def _neighbours(self, index: int, names: dict[int, str]) -> Iterator[Neighbour | FdbEntry]:
+        by_link = attribute(nl.NDA_IFINDEX, struct.pack("=I", index))
+        requests = [nl.NDMSG.pack(family.af, 0, 0, 0, 0) + by_link for family in Family]
+        requests.append(nl.NDMSG.pack(nl.AF_BRIDGE, index, 0, 0, 0))
+        for request in requests:
+            for body in self._sock.dump(nl.RTM_GETNEIGH, request):
+                entry = nl.read_neighbour(body, names)
+                if entry:
+                    yield entry
+
+    def _routes(self, names: dict[int, str]) -> Iterator[Route]:
+        table = attribute(nl.RTA_TABLE, struct.pack("=I", nl.RT_TABLE_MAIN))
+        for family in Family:
+            try:
+                bodies = list(self._sock.dump(nl.RTM_GETROUTE, nl.RTMSG.pack(family.af, 0, 0, 0, 0, 0, 0, 0, 0) + table))
+            except NotFound:
+                continue  # the main table of a fresh namespace is made with its first route
+            for body in bodies:
+                route = nl.read_route(body, names)
+                if route:
+                    yield route
+
+    async def apply(self, ops: Sequence[NetOp]) -> None:
+        """Do them all, gather what fails."""
+        faults: list[Fault] = []
+        batch: list[Put | Remove] = []
+        for op in ops:
+            if isinstance(op, Put | Remove):
+                batch.append(op)
+                continue
+            faults += self._entries(batch)
+            batch = []
+            try:
+                self._single(op)
+            except Fault as fault:
+                faults.append(_named(fault, op))
+        faults += self._entries(batch)
+        if faults:
+            raise ExceptionGroup("kernel writes", faults)
+
+    def _entries(self, ops: Sequence[Put | Remove]) -> list[Fault]:
+        if not ops:
+            return []
+        indexes = {name: index for index, name in self._links(frozenset())[0].items()}
+        missing = [op for op in ops if op.entry.link and op.entry.link not in indexes]
+        ready = [op for op in ops if not op.entry.link or op.entry.link in indexes]
+        answers = self._sock.send([_message(op, indexes.get(op.entry.link, 0)) for op in ready])
+        faults = [_named(NotFound(f"no link {op.entry.link}"), op) for op in missing if isinstance(op, Put)]
+        for op, fault in zip(ready, answers, strict=True):
+            if fault and not (isinstance(op, Remove) and isinstance(fault, NotFound)):
+                faults.append(_named(fault, op))
+        return faults
+
+    def _single(self, op: CreateLink | DeleteLink | ChangeLink | SetSysctl) -> None:
+        match op:
+            case CreateLink(link):
+                parent = self._index(link.vxlan.parent) if link.vxlan else 0
+                self._do(nl.new_link(link, parent))
+                self._do(nl.change_link(self._index(link.name), up=link.up))
+            case DeleteLink(name):
+                self._do(nl.delete_link(self._index(name)))
+            case ChangeLink(name, mtu, mac, up):
+                self._do(nl.change_link(self._index(name), mtu=mtu, mac=mac, up=up))
+            case SetSysctl(sysctl):
+                write_sysctl(sysctl, self._netns)
+
+    def _do(self, message: Message) -> None:
+        for fault in self._sock.send([message]):
+            if fault:
+                raise fault
+
+    def _index(self, name: str) -> int:
+        request = nl.IFINFO.pack(0, 0, 0, 0, 0) + attribute(nl.IFLA_IFNAME, name.encode() + b"\0")
+        body = self._sock.get(nl.RTM_GETLINK, request, f"link {name}")
+        return int(nl.IFINFO.unpack_from(body)[2])
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields at every change of what was in the last scope read."""
+        loop = asyncio.get_running_loop()
+        with NetlinkSocket(self._netns, GROUPS) as monitor:
+            monitor.sock.settimeout(0)
+            yield None
+            while True:
+                try:
+                    data = await loop.sock_recv(monitor.sock, 1 << 16)
+                except OSError:  # ENOBUFS: some were lost, which is a change as well; the socket goes on
+                    yield None
+                    continue
+                if self._concerns_us(data):
+                    yield None
+
+    def _concerns_us(self, data: bytes) -> bool:
+        start = 0
+        while start + 16 <= len(data):
+            size, kind, _, _, _ = HEADER.unpack_from(data, start)
+            if size < 16 or self._is_ours(kind, data[start + 16 : start + size]):
+                return True
+            start += size + 3 & ~3
+        return False
+
+    def _is_ours(self, kind: int, body: bytes) -> bool:
+        if kind in (nl.RTM_NEWLINK, nl.RTM_DELLINK):
+            return bool(body) and (nl.IFINFO.unpack_from(body)[2] in self._ours or _link_name(body)[1] in self._scope.links)
+        if kind in (nl.RTM_NEWADDR, nl.RTM_DELADDR):
+            return nl.IFADDR.unpack_from(body)[4] in self._ours
+        if kind in (nl.RTM_NEWNEIGH, nl.RTM_DELNEIGH):
+            return nl.NDMSG.unpack_from(body)[1] in self._ours
+        route = nl.read_route(body, {})
+        if route is None:
+            return False
+        (index,) = struct.unpack("=I", attributes(body, nl.RTMSG.size).get(nl.RTA_OIF, b"\0\0\0\0"))
+        return index in self._ours or self._scope.owns_route(route)
+
+
+class KernelHost:
+    """What can be asked about the machine we are on."""
+
+    def __init__(self, netns: str = "") -> None:
+        self._netns = netns
+
+    @contextmanager
+    def _socket(self) -> Iterator[NetlinkSocket]:
+        with NetlinkSocket(self._netns) as sock:
+            yield sock
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Every device, with its addresses, in the kernel's order."""
+        with self._socket() as sock:
+            bodies = list(sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
+            names = dict(map(_link_name, bodies))
+            found: list[Address] = []
+            for family in Family:
+                for body in sock.dump(nl.RTM_GETADDR, nl.IFADDR.pack(family.af, 0, 0, 0, 0)):
+                    address = nl.read_address(body, names)
+                    if address:
+                        found.append(address)
+            links = [nl.read_link(body, names)[1] for body in bodies]
+        return tuple(_interface(link, [a for a in found if a.link == link.name]) for link in links)
+
+    def path_to(self, address: IPAddress) -> Path:
+        """The kernel's routing decision."""
+        family = Family.of(address)
+        request = nl.RTMSG.pack(family.af, family.bits, 0, 0, 0, 0, 0, 0, 0) + attribute(nl.RTA_DST, address.packed)
+        with self._socket() as sock:
+            found = attributes(sock.get(nl.RTM_GETROUTE, request, f"route to {address}"), nl.RTMSG.size)
+            names = dict(map(_link_name, sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0))))
+        (index,) = struct.unpack("=I", found[nl.RTA_OIF])
+        source, gateway = found.get(nl.RTA_PREFSRC), found.get(nl.RTA_GATEWAY)
+        return Path(names[index], ip_address(source) if source else None, ip_address(gateway) if gateway else None)
+
+    def link(self, name: str) -> Link | None:
+        """One device with all its parameters."""
+        with self._socket() as sock:
+            bodies = list(sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
+        names = dict(map(_link_name, bodies))
+        return next((nl.read_link(body, names)[1] for body in bodies if _link_name(body)[1] == name), None)
+
+
+def _interface(link: Link, addresses: Sequence[Address]) -> Interface:
+    networks = tuple(ip_interface((a.address, a.prefix)).network for a in addresses)
+    return Interface(link.name, link.mtu, link.up, tuple(a.address for a in addresses), networks)
+
+
+def _link_name(body: bytes) -> tuple[int, str]:
+    found = attributes(body, nl.IFINFO.size)
+    return nl.IFINFO.unpack_from(body)[2], found.get(nl.IFLA_IFNAME, b"").rstrip(b"\0").decode()
+
+
+def _message(op: Put | Remove, index: int) -> Message:
+    return nl.put(op.entry, index) if isinstance(op, Put) else nl.remove(op.entry, index)
+
+
+def _named(fault: Fault, op: NetOp) -> Fault:
+    return type(fault)(f"{op.describe()}: {fault}")

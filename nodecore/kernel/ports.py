@@ -1,0 +1,82 @@
+"""What agents need of a kernel, as Protocols small enough to hold in the head; `fake.py` and the adapters fit them.
+
+Pure. Read next: `nodecore/kernel/netlink.py` (the real one) and `nodecore/kernel/fake.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from nodecore.kernel.diff import NetOp
+from nodecore.kernel.model import Link, NetState, Scope
+from nodecore.net import IPAddress, IPNetwork
+
+
+class Network(Protocol):
+    """The links, addresses, neighbours, forwarding entries and routes of one network namespace."""
+
+    async def read(self, scope: Scope) -> NetState:
+        """What is there of what is ours."""
+        ...
+
+    async def apply(self, ops: Sequence[NetOp]) -> None:
+        """Do them all in order, going on past failures, which are raised together at the end."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yields when something may have changed (by us or others): look again. Never ends."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A device as the choice of an underlay sees it."""
+
+    name: str
+    mtu: int
+    up: bool
+    addresses: tuple[IPAddress, ...]
+    networks: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Which way a packet to some address would leave: through which link, from which address, by which gateway."""
+
+    link: str
+    source: IPAddress | None
+    gateway: IPAddress | None
+
+
+class Host(Protocol):
+    """What an agent asks about the machine before it starts."""
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Every device, with its addresses."""
+        ...
+
+    def path_to(self, address: IPAddress) -> Path:
+        """The kernel's routing decision; `Unreachable` when there is none."""
+        ...
+
+    def link(self, name: str) -> Link | None:
+        """One device with all its parameters, if it is there."""
+        ...
+
+
+class Firewall(Protocol):
+    """nftables, by table."""
+
+    async def load(self, script: str) -> None:
+        """Do one script as one transaction."""
+        ...
+
+    async def list_table(self, family: str, name: str) -> str | None:
+        """A table's text without counters, None when it is not there."""
+        ...
+
+    def changes(self) -> AsyncIterator[str]:
+        """Yields `family table` of what others changed. Never ends."""
+        ...
