@@ -1,0 +1,88 @@
+"""Every name this proxy gives to something in the kernel, with its reason. None of them is an interface.
+
+Nothing taken from an API object ever becomes a name or a word of a rule: only addresses, ports and numbers do.
+Read next: `proxy/render/nftables.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TABLE = "kube-proxy"  # the table is ours alone, in families ip and ip6; Go kube-proxy's own one has this name too
+
+# flannel's rules leave packets with exactly this mark alone (facts/flannel.md), so masquerading is ours to do
+MASQUERADE_MARK = 0x4000
+
+# Base chains: the hooks we stand in.
+NAT_PREROUTING = "nat-prerouting"  # packets that arrive: choose an endpoint
+NAT_OUTPUT = "nat-output"  # packets this node sends: the same
+NAT_POSTROUTING = "nat-postrouting"  # take the node's own address where the answer has to come back here
+FILTER_PREROUTING = "filter-prerouting"  # just after the choice: refuse what nobody serves
+FILTER_OUTPUT = "filter-output"  # the same for this node's own packets
+
+# Chains those share.
+SERVICES = "services"  # which Service is this packet for?
+NODE_PORTS = "nodeports"  # ... and if it is for this node itself, which NodePort?
+UNSERVED = "unserved"  # a Service's address, but no endpoint was chosen
+REFUSE = "refuse"  # tell the caller: TCP reset, or ICMP port unreachable
+MASQUERADE = "take-own-address"  # unmark and take the node's address
+
+# Sets and maps that do not belong to one path.
+PROTOCOLS = "protocols"  # the ones with ports; a named set, because each anonymous one slows every transaction down
+CLUSTER_IPS = "cluster-ips"  # addresses of Services: an undefined port there is refused, not routed away
+HAIRPIN = "hairpin"  # local endpoint . itself: a pod that reached itself through its Service
+NO_ENDPOINTS = "no-endpoints"  # Services nobody answers: refuse, or drop where only local endpoints may
+NO_ENDPOINT_NODE_PORTS = "no-endpoint-nodeports"  # the same for NodePorts
+NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """One way to reach a Service: the names of its maps, and of its chains per number of endpoints."""
+
+    name: str
+    verdicts: str  # key -> goto the chain that chooses
+    by_address: bool  # whether the destination address is part of the key
+
+    @property
+    def endpoints(self) -> str:
+        """Key and slot -> endpoint."""
+        return f"{self.name}-endpoints"
+
+    @property
+    def slots(self) -> str:
+        """Key and slot -> endpoint number, for sticky Services."""
+        return f"{self.name}-sticky-slots"
+
+    @property
+    def live(self) -> str:
+        """Key and endpoint number -> go there; an endpoint that is gone is not in it."""
+        return f"{self.name}-sticky-live"
+
+    @property
+    def numbers(self) -> str:
+        """Key and endpoint number -> endpoint."""
+        return f"{self.name}-sticky-endpoints"
+
+    @property
+    def affinity(self) -> str:
+        """Client and key -> endpoint number, written by the packets themselves and timed out by the kernel."""
+        return f"{self.name}-affinity"
+
+    def spread(self, count: int) -> str:
+        """The chain that takes one of `count` endpoints by chance."""
+        return f"{self.name}-{count}"
+
+    def sticky(self, count: int, timeout: int) -> str:
+        """The chain that takes the client's earlier endpoint, or else one of `count`."""
+        return f"{self.name}-sticky-{count}-{timeout}"
+
+    def stick(self, timeout: int) -> str:
+        """The chain that remembers the endpoint for `timeout` seconds and goes there."""
+        return f"{self.name}-stick-{timeout}"
+
+
+CLUSTER = Path("cluster", "services", by_address=True)  # by ClusterIP
+NODE_PORT = Path("nodeport", "nodeports", by_address=False)  # by NodePort
+LOCAL = Path("local", "local-nodeports", by_address=False)  # by NodePort with externalTrafficPolicy Local, from outside
+PATHS = (CLUSTER, NODE_PORT, LOCAL)

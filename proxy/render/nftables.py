@@ -1,0 +1,294 @@
+"""nftables mode: routes to fragments, and fragments to nft's words.
+
+A packet's way:
+
+    nat-prerouting, nat-output -> services: address . protocol . port in map `services`? goto cluster-N
+                                            for this node itself: protocol . port in `nodeports`? goto nodeport-N
+    cluster-N   one chain for all Services with N endpoints: a random slot, the endpoint in that slot by map
+    cluster-sticky-N-T   first the client's earlier endpoint, if it still answers
+    filter-*    what was not translated: a Service without endpoints, or an undefined port of its address, is refused
+    nat-postrouting   masquerade what is marked, and a pod that reached itself
+
+So a Service is elements of maps and no chains: a change costs what changed. A sticky endpoint's number travels from
+rule to rule in the packet's priority, which forwarding overwrites anyway, and not in its mark, which is others' too.
+
+Pure; only checked addresses and numbers reach the text. Read next: `proxy/stale.py`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+from nodecore.net import Family, IPNetwork
+
+from .. import names
+from ..endpoints import Endpoint
+from ..ledger import Chain, Delta, Element, Fragment
+from ..names import PATHS, Path
+from ..policy import Choice
+from ..services import ServicePort
+from ..snapshot import Route
+
+REFUSE, DROP = f"goto {names.REFUSE}", "drop"
+PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
+FIRST_NUMBER = 0x10000  # below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the flags say that ends up in rules."""
+
+    cluster_cidrs: tuple[IPNetwork, ...] = ()
+    node_port_addresses: tuple[IPNetwork, ...] = ()
+    masquerade_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The words for one family and one set of flags."""
+
+    family: Family
+    settings: Settings = Settings()
+
+    @property
+    def table(self) -> str:
+        """Family and name."""
+        return f"{self.family.nft} {names.TABLE}"
+
+    def fragments(self, route: Route) -> list[Fragment]:
+        """A Service port's part of the table."""
+        port = route.port
+        key = f"{port.address} . {port.protocol} . {port.port}"
+        address = (Element(names.CLUSTER_IPS, port.address),)
+        parts = [_fragment(key, [self._path(names.CLUSTER, key, port, route.cluster)], names.NO_ENDPOINTS, address)]
+        if route.node_port is not None:
+            key = f"{port.protocol} . {port.node_port}"
+            paths = [self._path(names.NODE_PORT, key, port, route.node_port)]
+            if route.local is not None and (route.local.endpoints or route.local.elsewhere):
+                paths.append(self._path(names.LOCAL, key, port, route.local))
+            parts.append(_fragment(key, paths, names.NO_ENDPOINT_NODE_PORTS))
+        return parts
+
+    def _path(self, path: Path, key: str, port: ServicePort, choice: Choice) -> _Part:
+        if not choice.endpoints:
+            if path is names.LOCAL:
+                return _Part((Element(path.verdicts, key, DROP),), ())
+            return _Part((), (), DROP if choice.elsewhere else REFUSE)
+        count = len(choice.endpoints)
+        hairpin = tuple(Element(names.HAIRPIN, f"{item.address} . {item.address}")
+                        for item in choice.endpoints if item.local or item.unplaced)
+        if port.affinity and self._remembers():
+            stick, sticky = self._stick(path, port.affinity), self._sticky(path, count, port.affinity)
+            elements = _sticky_elements(path, key, choice.endpoints, sticky.name, stick.name)
+            return _Part(elements, (stick, sticky, *hairpin))
+        chain = self._spread(path, count)
+        slots = (Element(path.endpoints, f"{key} . {slot}", _place(item)) for slot, item in enumerate(choice.endpoints))
+        return _Part((Element(path.verdicts, key, f"goto {chain.name}"), *slots), (chain, *hairpin))
+
+    def _remembers(self) -> bool:
+        """Whether clients can be kept at their endpoint: nft 1.0.6 aborts on `update` with an IPv6 address in the key."""
+        return self.family is Family.IPV4
+
+    def shortfall(self, route: Route) -> str:
+        """What of a route is not done in this family, or nothing."""
+        return "sessionAffinity ClientIP is not kept over IPv6" if route.port.affinity and not self._remembers() else ""
+
+    def _key(self, path: Path) -> str:
+        return f"{self.family.nft} daddr . meta l4proto . th dport" if path.by_address else "meta l4proto . th dport"
+
+    def _client(self, path: Path) -> str:
+        return f"{self.family.nft} saddr . {self._key(path)}"
+
+    def _dnat(self, lookup: str) -> str:
+        return f"meta l4proto @{names.PROTOCOLS} dnat {self.family.nft} to {lookup}"
+
+    def _spread(self, path: Path, count: int) -> Chain:
+        return _spread(self, path, count)
+
+    def _stick(self, path: Path, timeout: int) -> Chain:
+        return Chain(path.stick(timeout), (
+            f"update @{path.affinity} {{ {self._client(path)} timeout {timeout}s : meta priority }}",
+            self._dnat(f"{self._key(path)} . meta priority map @{path.numbers}"),
+        ))
+
+    def _sticky(self, path: Path, count: int, timeout: int) -> Chain:
+        return Chain(path.sticky(count, timeout), (
+            *self._mark(path),
+            f"meta priority set {self._client(path)} map @{path.affinity}",
+            f"{self._key(path)} . meta priority vmap @{path.live}",
+            f"delete @{path.affinity} {{ {self._client(path)} : meta priority }}",
+            f"meta priority set {self._key(path)} . numgen random mod {count} map @{path.slots}",
+            f"goto {path.stick(timeout)}",
+        ))
+
+    def _mark(self, path: Path) -> tuple[str, ...]:
+        """Mark for masquerading what would not be answered back to this node."""
+        mark = f"meta mark set meta mark or {names.MASQUERADE_MARK:#x}"
+        if self.settings.masquerade_all or path is names.NODE_PORT:
+            return (mark,)
+        if path is names.CLUSTER and self._outside():
+            return (f"{self._outside()} {mark}",)
+        return ()
+
+    def _outside(self) -> str:
+        """The match for a source outside the cluster; nothing where that is not known."""
+        own = [network for network in self.settings.cluster_cidrs if Family.of(network) is self.family]
+        return " ".join(f"{self.family.nft} saddr != {network}" for network in own)
+
+    def full_script(self, everything: Delta, kept: Iterable[str] = ()) -> str:
+        """Replace the whole table by this, in one transaction; `kept` are commands to run at its end."""
+        return "\n".join((
+            f"add table {self.table}", f"delete table {self.table}",
+            f"table {self.table} {{", *self._containers(), *self._chains(), "}", *self._words(everything), *kept, "",
+        ))
+
+    def delta_script(self, delta: Delta) -> str:
+        """Change what has changed, in one transaction."""
+        return "\n".join((*self._words(delta), ""))
+
+    def removal_script(self) -> str:
+        """Remove the table, whether there is one or not."""
+        return f"add table {self.table}\ndelete table {self.table}\n"
+
+    def _words(self, delta: Delta) -> Iterator[str]:
+        yield from self._element_words("delete", delta.removed)
+        for chain in delta.added_chains:
+            yield f"add chain {self.table} {chain.name}"
+        for chain in delta.added_chains:
+            for rule in chain.rules:
+                yield f"add rule {self.table} {chain.name} {rule}"
+        yield from self._element_words("add", delta.added)
+        for chain in delta.removed_chains:
+            yield f"flush chain {self.table} {chain.name}"
+        for chain in delta.removed_chains:
+            yield f"delete chain {self.table} {chain.name}"
+
+    def _element_words(self, verb: str, elements: tuple[Element, ...]) -> Iterator[str]:
+        for container, group in groupby(elements, key=lambda element: element.container):
+            words = [f"{item.key} : {item.value}" if item.value and verb == "add" else item.key for item in group]
+            for start in range(0, len(words), PER_COMMAND):
+                yield f"{verb} element {self.table} {container} {{ {', '.join(words[start : start + PER_COMMAND])} }}"
+
+    def _containers(self) -> Iterator[str]:
+        ip, address = self.family.nft, "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
+        yield f"set {names.PROTOCOLS} {{ type inet_proto; elements = {{ tcp, udp, sctp }}; }}"
+        yield f"set {names.CLUSTER_IPS} {{ type {address}; }}"
+        yield f"set {names.HAIRPIN} {{ type {address} . {address}; }}"
+        addresses = [str(network) for network in self.settings.node_port_addresses if Family.of(network) is self.family]
+        if addresses:
+            yield (f"set {names.NODE_PORT_ADDRESSES} {{ type {address}; flags interval; auto-merge; "
+                   f"elements = {{ {', '.join(addresses)} }}; }}")
+        yield f"map {names.NO_ENDPOINTS} {{ type {address} . inet_proto . inet_service : verdict; }}"
+        yield f"map {names.NO_ENDPOINT_NODE_PORTS} {{ type inet_proto . inet_service : verdict; }}"
+        for path in PATHS:
+            key, place = self._key(path), f"{ip} daddr . tcp dport"  # nft 1.0.6 cannot read `th dport` back here
+            yield f"map {path.verdicts} {{ typeof {key} : verdict; }}"
+            yield f"map {path.endpoints} {{ typeof {key} . numgen random mod 2 : {place}; }}"
+            if not self._remembers():
+                continue
+            yield f"map {path.slots} {{ typeof {key} . numgen random mod 2 : meta priority; }}"
+            yield f"map {path.live} {{ typeof {key} . meta priority : verdict; }}"
+            yield f"map {path.numbers} {{ typeof {key} . meta priority : {place}; }}"
+            yield (f"map {path.affinity} {{ typeof {self._client(path)} : meta priority; "
+                   "size 262144; flags dynamic, timeout; }")
+
+    def _chains(self) -> Iterator[str]:
+        """The chains that are always there."""
+        ip = self.family.nft
+        loopback = "127.0.0.0/8" if self.family is Family.IPV4 else "::1"
+        here = f"fib daddr type local {ip} daddr != {loopback}"
+        if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
+            here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
+        new = f"ct state new ct status and dnat == 0 jump {names.UNSERVED}"
+        local = f"meta l4proto . th dport vmap @{names.LOCAL.verdicts}"
+        services = f"jump {names.SERVICES}"
+        yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", services)
+        yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", services)
+        yield from _chain(
+            names.NAT_POSTROUTING, "type nat hook postrouting priority srcnat; policy accept;",
+            f"meta mark and {names.MASQUERADE_MARK:#x} != 0 jump {names.MASQUERADE}",
+            f"ct status and dnat != 0 {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random",
+        )
+        yield from _chain(names.FILTER_PREROUTING, "type filter hook prerouting priority dstnat + 10; policy accept;", new)
+        yield from _chain(
+            names.FILTER_OUTPUT, "type filter hook output priority -90; policy accept;", new,
+            f"meta priority >= {_number(FIRST_NUMBER)} ct state new ct status and dnat != 0 meta priority set 0:0",
+        )
+        yield from _chain(
+            names.SERVICES, "", f"{self._key(names.CLUSTER)} vmap @{names.CLUSTER.verdicts}", f"{here} jump {names.NODE_PORTS}",
+        )
+        yield from _chain(
+            names.NODE_PORTS, "", f"{self._outside()} fib saddr type != local {local}".strip(),
+            f"meta l4proto . th dport vmap @{names.NODE_PORT.verdicts}",
+        )
+        yield from _chain(
+            names.UNSERVED, "", f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
+            f"{ip} daddr @{names.CLUSTER_IPS} goto {names.REFUSE}",
+            f"{here} meta l4proto . th dport vmap @{names.NO_ENDPOINT_NODE_PORTS}",
+        )
+        yield from _chain(names.REFUSE, "", "meta l4proto tcp reject with tcp reset", "reject")
+        yield from _chain(
+            names.MASQUERADE, "", f"meta mark set meta mark xor {names.MASQUERADE_MARK:#x}", "masquerade fully-random",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One path of one Service port: its elements, what it shares, and what to answer if nobody does."""
+
+    elements: tuple[Element, ...]
+    shared: tuple[Element | Chain, ...]
+    refusal: str = ""
+
+
+def _fragment(key: str, parts: list[_Part], refusals: str, shared: tuple[Element, ...] = ()) -> Fragment:
+    elements = [element for part in parts for element in part.elements]
+    elements += [Element(refusals, key, part.refusal) for part in parts if part.refusal]
+    return Fragment(key, tuple(elements), tuple(dict.fromkeys((*shared, *(item for part in parts for item in part.shared)))))
+
+
+@lru_cache(maxsize=4096)
+def _spread(layout: Layout, path: Path, count: int) -> Chain:
+    lookup = f"{layout._key(path)} . numgen random mod {count} map @{path.endpoints}"
+    return Chain(path.spread(count), (*layout._mark(path), layout._dnat(lookup)))
+
+
+def _sticky_elements(path: Path, key: str, endpoints: tuple[Endpoint, ...], sticky: str, stick: str) -> tuple[Element, ...]:
+    made = [Element(path.verdicts, key, f"goto {sticky}")]
+    taken: set[int] = set()
+    for slot, item in enumerate(endpoints):
+        number = endpoint_number(item, taken)
+        taken.add(number)
+        made += (
+            Element(path.slots, f"{key} . {slot}", _number(number)),
+            Element(path.live, f"{key} . {_number(number)}", f"goto {stick}"),
+            Element(path.numbers, f"{key} . {_number(number)}", _place(item)),
+        )
+    return tuple(made)
+
+
+def endpoint_number(endpoint: Endpoint, taken: set[int]) -> int:
+    """A number for an endpoint that is the same after a restart, so that clients stay where they are."""
+    number = zlib.crc32(_place(endpoint).encode())
+    while number < FIRST_NUMBER or number == 0xFFFFFFFF or number in taken:
+        number = (number + FIRST_NUMBER) & 0xFFFFFFFF
+    return number
+
+
+def _number(value: int) -> str:
+    """A packet priority as nft writes it: two 16-bit halves in hexadecimal."""
+    return f"{value >> 16:x}:{value & 0xFFFF:x}"
+
+
+def _place(endpoint: Endpoint) -> str:
+    return f"{endpoint.address} . {endpoint.port}"
+
+
+def _chain(name: str, hook: str, *rules: str) -> Iterator[str]:
+    yield f"chain {name} {{"
+    yield from (line for line in (hook, *rules) if line)
+    yield "}"

@@ -1,0 +1,81 @@
+"""What the API says, kept by Service, and what follows from it for this node, as `Route`s.
+
+Pure bookkeeping: informers put objects in, the agent takes the Services that changed and asks for their routes.
+Must not know: packet filters. Read next: `proxy/ledger.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nodecore.kube.objects import EndpointSlice, Service
+from nodecore.net import Family
+
+from .endpoints import Endpoint, read_endpoints, service_of
+from .policy import Choice, choose
+from .services import ServicePort, Skipped, read_service
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One port of a Service with who answers: by ClusterIP, by NodePort, by NodePort from outside under a `Local` policy."""
+
+    port: ServicePort
+    cluster: Choice
+    node_port: Choice | None = None
+    local: Choice | None = None
+
+
+class Snapshot:
+    """The Services and their slices; `dirty` are the Services to look at again."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._services: dict[str, Service] = {}
+        self._slices: dict[str, dict[str, EndpointSlice]] = {}
+        self._service_of_slice: dict[str, str] = {}
+        self.dirty: set[str] = set()
+
+    def put_service(self, key: str, service: Service | None) -> None:
+        """Take a Service as it is now; None for one that is gone."""
+        if service is None:
+            self._services.pop(key, None)
+        else:
+            self._services[key] = service
+        self.dirty.add(key)
+
+    def put_slice(self, key: str, item: EndpointSlice | None) -> None:
+        """Take an EndpointSlice as it is now; None for one that is gone. It may move from one Service to another."""
+        owner = service_of(item) if item else ""
+        earlier = self._service_of_slice.pop(key, "")
+        if earlier and earlier != owner:
+            self._slices[earlier].pop(key)
+            if not self._slices[earlier]:
+                del self._slices[earlier]
+            self.dirty.add(earlier)
+        if item and owner:
+            self._service_of_slice[key] = owner
+            self._slices.setdefault(owner, {})[key] = item
+            self.dirty.add(owner)
+
+    def routes(self, key: str, family: Family) -> tuple[list[Route], list[Skipped]]:
+        """What a Service comes to on this node in one family; nothing for one that is gone."""
+        service = self._services.get(key)
+        if service is None:
+            return [], []
+        ports, skipped = read_service(key, service, family)
+        if not ports:
+            return [], skipped
+        endpoints, more = read_endpoints(sorted(self._slices.get(key, {}).items()), family, self._node)
+        return [_route(port, endpoints.get((port.name, port.protocol), [])) for port in ports], skipped + more
+
+
+def _route(port: ServicePort, endpoints: list[Endpoint]) -> Route:
+    anywhere = choose(endpoints, unready_too=port.unready_too)
+    here = choose(endpoints, local_only=True, unready_too=port.unready_too)
+    return Route(
+        port,
+        cluster=here if port.internal_local else anywhere,
+        node_port=anywhere if port.node_port else None,
+        local=here if port.node_port and port.external_local else None,
+    )

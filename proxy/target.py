@@ -1,0 +1,255 @@
+"""What the reconcile loop asks of the proxy: fold the Services that changed into the ledgers, and write what changed.
+
+The kernel is not read back: a table is either known to be as written, or it is written anew as a whole, in one
+transaction that replaces the old one. Whoever else touches it makes it unknown (`doubt`).
+Read next: `proxy/agent.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nodecore.errors import Fault, Invalid
+from nodecore.kernel.conntrack import Conntrack
+from nodecore.kernel.nft import Nft
+from nodecore.net import Family
+
+from . import names, sysctls
+from .ledger import Delta, Ledger
+from .render.nftables import Layout
+from .services import Skipped
+from .snapshot import Route, Snapshot
+from .stale import Targets, changed, is_stale, udp_targets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Write a whole table."""
+
+    layout: Layout
+    everything: Delta
+
+    def describe(self) -> str:
+        """For logs and --dry-run."""
+        return f"replace table {self.layout.table} ({len(self.everything)} chains and elements)"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Write what changed of a table."""
+
+    layout: Layout
+    delta: Delta
+
+    def describe(self) -> str:
+        """For logs and --dry-run."""
+        delta = self.delta
+        return (f"update table {self.layout.table}: {len(delta.added)} elements added, {len(delta.removed)} removed, "
+                f"{len(delta.added_chains)} chains added, {len(delta.removed_chains)} removed")
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFlows:
+    """Make the kernel forget UDP flows that lead nowhere."""
+
+    family: Family
+    targets: Mapping[tuple[str, int], frozenset[tuple[str, int]]]
+
+    def describe(self) -> str:
+        """For logs and --dry-run."""
+        return f"forget stale UDP flows of {len(self.targets)} ports"
+
+
+RuleOp = sysctls.Switch | Replace | Update | ForgetFlows
+
+
+@dataclass(frozen=True, slots=True)
+class Actual:
+    """What is known of the kernel: tables that are as written, switches that are wrong."""
+
+    known: frozenset[Family]
+    wrong: tuple[sysctls.Switch, ...]
+
+
+@dataclass
+class _Half:
+    """What is kept for one family."""
+
+    layout: Layout
+    ledger: Ledger = field(default_factory=Ledger)
+    udp: dict[str, Targets] = field(default_factory=dict)
+    stale: Targets = field(default_factory=dict)
+    known: bool = False
+
+
+class Input(Protocol):
+    """Something that is read from the API."""
+
+    @property
+    def synced(self) -> bool:
+        """Whether it has been read once."""
+        ...
+
+
+class Rules:
+    """The `Target` of the proxy; one half per family."""
+
+    def __init__(self, snapshot: Snapshot, layouts: Sequence[Layout], nft: Nft, conntrack: Conntrack) -> None:
+        self._snapshot, self._nft, self._conntrack = snapshot, nft, conntrack
+        self._halves = {layout.family: _Half(layout) for layout in layouts}
+        self._skipped: dict[str, list[Skipped]] = {}
+        self._denied: set[sysctls.Switch] = set()
+        self.inputs: Sequence[Input] = ()
+
+    def synced(self) -> bool:
+        """Whether Services and EndpointSlices have both been read: half a picture would cut off the other half."""
+        return all(source.synced for source in self.inputs)
+
+    @property
+    def tables(self) -> set[str]:
+        """The tables that are ours."""
+        return {half.layout.table for half in self._halves.values()}
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Everything the API asks for that is not done, with the reason."""
+        contested = [
+            Skipped("Service", owner, f"{claim} belongs to Service {min(holders)}")
+            for half in self._halves.values() for claim, holders in half.ledger.contested.items()
+            for owner in holders if owner != min(holders)
+        ]
+        return [item for items in self._skipped.values() for item in items] + contested
+
+    def desired(self) -> Mapping[Family, Ledger]:
+        """Fold the Services that changed into the ledgers."""
+        dirty, self._snapshot.dirty = self._snapshot.dirty, set()
+        for key in dirty:
+            skipped: list[Skipped] = []
+            for half in self._halves.values():
+                routes, problems = self._snapshot.routes(key, half.layout.family)
+                skipped += problems + _shortfalls(key, half.layout, routes)
+                half.ledger.put(key, [fragment for route in routes for fragment in half.layout.fragments(route)])
+                _note_udp(half, key, routes)
+            self._note_skipped(key, skipped)
+        return {family: half.ledger for family, half in self._halves.items()}
+
+    def _note_skipped(self, key: str, skipped: list[Skipped]) -> None:
+        for item in skipped:
+            if item not in self._skipped.get(key, []):
+                log.warning("%s %s skipped: %s", item.kind, item.key, item.reason)
+        if skipped:
+            self._skipped[key] = skipped
+        else:
+            self._skipped.pop(key, None)
+
+    async def observe(self, wanted: Mapping[Family, Ledger]) -> Actual:
+        """Which tables are as they were last written; the switches are read each time."""
+        known = frozenset(family for family in wanted if self._halves[family].known)
+        wrong = dict.fromkeys(switch for family in wanted for switch in sysctls.read_wrong(family) if switch not in self._denied)
+        return Actual(known, tuple(wrong))
+
+    def plan(self, actual: Actual, wanted: Mapping[Family, Ledger]) -> list[RuleOp]:
+        """The switches, one transaction per family that needs one, then the flows to forget."""
+        ops: list[RuleOp] = list(actual.wrong)
+        for family, ledger in wanted.items():
+            half = self._halves[family]
+            if family not in actual.known:
+                ops.append(Replace(half.layout, ledger.everything()))
+            elif delta := ledger.pending():
+                ops.append(Update(half.layout, delta))
+            if half.stale:
+                ops.append(ForgetFlows(family, half.stale))
+        return ops
+
+    async def apply(self, ops: Sequence[RuleOp]) -> None:
+        """Write; a failure in one family leaves the other its chance."""
+        failed: list[Exception] = []
+        for op in ops:
+            try:
+                await self._write(op)
+            except Fault as error:
+                failed.append(error)
+        if failed:
+            raise ExceptionGroup("not everything was written", failed)
+
+    async def _write(self, op: RuleOp) -> None:
+        if isinstance(op, sysctls.Switch):
+            self._set(op)
+            return
+        if isinstance(op, ForgetFlows):
+            count = await self._conntrack.delete_udp(op.family, is_stale(op.targets))
+            self._halves[op.family].stale = {}
+            if count:
+                log.info("forgot %d stale UDP flows", count)
+            return
+        half = self._halves[op.layout.family]
+        if isinstance(op, Replace):
+            half.known = True  # before, so that somebody's change during the write puts it in doubt again
+            await self._replace(op)
+        else:
+            await self._nft.load(op.layout.delta_script(op.delta))
+        half.ledger.settle()
+
+    def _set(self, switch: sysctls.Switch) -> None:
+        try:
+            sysctls.write(switch)
+        except Fault as error:  # /proc/sys is read-only in some containers: the host may have set it up otherwise
+            log.warning("%s; it should be %s", error, switch.value)
+            self._denied.add(switch)
+
+    async def _replace(self, op: Replace) -> None:
+        kept = await self._affinity(op)
+        try:
+            await self._nft.load(op.layout.full_script(op.everything, kept))
+        except Invalid:
+            if not kept:
+                raise
+            await self._nft.load(op.layout.full_script(op.everything))
+
+    async def _affinity(self, op: Replace) -> list[str]:
+        """Commands that bring back which client is at which endpoint, so that a restart moves nobody."""
+        chains = {chain.name for chain in op.everything.added_chains}
+        kept: list[str] = []
+        for path in names.PATHS:
+            if any(name.startswith(f"{path.name}-stick-") for name in chains):
+                listed = await self._nft.list_map(op.layout.family.nft, names.TABLE, path.affinity)
+                _, found, rest = (listed or "").partition("elements = {")
+                if found:
+                    elements = " ".join(rest.partition("}")[0].split())
+                    kept.append(f"add element {op.layout.table} {path.affinity} {{ {elements} }}")
+        return kept
+
+    def forget(self) -> None:
+        """After a failure nothing is known of the kernel."""
+        for half in self._halves.values():
+            half.known = False
+
+    def doubt(self, table: str) -> None:
+        """Somebody else changed a table."""
+        for half in self._halves.values():
+            if half.layout.table == table:
+                half.known = False
+
+    def dry_run(self) -> str:
+        """The scripts that would be run now."""
+        return "".join(
+            self._halves[family].layout.full_script(ledger.everything()) for family, ledger in self.desired().items()
+        )
+
+
+def _note_udp(half: _Half, key: str, routes: list[Route]) -> None:
+    old, new = half.udp.get(key, {}), udp_targets(routes)
+    half.stale |= changed(old, new)
+    if new:
+        half.udp[key] = new
+    else:
+        half.udp.pop(key, None)
+
+
+def _shortfalls(key: str, layout: Layout, routes: list[Route]) -> list[Skipped]:
+    return [Skipped("Service", key, reason) for route in routes if (reason := layout.shortfall(route))]
