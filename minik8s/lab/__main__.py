@@ -129,6 +129,38 @@ def restart(name: str, own_name: str | None, node: str, agent: str, signal_name:
     control.restart(state.node(node).path, agent, number)
 
 
+@command.command()
+@named
+@click.pass_obj
+def demo(name: str, own_name: str | None) -> None:
+    """Deploy web pods and a Service, let everybody fetch it, and show a packet on the underlay."""
+    from minik8s.lab.demo import demo as show
+
+    show(_state(own_name or name))
+
+
+@command.command()
+@click.argument("measurement", metavar="[NAME]", required=False)
+@click.option("--json", "json_path", default=None, help="Write the figures to this file.")
+def bench(measurement: str | None, json_path: str | None) -> None:
+    """Measure: up, throughput, idle and others (see bench/); without NAME all of them."""
+    from minik8s.lab.benches import bench as measure
+
+    measure(measurement, json_path)
+
+
+@command.command(context_settings=PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def test(arguments: tuple[str, ...]) -> None:
+    """Run the tests; arguments go to pytest."""
+    import os
+
+    from minik8s.lab.host import PROJECT
+
+    os.chdir(PROJECT)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+
+
 def _signal(name: str) -> int | None:
     found = signal.Signals.__members__.get(f"SIG{name.upper().removeprefix('SIG')}")
     return int(found) if found else None

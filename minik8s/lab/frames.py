@@ -100,25 +100,27 @@ def draw(packet: Tunnelled, names: dict[str, str]) -> str:
         name = names.get(str(address), "")
         return f"{address} ({name})" if name else str(address)
 
+    def way(ip: Ip) -> str:
+        return f"{who(ip.source)} -> {who(ip.target)}, ttl {ip.ttl}, {ip.length} bytes"
+
     outer = [
         ("Ethernet", f"{packet.outer.source} -> {packet.outer.target}"),
-        ("IPv4", f"{who(packet.outer_ip.source)} -> {who(packet.outer_ip.target)}, ttl {packet.outer_ip.ttl}, {packet.outer_ip.length} bytes"),
+        ("IPv4", way(packet.outer_ip)),
         ("UDP", f"{packet.udp.source} -> {packet.udp.target}"),
         ("VXLAN", f"VNI {packet.vni}"),
     ]
     inner = [
         ("Ethernet", f"{packet.inner.source} -> {packet.inner.target}"),
-        ("IPv4", f"{who(packet.inner_ip.source)} -> {who(packet.inner_ip.target)}, ttl {packet.inner_ip.ttl}, {packet.inner_ip.length} bytes"),
+        ("IPv4", way(packet.inner_ip)),
         ("TCP", f"{packet.tcp.source} -> {packet.tcp.target} [{' '.join(packet.tcp.flags)}]"),
         ("data", packet.payload.split(b"\r\n")[0].decode(errors="replace") or "(none)"),
     ]
-    box = _box("inside: what the pods see", inner)
-    lines = [f"{name:<8}  {value}" for name, value in outer] + box
-    return "\n".join(_frame(f"on the underlay: {packet.size} bytes", lines))
+    box = _frame("inside: what the pods see", _rows(inner))
+    return "\n".join(_frame(f"on the underlay: {packet.size} bytes", _rows(outer) + box))
 
 
-def _box(title: str, rows: list[tuple[str, str]]) -> list[str]:
-    return _frame(title, [f"{name:<8}  {value}" for name, value in rows])
+def _rows(rows: list[tuple[str, str]]) -> list[str]:
+    return [f"{name:<8}  {value}" for name, value in rows]
 
 
 def _frame(title: str, lines: list[str]) -> list[str]:
