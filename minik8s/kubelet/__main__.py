@@ -1,0 +1,50 @@
+"""`minik8s kubelet`: the command.
+
+Read next: `minik8s/kubelet/agent.py`.
+"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("kubelet", help="Run the pods bound to this node in a container runtime.")
+@click.option("--kubeconfig", default="", metavar="FILE", help="How to reach the API.")
+@click.option("--hostname-override", required=True, metavar="NAME", help="This node's name.")
+@click.option("--node-ip", required=True, metavar="IP", help="This node's address.")
+@click.option("--container-runtime-endpoint", default="unix:///run/containerd/containerd.sock", show_default=True, metavar="URL",
+              help="The runtime's CRI socket.")
+@click.option("--tls-cert-file", default="", metavar="FILE", help="Serving certificate.")
+@click.option("--tls-private-key-file", default="", metavar="FILE", help="Its key.")
+@click.option("--client-ca-file", default="", metavar="FILE", help="The CA whose client certificates may ask.")
+@click.option("--address", default="0.0.0.0", show_default=True, metavar="IP", help="Where to listen.")
+@click.option("--port", default=10250, show_default=True, help="The port to listen on.")
+@click.option("--root-dir", default="/var/lib/kubelet", show_default=True, metavar="DIR", help="Volumes and pod files.")
+@click.option("--pod-log-dir", default="/var/log/pods", show_default=True, metavar="DIR", help="Container logs.")
+@click.option("--cgroup-root", default="", metavar="/NAME", help="Where pods' cgroups are made; empty = the runtime's choice.")
+@click.option("--cluster-dns", multiple=True, metavar="IP", help="DNS server for pods with dnsPolicy ClusterFirst.")
+@click.option("--cluster-domain", default="cluster.local", show_default=True, help="The cluster's DNS domain.")
+@click.option("--max-pods", default=110, show_default=True, help="How many pods this node takes.")
+@click.option("--node-labels", default="", metavar="K=V,...", help="Labels to register with.")
+@click.option("-v", "--v", "verbosity", default=0, show_default=True, help="Log verbosity; 4 and up is debugging.")
+def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) -> None:
+    """Read the flags, then live until told to stop."""
+    import asyncio
+
+    from nodecore.daemon import logs
+
+    from .config import Config
+
+    config = Config(**flags, cluster_dns=tuple(cluster_dns))  # type: ignore[arg-type]
+    config.check()
+    logs.setup(verbosity)
+
+    from .agent import run
+
+    asyncio.run(run(config))
+
+
+if __name__ == "__main__":
+    from nodecore.daemon.entry import run as run_command
+
+    run_command(command, "minik8s kubelet")

@@ -1,0 +1,63 @@
+"""The kubelet's flags as one value.
+
+Read next: `minik8s/kubelet/__main__.py`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nodecore.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the command line said; `check` says what is wrong with it."""
+
+    kubeconfig: str
+    hostname_override: str
+    node_ip: str
+    container_runtime_endpoint: str = "unix:///run/containerd/containerd.sock"
+    tls_cert_file: str = ""
+    tls_private_key_file: str = ""
+    client_ca_file: str = ""
+    address: str = "0.0.0.0"
+    port: int = 10250
+    root_dir: str = "/var/lib/kubelet"
+    pod_log_dir: str = "/var/log/pods"
+    cgroup_root: str = ""
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = "cluster.local"
+    max_pods: int = 110
+    node_labels: str = ""
+
+    def check(self) -> None:
+        """Raise `UserError` for the first value that cannot work."""
+        try:
+            ipaddress.ip_address(self.node_ip)
+        except ValueError:
+            raise UserError(f"--node-ip: {self.node_ip!r} is not an IP address") from None
+        if not self.container_runtime_endpoint.startswith("unix://"):
+            raise UserError(f"--container-runtime-endpoint: {self.container_runtime_endpoint!r} does not start with unix://")
+        if self.cgroup_root and not self.cgroup_root.startswith("/"):
+            raise UserError(f"--cgroup-root: {self.cgroup_root!r} does not start with /")
+        files = {"--tls-cert-file": self.tls_cert_file, "--tls-private-key-file": self.tls_private_key_file,
+                 "--client-ca-file": self.client_ca_file}
+        for flag, path in files.items():
+            if not path:
+                raise UserError(f"{flag}: not given")
+            if not Path(path).is_file():
+                raise UserError(f"{flag}: no file {path}")
+        self.labels()
+
+    def labels(self) -> dict[str, str]:
+        """`--node-labels` as pairs."""
+        made = {}
+        for pair in filter(None, self.node_labels.split(",")):
+            key, equals, value = pair.partition("=")
+            if not key or not equals:
+                raise UserError(f"--node-labels: {pair!r} is not key=value")
+            made[key] = value
+        return made

@@ -1,0 +1,70 @@
+"""Fetches the ConfigMaps and Secrets a pod names.
+
+Must not know: what they are used for. Read next: `minik8s/kubelet/environment.py`, `minik8s/kubelet/volumes.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nodecore.errors import Denied, NotFound
+from nodecore.kube.client import KubeClient
+from nodecore.kube.resource import CONFIG_MAPS, SECRETS
+
+from .environment import Sources
+from .records import Pod, containers_of, init_containers_of
+from .sandbox_config import NodeSettings
+
+Reference = tuple[str, str]
+CONFIG_MAP, SECRET = "configMap", "secret"
+
+
+def references(pod: Pod) -> set[Reference]:
+    """`(configMap|secret, name)` of everything the pod's environment and volumes are made from."""
+    return {found for found in (*_of_environment(pod), *_of_volumes(pod)) if found[1]}
+
+
+def _of_environment(pod: Pod) -> Iterator[Reference]:
+    for spec in (*init_containers_of(pod), *containers_of(pod)):
+        for entry in spec.get("envFrom") or []:
+            yield CONFIG_MAP, (entry.get("configMapRef") or {}).get("name", "")
+            yield SECRET, (entry.get("secretRef") or {}).get("name", "")
+        for entry in spec.get("env") or []:
+            source = entry.get("valueFrom") or {}
+            yield CONFIG_MAP, (source.get("configMapKeyRef") or {}).get("name", "")
+            yield SECRET, (source.get("secretKeyRef") or {}).get("name", "")
+
+
+def _of_volumes(pod: Pod) -> Iterator[Reference]:
+    for volume in pod["spec"].get("volumes") or []:
+        yield CONFIG_MAP, (volume.get("configMap") or {}).get("name", "")
+        yield SECRET, (volume.get("secret") or {}).get("secretName", "")
+        for source in (volume.get("projected") or {}).get("sources") or []:
+            yield CONFIG_MAP, (source.get("configMap") or {}).get("name", "")
+            yield SECRET, (source.get("secret") or {}).get("name", "")
+
+
+async def fetch_sources(client: KubeClient, pod: Pod, node: NodeSettings, pod_ips: tuple[str, ...]) -> Sources:
+    """Read what exists of a pod's sources; what is missing is missing in the result."""
+    namespace = pod["metadata"].get("namespace", "default")
+    config_maps: dict[str, Mapping[str, bytes]] = {}
+    secrets: dict[str, Mapping[str, bytes]] = {}
+    for kind, name in sorted(references(pod)):
+        try:
+            found = await client.get(CONFIG_MAPS if kind == CONFIG_MAP else SECRETS, name, namespace)
+        except NotFound:
+            continue
+        except Denied as error:
+            raise Denied(f"{kind} {name}: {error}") from None
+        (config_maps if kind == CONFIG_MAP else secrets)[name] = data_of(kind, found)
+    return Sources(config_maps, secrets, pod_ips, node.ip, node.capacity or {})
+
+
+def data_of(kind: str, found: Mapping[str, Any]) -> dict[str, bytes]:
+    """The keys and contents of a ConfigMap or Secret."""
+    if kind == SECRET:
+        return {key: base64.b64decode(value) for key, value in (found.get("data") or {}).items()}
+    plain = {key: value.encode() for key, value in (found.get("data") or {}).items()}
+    return plain | {key: base64.b64decode(value) for key, value in (found.get("binaryData") or {}).items()}
