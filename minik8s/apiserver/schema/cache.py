@@ -8,17 +8,17 @@ Read next: `build.py`, which writes them.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
+from minik8s.apiserver.schema import definitions
 from minik8s.apiserver.schema.shapes import Shapes
 from nodecore.errors import NotFound, UserError
 
 DEFAULT = Path("/var/cache/minik8s")
 BUILDER = "minik8s.apiserver.schema.build"
-FORMAT = "1"
 
 
 class _Place:
@@ -26,7 +26,7 @@ class _Place:
 
 
 def prepare(directory: Path = DEFAULT) -> None:
-    """Use this cache directory from now on, building it first if it is missing or made by other versions."""
+    """Use this cache directory from now on, building it first if it is missing or made from something else."""
     if not fresh(directory):
         argv = [sys.executable, "-m", BUILDER, "--out", str(directory)]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -38,9 +38,12 @@ def prepare(directory: Path = DEFAULT) -> None:
 
 
 def fingerprint() -> str:
-    """What a cache must have been made from to be of use."""
-    versions = (importlib.metadata.version(name) for name in ("kubernetes-validate", "flanneld-py"))
-    return " ".join([FORMAT, *versions])
+    """What a cache must have been made from to be of use: this package's code, and the definitions' file."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.p*")):
+        digest.update(path.read_bytes())
+    made = definitions.source().stat()
+    return f"{digest.hexdigest()} {made.st_size} {made.st_mtime_ns}"
 
 
 def fresh(directory: Path) -> bool:

@@ -21,13 +21,17 @@ REFERENCE = "#/$defs/"
 GVK_KEY = "x-kubernetes-group-version-kind"
 
 
-def load() -> dict[str, Definition]:
-    """Every definition by its full name, cleaned."""
+def source() -> Path:
+    """The installed package's file; the package itself is not imported."""
     found = importlib.util.find_spec("kubernetes_validate")
     if found is None or not found.origin:
         raise UserError("python package kubernetes-validate is not installed (pip install 'flanneld-py[cluster]')")
-    path = Path(found.origin).parent / "kubernetes-json-schema" / RELEASE / "_definitions.json"
-    raw = msgspec.json.decode(path.read_bytes())["$defs"]
+    return Path(found.origin).parent / "kubernetes-json-schema" / RELEASE / "_definitions.json"
+
+
+def load() -> dict[str, Definition]:
+    """Every definition by its full name, cleaned."""
+    raw = msgspec.json.decode(source().read_bytes())["$defs"]
     return {name: _clean(definition) for name, definition in raw.items()}
 
 

@@ -110,13 +110,16 @@ def type_name(kind: str, package: str) -> str:
 
 
 def mark_inlined(messages: Messages, shapes: Shapes) -> None:
-    """A message field whose name JSON does not know is a Go struct embedded in its holder."""
+    """A field whose name JSON does not know is a Go struct embedded in its holder, or one that is no more."""
     for name, fields in messages.items():
         shape = shapes.types.get(name)
-        for number, line in fields.items():
+        for number, line in list(fields.items()):
             field, _, kind = line.partition(" ")
-            if shape and field not in shape.fields and kind in messages:
-                fields[number] = f"{field} <{kind}"
+            if shape and field not in shape.fields:
+                if kind in messages:
+                    fields[number] = f"{field} <{kind}"
+                else:
+                    del fields[number]
 
 
 def reachable(messages: Messages, shapes: Shapes) -> set[str]:

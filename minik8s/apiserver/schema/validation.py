@@ -1,0 +1,183 @@
+"""Does an object fit its kind? Unknown fields, wrong types, missing required ones, in the words kubectl users know.
+
+`unknown` and `duplicate` count only under fieldValidation=Strict (Warn makes them Warning headers), `type` always rejects
+(400), `required` is a 422 with causes. Null counts as absent; `status` owes nothing. Pure.
+Must not know: HTTP, defaults, what values mean. Read next: `shapes.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from minik8s.apiserver.schema.shapes import Field, Shape, Shapes
+
+UNKNOWN, DUPLICATE, TYPE, REQUIRED = "unknown", "duplicate", "type", "required"
+LENIENT = {("discovery.v1.EndpointSlice", "endpoints"), ("authentication.v1.TokenRequestSpec", "audiences")}
+QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+GO_NAMES = {"boolean": "bool", "number": "float64", "bytes": "[]uint8", "time": "time.Time", "quantity": "resource.Quantity",
+            "intorstring": "intstr.IntOrString", "any": "interface {}"}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing wrong: of which sort, where, and the sentence about it."""
+
+    kind: str
+    field: str
+    message: str
+
+
+def validate(shapes: Shapes, gvk: tuple[str, str, str], obj: dict[str, Any]) -> list[FieldError]:
+    """All that is wrong with an object; nothing for a kind that is not known."""
+    shape = shapes.of_kind(gvk)
+    name = shapes.kinds.get("/".join(gvk), "")
+    return list(_Walk(shapes).object(shape, name, obj, "", "")) if shape else []
+
+
+def duplicates(body: bytes) -> list[FieldError]:
+    """Members that a JSON text names twice in one object; [] for text that is not JSON at all."""
+    found: list[FieldError] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in made:
+                found.append(FieldError(DUPLICATE, name, f'duplicate field "{name}"'))
+            made[name] = value
+        return made
+
+    try:
+        json.loads(body, object_pairs_hook=collect)
+    except ValueError:
+        return []
+    return found
+
+
+def refusal(gvk: tuple[str, str, str], errors: list[FieldError], *, strict: bool = True) -> str:
+    """The message of a 400 for what cannot be decoded, or an empty string; `required` errors are not its business."""
+    _, version, kind = gvk
+    wrong = [error.message for error in errors if error.kind == TYPE]
+    loose = [error.message for error in errors if error.kind in (UNKNOWN, DUPLICATE)]
+    if not wrong and not (strict and loose):
+        return ""
+    reason = wrong[0] if wrong else "strict decoding error: " + ", ".join(loose)
+    return f'{kind} in version "{version}" cannot be handled as a {kind}: {reason}'
+
+
+class _Walk:
+    """Goes through a value beside its shape. `path` has indexes (for people), `plain` has none (as Go's decoder says it)."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+
+    def object(self, shape: Shape, name: str, value: dict[str, Any], path: str, plain: str) -> Iterator[FieldError]:
+        struct = name.rpartition(".")[2]
+        for key, inner in value.items():
+            at = f"{path}.{key}" if path else key
+            field = shape.fields.get(key)
+            if field is None:
+                if not shape.open_:
+                    yield FieldError(UNKNOWN, at, f'unknown field "{at}"')
+            elif inner is not None:
+                place = f"{plain}.{key}" if plain else key
+                yield from self.value(field, inner, at, f"{struct}.{place}", place)
+        if not path.startswith("status"):
+            for key in shape.required:
+                if value.get(key) is None and (name, key) not in LENIENT:
+                    yield FieldError(REQUIRED, f"{path}.{key}" if path else key, "Required value")
+
+    def value(self, field: Field, value: Any, path: str, where: str, plain: str) -> Iterator[FieldError]:
+        if field.type == "list" and isinstance(value, list):
+            for at, inner in enumerate(value):
+                if inner is not None and field.item:
+                    yield from self.value(field.item, inner, f"{path}[{at}]", where, plain)
+        elif field.type == "map" and isinstance(value, dict):
+            for key, inner in value.items():
+                if inner is not None and field.item:
+                    yield from self.value(field.item, inner, f"{path}.{key}", where, plain)
+        elif field.type in self._shapes.types and isinstance(value, dict):
+            yield from self.object(self._shapes.types[field.type], field.type, value, path, plain)
+        else:
+            problem = CHECKS.get(field.type, _never)(value)
+            if problem is not None:
+                yield FieldError(TYPE, path, problem or _unmarshal(field, value, where))
+
+
+def _unmarshal(field: Field, value: Any, where: str) -> str:
+    seen = _json_name(value)
+    if seen == "number" and field.type in ("int32", "int64"):
+        seen = f"number {value}"
+    return f"json: cannot unmarshal {seen} into Go struct field {where} of type {_go_name(field)}"
+
+
+def _json_name(value: Any) -> str:
+    names = ((bool, "bool"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
+    return next((name for kind, name in names if isinstance(value, kind)), "null")
+
+
+def _go_name(field: Field) -> str:
+    if field.type in ("list", "map"):
+        return ("[]" if field.type == "list" else "map[string]") + (_go_name(field.item) if field.item else "interface {}")
+    return GO_NAMES.get(field.type) or ".".join(field.type.split(".")[-2:])
+
+
+Check = Callable[[Any], str | None]  # None: fits; "": of another JSON type; else what is wrong
+
+
+def _never(_: Any) -> str | None:
+    return ""
+
+
+def _integer(bits: int) -> Check:
+    def check(value: Any) -> str | None:
+        fits = isinstance(value, int) and not isinstance(value, bool) and -(1 << bits - 1) <= value < 1 << bits - 1
+        return None if fits else ""
+
+    return check
+
+
+def _bytes(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return ""
+    try:
+        base64.b64decode(value.replace("\n", "").replace("\r", ""), validate=True)
+    except (binascii.Error, ValueError):
+        return "illegal base64 data"
+    return None
+
+
+def _time(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return ""
+    if not value or TIME.fullmatch(value):
+        return None
+    return f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse it'
+
+
+def _quantity(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    if QUANTITY.fullmatch(str(value)):
+        return None
+    return "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+
+
+CHECKS: dict[str, Check] = {
+    "string": lambda value: None if isinstance(value, str) else "",
+    "boolean": lambda value: None if isinstance(value, bool) else "",
+    "number": lambda value: None if isinstance(value, int | float) and not isinstance(value, bool) else "",
+    "int32": _integer(32),
+    "int64": _integer(64),
+    "intorstring": lambda value: None if isinstance(value, str) else _integer(32)(value),
+    "bytes": _bytes,
+    "time": _time,
+    "quantity": _quantity,
+    "any": lambda _: None,
+}
