@@ -94,8 +94,9 @@ class Watch:
             self._next = revision + 1
             return WatchBatch([], revision)
         events = [messages.event(each) for each in reply.events]
-        self._next = events[-1].kv.mod_revision + 1
-        return WatchBatch(events, self._next - 1)
+        last = events[-1].kv.mod_revision
+        self.confirm(last)
+        return WatchBatch(events, last)
 
     async def _open(self) -> None:
         connection = self._connection
