@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import platform
+import subprocess
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +24,6 @@ from minik8s.lab.containerd import PAUSE
 BUSYBOX = Path("/bin/busybox")
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-APPLETS = (
-    "arp", "awk", "base64", "basename", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "dirname", "du", "echo",
-    "env", "expr", "false", "find", "free", "grep", "head", "hostname", "httpd", "id", "ifconfig", "ip", "kill", "killall",
-    "ln", "ls", "md5sum", "mkdir", "mktemp", "more", "mount", "mv", "nc", "netstat", "nslookup", "ping", "ping6", "pkill",
-    "printenv", "printf", "ps", "pwd", "rm", "rmdir", "route", "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat",
-    "stty", "tail", "tar", "tee", "telnet", "test", "time", "timeout", "top", "touch", "tr", "traceroute", "true", "tty",
-    "umount", "uname", "uniq", "vi", "watch", "wc", "wget", "which", "whoami", "xargs", "yes",
-)
 WEB = """#!/bin/sh
 # Serves one page saying who we are. After SIGTERM it goes on for GRACE seconds, until nobody is sent here any more.
 mkdir -p /www
@@ -75,11 +68,11 @@ def layer(files: dict[str, tuple[bytes, int]], links: dict[str, str], directorie
     return buffer.getvalue()
 
 
-def images(busybox: bytes) -> list[Image]:
+def images(busybox: bytes, applets: list[str]) -> list[Image]:
     """All images of the lab."""
     base = layer(
         {"bin/busybox": (busybox, 0o755), "etc/passwd": (PASSWD.encode(), 0o644), "etc/group": (b"root:x:0:\n", 0o644)},
-        {f"bin/{applet}": "busybox" for applet in APPLETS},
+        {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"},
         ("bin", "etc", "root", "tmp", "proc", "sys", "dev", "var", "run"),
     )
     web = layer({"bin/web": (WEB.encode(), 0o755)}, {})
@@ -132,7 +125,8 @@ def write_images(path: Path, busybox: Path = BUSYBOX) -> None:
     """Make the tar with all images of the lab."""
     machine = platform.machine()
     layout = Layout()
-    for image in images(busybox.read_bytes()):
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for image in images(busybox.read_bytes(), applets):
         layout.add(image, ARCHITECTURES.get(machine, machine))
     layout.write(path)
 

@@ -54,11 +54,12 @@ class State:
     """The directory of one lab."""
 
     name: str
+    labs: Path | None = None
 
     @property
     def path(self) -> Path:
         """The lab's own directory."""
-        return Path(os.environ.get("LAB_STATE", DEFAULT)).absolute() / self.name
+        return (self.labs or Path(os.environ.get("LAB_STATE", DEFAULT))).absolute() / self.name
 
     @property
     def switch(self) -> Place:

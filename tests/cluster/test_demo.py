@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.labs import Lab
+
+pytestmark = pytest.mark.cluster
+
+
+def test_the_demo_shows_everybody_reaching_every_endpoint_and_a_tunnelled_packet(lab: Lab) -> None:
+    shown = lab.run("demo").stdout
+    lines = shown.splitlines()
+    for client in ("node-1", "node-2", "node-3", "pod on node-1", "pod on node-2", "pod on node-3"):
+        row = next(line for line in lines if line.startswith(f"{client}  "))
+        counts = [int(word) for word in row.removeprefix(client).split()]
+        assert len(counts) == 3
+        assert all(counts), row
+    assert "VNI 1" in shown
+    assert "8472" in shown
+    assert "GET / HTTP" in shown
+
+
+def test_status_lists_every_agent_as_ready(lab: Lab) -> None:
+    shown = lab.run("status").stdout
+    for agent in ("etcd", "apiserver", "controllers", "scheduler"):
+        assert shown.count(f" {agent} ") == 1
+    for agent in ("containerd", "flanneld", "proxy", "kubelet", "init"):
+        assert shown.count(f" {agent} ") == 3
+    assert "exited" not in shown
+
+
+def test_exec_runs_inside_the_node(lab: Lab) -> None:
+    assert lab.run("exec", "node-2", "--", "hostname").stdout.strip() == "node-2"
+    assert "192.168.77.12/24" in lab.run("exec", "node-2", "--", "ip", "-br", "addr").stdout
+
+
+def test_logs_print_what_an_agent_wrote(lab: Lab) -> None:
+    assert lab.run("logs", "node-1", "init").returncode == 0
+    assert lab.run("logs", "node-3", "flanneld").stdout
+
+
+def test_agents_at_rest_keep_below_sixty_megabytes(lab: Lab) -> None:
+    ours = ("flanneld", "proxy", "kubelet", "apiserver", "controllers", "scheduler")
+    sizes = {
+        f"{node} {name}": round(report["rss"] / 2**20, 1)
+        for node in ("node-1", "node-2", "node-3") for name, report in lab.services(node).items() if name in ours
+    }
+    assert all(size <= 60 for size in sizes.values()), sizes

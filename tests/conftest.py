@@ -1,0 +1,31 @@
+"""The lab the cluster tests share: brought up once, under a name and in a directory of its own, taken down at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs import Lab, new_name
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Three nodes with everything, for every test that does not need a fresh lab."""
+    made = Lab(new_name(), tmp_path_factory.mktemp("labs"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def fresh_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A lab of one's own that nobody has brought up yet."""
+    made = Lab(new_name(), tmp_path)
+    try:
+        yield made
+    finally:
+        made.down()
