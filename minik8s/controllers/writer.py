@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nodecore.errors import Fault, NotFound, Unreachable
+from nodecore.errors import Conflict, Fault, NotFound, Unreachable
 from nodecore.kube.client import KubeClient
 from nodecore.kube.events import Recorder
 from nodecore.kube.resource import NAMESPACES, Resource
@@ -129,7 +129,7 @@ class Writer:
                     await self._forgiving_delete(resource, item["metadata"])
         for resource in op.resources:
             if (await self.client.list(resource, op.meta.name)).items:
-                raise Unreachable(f"namespace {op.meta.name} still holds {resource.plural}")
+                raise Conflict(f"namespace {op.meta.name} still holds {resource.plural}")
         body = {**op.body, "metadata": {"name": op.meta.name, "resourceVersion": op.meta.resource_version}}
         await self.client.replace(NAMESPACES, body, subresource="finalize")
 
