@@ -15,6 +15,7 @@ from typing import Any
 
 from minik8s.lab import control
 from minik8s.lab.enter import command_in, environment
+from minik8s.lab.podns import netns_of
 from minik8s.lab.state import State
 
 ROOT = Path(__file__).parent.parent
@@ -87,33 +88,7 @@ class Lab:
 
     def netns_of(self, node: str, address: str) -> str:
         """The network namespace, as a path, in which a pod of this node has that address."""
-        holder = self.state.node(node).pid
-        inside = os.readlink(f"/proc/{holder}/ns/pid")
-        seen = {os.readlink(f"/proc/{holder}/ns/net")}
-        for entry in os.listdir("/proc"):
-            try:
-                if not entry.isdigit() or os.readlink(f"/proc/{entry}/ns/pid") == "" or not _below(int(entry), inside):
-                    continue
-                net = os.readlink(f"/proc/{entry}/ns/net")
-            except OSError:
-                continue
-            if net in seen:
-                continue
-            seen.add(net)
-            shown = subprocess.run(["nsenter", f"--net=/proc/{entry}/ns/net", "ip", "-o", "-4", "addr"],
-                                   capture_output=True, text=True, check=False).stdout
-            if f" {address}/" in shown:
-                return f"/proc/{entry}/ns/net"
-        raise AssertionError(f"no pod on {node} has {address}")
-
-
-def _below(pid: int, namespace: str) -> bool:
-    """Whether a process lives in a pid namespace or in one below it (a container's)."""
-    while pid > 1:
-        if os.readlink(f"/proc/{pid}/ns/pid") == namespace:
-            return True
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return False
+        return netns_of(self.state, node, address)
 
 
 def new_name() -> str:

@@ -19,7 +19,7 @@ AGENTS = [
 ]
 
 
-def data_path(lab: Lab, node: str) -> dict[str, str]:
+def data_path(lab: Lab, node: str) -> dict[str, object]:
     """What the kernel of a node holds of ours."""
     device = json.loads(lab.exec(node, "ip", "-j", "-d", "link", "show", "flannel.1"))[0]
     return {
@@ -29,7 +29,7 @@ def data_path(lab: Lab, node: str) -> dict[str, str]:
         "subnet.env": lab.exec(node, "cat", "/run/flannel/subnet.env"),
         "flannel rules": lab.exec(node, "iptables-save", "-t", "nat", check=False).count("FLANNEL"),
         "proxy": lab.exec(node, "sh", "-c", "nft -s list tables; nft -s list chains | grep -c chain"),
-    }  # type: ignore[dict-item]
+    }
 
 
 def cluster_state(lab: Lab) -> dict[str, object]:
@@ -84,8 +84,9 @@ def test_after_the_kill_it_still_works(lab: Lab, pods: Pods, agent: str) -> None
     """The whole chain once more: a new pod is scheduled, started, networked and served."""
     lab.kill_agent("node-1", agent)
     name = f"after-{agent}"
-    lab.kubectl("run", name, "-n", "traffic", "--image=lab.local/busybox:1", "--image-pull-policy=IfNotPresent", "--labels=app=echo",
-                "--overrides", json.dumps({"spec": {"nodeName": "node-1"}}), "--", "nc", "-ll", "-p", "9000", "-e", "cat")
+    options = ["-n", "traffic", "--image=lab.local/busybox:1", "--image-pull-policy=IfNotPresent", "--labels=app=echo"]
+    here = json.dumps({"spec": {"nodeName": "node-1"}})
+    lab.kubectl("run", name, *options, "--overrides", here, "--", "nc", "-ll", "-p", "9000", "-e", "cat")
     try:
         lab.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", "traffic", "--timeout=60s")
         address = lab.get("pod", name, "-n", "traffic")["status"]["podIP"]

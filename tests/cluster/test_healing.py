@@ -23,6 +23,11 @@ def fdb(lab: Lab) -> list[dict[str, object]]:
     return [entry for entry in entries if "dst" in entry]
 
 
+def first_fdb(lab: Lab) -> list[str]:
+    entry = fdb(lab)[0]
+    return [str(entry["mac"]), "dev", "flannel.1", "dst", str(entry["dst"])]
+
+
 def read(lab: Lab) -> dict[str, object]:
     """The data path of the victim, without what a re-made device must change."""
     return {
@@ -44,7 +49,7 @@ def proxy_table(lab: Lab) -> list[str]:
 BROKEN: dict[str, Callable[[Lab], list[str]]] = {
     "the flannel.1 device": lambda lab: ["ip", "link", "del", "flannel.1"],
     "a route": lambda lab: ["ip", "route", "del", lab.exec(VICTIM, "ip", "route", "show", "dev", "flannel.1").split()[0]],
-    "an fdb entry": lambda lab: ["bridge", "fdb", "del", str(fdb(lab)[0]["mac"]), "dev", "flannel.1", "dst", str(fdb(lab)[0]["dst"])],
+    "an fdb entry": lambda lab: ["bridge", "fdb", "del", *first_fdb(lab)],
     "a neighbour": lambda lab: ["ip", "neigh", "del", lab.exec(
         VICTIM, "ip", "neigh", "show", "dev", "flannel.1", "nud", "permanent").split()[0], "dev", "flannel.1"],
     "the proxy's table": lambda lab: ["nft", "delete", "table", *proxy_table(lab)],

@@ -20,7 +20,8 @@ def test_no_request_fails_while_a_deployment_changes(lab: Lab) -> None:
     lab.kubectl("apply", "-f", str(ROOT / "examples/web.yaml"))
     for what in ("deployment/web", "daemonset/client"):
         lab.kubectl("rollout", "status", what, "-n", "demo", "--timeout=90s")
-    client = next(item for item in lab.get("pods", "-n", "demo", "-l", "app=client")["items"] if item["spec"]["nodeName"] == "node-2")
+    clients = lab.get("pods", "-n", "demo", "-l", "app=client")["items"]
+    client = next(item for item in clients if item["spec"]["nodeName"] == "node-2")
     address = lab.get("service", "web", "-n", "demo")["spec"]["clusterIP"]
     with Requests(lab.netns_of("node-2", client["status"]["podIP"]), address) as requests:
         until(lambda: requests.errors or served(requests, "version=1"), what="version 1 served")

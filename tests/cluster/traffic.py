@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from types import TracebackType
@@ -18,22 +19,25 @@ class Ping:
     """A ping every 10 ms from a namespace; after the `with` block `lost` says how many were not answered."""
 
     def __init__(self, netns: str, address: str) -> None:
-        self.argv = ["nsenter", f"--net={netns}", "busybox", "ping", "-i", "0.01", "-W", "5", "-q", address]
+        self.argv = ["nsenter", f"--net={netns}", "busybox", "ping", "-i", "0.01", "-W", "5", address]
         self.sent = self.lost = 0
 
     def __enter__(self) -> Ping:
-        self.process = subprocess.Popen(self.argv, stdout=subprocess.PIPE, text=True)
+        self.output = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(self.argv, stdout=self.output)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.process.send_signal(signal.SIGINT)
-        text = self.process.communicate(timeout=30)[0]
-        counts = re.search(r"(\d+) packets transmitted, (\d+) packets received", text)
+        self.process.wait(30)
+        with self.output:
+            self.output.seek(0)
+            text = self.output.read()
+        counts = re.search(r"(\d+) packets transmitted", text)
         assert counts, text
-        self.sent = int(counts[1])
-        self.lost = self.sent - int(counts[2])
-        if self.lost == 1:  # the one under way when it was told to stop
-            self.lost = 0
+        answered = {int(number) for number in re.findall(r"seq=(\d+) ", text)}
+        self.sent = int(counts[1]) - 1  # the last one may be under way when it is told to stop
+        self.lost = len(set(range(self.sent)) - answered)
 
 
 def connect_in(netns: str, address: str, port: int) -> socket.socket:

@@ -1,0 +1,114 @@
+"""Pod to pod across nodes, beside the same VXLAN set up by hand with `ip`: iperf3, turn by turn in one run, medians.
+
+Target: at least 0.95 of the hand-made one. The hand-made one has a switch, two nodes and a pod on each as well, but no rules.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from minik8s.lab import demo, down
+from minik8s.lab.podns import netns_of
+from minik8s.lab.state import State
+from minik8s.lab.steps import Steps
+from minik8s.lab.up import up
+from nodecore.kernel.netns import Netns
+
+TARGET = 0.95
+ROUNDS = int(os.environ.get("BENCH_THROUGHPUT_ROUNDS", "7"))
+SECONDS = 2
+
+
+def run(json_path: str | None) -> dict[str, Any]:
+    state, made = State(f"bench-{os.getpid()}"), ByHand()
+    try:
+        up(state, {"nodes": 2})
+        kubectl = demo.Kubectl(state)
+        demo.deploy(kubectl, Steps())
+        pods = kubectl.get("pods", "-n", demo.NAMESPACE, "-l", "app=client")["items"]
+        where = {pod["spec"]["nodeName"]: pod["status"]["podIP"] for pod in pods}
+        spaces = {node: netns_of(state, node, address) for node, address in where.items()}
+        ours, by_hand = [], []
+        for _ in range(ROUNDS):
+            by_hand.append(iperf(made.pods[0].path, made.pods[1].path, "10.99.2.2"))
+            ours.append(iperf(spaces["node-1"], spaces["node-2"], where["node-2"]))
+            print(f"by hand {by_hand[-1]:6.2f} Gbit/s   ours {ours[-1]:6.2f} Gbit/s")
+    finally:
+        made.close()
+        down.down(state)
+    ratio = statistics.median(ours) / statistics.median(by_hand)
+    print(f"medians: ours / by hand = {ratio:.3f}, target {TARGET}")
+    result = {
+        "ours_gbit": round(statistics.median(ours), 3), "by_hand_gbit": round(statistics.median(by_hand), 3),
+        "ratio": round(ratio, 3), "target": TARGET, "ours": ours, "by_hand": by_hand,
+    }
+    if json_path:
+        Path(json_path).write_text(json.dumps(result, indent=1))
+    return result
+
+
+def iperf(client: str, server: str, address: str) -> float:
+    """Gbit/s of one TCP connection."""
+    listener = subprocess.Popen(["nsenter", f"--net={server}", "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            done = subprocess.run(
+                ["nsenter", f"--net={client}", "iperf3", "-c", address, "-t", str(SECONDS), "-J"],
+                capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return round(json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"] / 1e9, 3)
+            time.sleep(0.05)
+    finally:
+        listener.terminate()
+        listener.wait()
+    raise RuntimeError(done.stdout)
+
+
+class ByHand:
+    """A switch, two nodes with a VXLAN device and a bridge, a pod on each; nothing but `ip` commands."""
+
+    def __init__(self) -> None:
+        self.switch, *self.nodes = (Netns.create() for _ in range(3))
+        self.pods = [Netns.create() for _ in range(2)]
+        self.switch.run(["ip", "link", "add", "br0", "type", "bridge"])
+        self.switch.run(["ip", "link", "set", "br0", "up"])
+        for index, (node, pod) in enumerate(zip(self.nodes, self.pods, strict=True), start=1):
+            self._lay(index, node, pod)
+        for index, node in enumerate(self.nodes, start=1):
+            self._peer(node, 3 - index)
+
+    def _lay(self, index: int, node: Netns, pod: Netns) -> None:
+        self.switch.run(["ip", "link", "add", f"port{index}", "type", "veth", "peer", "name", "eth0", "netns", str(node.pid)])
+        self.switch.run(["ip", "link", "set", f"port{index}", "master", "br0", "up"])
+        mac = f"02:99:00:00:00:0{index}"
+        for line in (
+            "ip link set lo up", f"ip addr add 192.168.99.{index}/24 dev eth0", "ip link set eth0 up",
+            f"ip link add vx address {mac} type vxlan id 1 local 192.168.99.{index} dev eth0 dstport 8472 nolearning",
+            f"ip addr add 10.99.{index}.0/32 dev vx", "ip link set vx mtu 1450 up", "ip link add cni type bridge",
+            f"ip addr add 10.99.{index}.1/24 dev cni", "ip link set cni mtu 1450 up",
+            f"ip link add veth0 mtu 1450 type veth peer name eth0 mtu 1450 netns {pod.pid}", "ip link set veth0 master cni up",
+            "sysctl -qw net.ipv4.ip_forward=1",
+        ):
+            node.run(line.split())
+        pod.run(["ip", "addr", "add", f"10.99.{index}.2/24", "dev", "eth0"])
+        pod.run(["ip", "link", "set", "eth0", "up"])
+        pod.run(["ip", "route", "add", "default", "via", f"10.99.{index}.1"])
+
+    def _peer(self, node: Netns, other: int) -> None:
+        mac = f"02:99:00:00:00:0{other}"
+        for line in (
+            f"ip neigh add 10.99.{other}.0 lladdr {mac} dev vx nud permanent",
+            f"bridge fdb add {mac} dev vx dst 192.168.99.{other} self permanent",
+            f"ip route add 10.99.{other}.0/24 via 10.99.{other}.0 dev vx onlink",
+        ):
+            node.run(line.split())
+
+    def close(self) -> None:
+        for space in (*self.pods, *self.nodes, self.switch):
+            space.close()
