@@ -11,7 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 from minik8s.apiserver.schema import strategic, validation
-from minik8s.apiserver.schema.cache import openapi_v2_protobuf, openapi_v3, openapi_v3_index, prepare, shapes
+from minik8s.apiserver.schema.cache import (
+    OPENAPI_V2_TYPE,
+    openapi_v2_protobuf,
+    openapi_v3,
+    openapi_v3_index,
+    prepare,
+    shapes,
+)
 from minik8s.apiserver.schema.patch import json_patch, merge_patch
 from minik8s.apiserver.schema.protobuf import decode_protobuf
 from minik8s.apiserver.schema.shapes import GVK
@@ -19,8 +26,8 @@ from minik8s.apiserver.schema.tables import table
 from minik8s.apiserver.schema.validation import FieldError, duplicates, refusal
 
 __all__ = [
-    "GVK", "FieldError", "decode_protobuf", "duplicates", "json_patch", "merge_patch", "openapi_v2_protobuf", "openapi_v3",
-    "openapi_v3_index", "prepare", "refusal", "strategic_merge", "table", "validate",
+    "GVK", "OPENAPI_V2_TYPE", "FieldError", "decode_protobuf", "duplicates", "json_patch", "merge_patch", "openapi_v2_protobuf",
+    "openapi_v3", "openapi_v3_index", "prepare", "refusal", "strategic_merge", "table", "validate",
 ]
 
 

@@ -18,6 +18,7 @@ from minik8s.apiserver.schema.shapes import Shapes
 from nodecore.errors import NotFound, UserError
 
 DEFAULT = Path("/var/cache/minik8s")
+OPENAPI_V2_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"  # kubectl asks with an @, but cannot read one
 BUILDER = "minik8s.apiserver.schema.build"
 
 

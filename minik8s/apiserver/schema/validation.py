@@ -43,21 +43,33 @@ def validate(shapes: Shapes, gvk: tuple[str, str, str], obj: dict[str, Any]) -> 
 
 def duplicates(body: bytes) -> list[FieldError]:
     """Members that a JSON text names twice in one object; [] for text that is not JSON at all."""
-    found: list[FieldError] = []
+    twice: dict[int, list[str]] = {}
+    kept: list[dict[str, Any]] = []  # an id is only good while its object lives
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in made:
-                found.append(FieldError(DUPLICATE, name, f'duplicate field "{name}"'))
-            made[name] = value
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice[id(made)] = [name for name in made if names.count(name) > 1]
+            kept.append(made)
         return made
 
     try:
-        json.loads(body, object_pairs_hook=collect)
+        whole = json.loads(body, object_pairs_hook=collect)
     except ValueError:
         return []
-    return found
+    return [FieldError(DUPLICATE, path, f'duplicate field "{path}"') for path in _doubled(whole, "", twice)] if twice else []
+
+
+def _doubled(value: Any, path: str, twice: dict[int, list[str]]) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name in twice.get(id(value), ()):
+            yield f"{path}.{name}" if path else name
+        for name, inner in value.items():
+            yield from _doubled(inner, f"{path}.{name}" if path else name, twice)
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            yield from _doubled(inner, f"{path}[{at}]", twice)
 
 
 def refusal(gvk: tuple[str, str, str], errors: list[FieldError], *, strict: bool = True) -> str:
