@@ -69,12 +69,15 @@ async def test_taint_and_cordon(either, stub):
     assert not stub.objects[path]["spec"].get("unschedulable")
 
 
-@pytest.mark.parametrize(("field", "words"), [
-    ("pod.spec.containers", ["FIELD", "containers", "image"]),
-    ("deployment.spec.strategy", ["rollingUpdate", "type"]),
-    ("service.spec.ports.targetPort", ["targetPort", "string"]),
-    ("node", ["status", "spec", "metadata"]),
-])
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("pod.spec.containers", ["FIELD", "containers", "image"]),
+        ("deployment.spec.strategy", ["rollingUpdate", "type"]),
+        ("service.spec.ports.targetPort", ["targetPort", "string"]),
+        ("node", ["status", "spec", "metadata"]),
+    ],
+)
 async def test_explain(either, stub, field, words):
     out = await either.run("explain", field)
     assert all(word in out for word in words), out
@@ -102,7 +105,9 @@ async def test_get_prints_the_table(either, stub):
     await either.run("create", "-f", "-", stdin=json.dumps(DEPLOYMENT))
     plain, wide = await either.run("get", "deployments"), await either.run("get", "deploy", "-o", "wide")
     assert [line.split() for line in plain.splitlines()] == [
-        ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"], ["web", "0/2", "0", "0", "5m30s"]]
+        ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"],
+        ["web", "0/2", "0", "0", "5m30s"],
+    ]
     assert wide.splitlines()[0].split()[-3:] == ["CONTAINERS", "IMAGES", "SELECTOR"]
     assert wide.splitlines()[1].split()[-3:] == ["main,side", "a:1,b:1", "app=web"]
 

@@ -36,9 +36,8 @@ def no_nulls(value):
 async def test_create_says_the_same_as_its_json(kubectl, stub, command):
     await kubectl.run(*command.split())
     assert stub.raw[0].startswith(b"k8s\0"), "kubectl sends protobuf here"
-    shown = (
-        command.replace(" -- ", " --dry-run=client -o json -- ") if " -- " in command else command + " --dry-run=client -o json"
-    )
+    as_json = "--dry-run=client -o json"
+    shown = command.replace(" -- ", f" {as_json} -- ") if " -- " in command else f"{command} {as_json}"
     assert no_nulls(stub.received[0]) == no_nulls(json.loads(await kubectl.run(*shown.split())))
 
 

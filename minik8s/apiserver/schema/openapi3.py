@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from minik8s.apiserver.schema.definitions import GVK_KEY, Definition, by_kind, reach, target
+from minik8s.apiserver.schema.definitions import GVK_KEY, Definition, by_kind, reach, references, target
 from minik8s.apiserver.schema.served import EXTRAS, RESOURCES, SUBRESOURCES, kinds, of_group_version
 from nodecore.kube.resource import Resource
 
@@ -33,11 +33,13 @@ def document(definitions: dict[str, Definition], gv: str) -> dict[str, Any]:
     group, version = of_group_version(gv)
     known = by_kind(definitions)
     roots = [known[kind] for kind in kinds() if kind[:2] == (group, version) and kind in known]
-    names = reach(definitions, [*roots, known["", "v1", "DeleteOptions"], known["", "v1", "Status"]])
+    urls = dict(paths(group, version, known))
+    spoken = [name.removeprefix(SCHEMAS) for name in references(urls)]
+    names = reach(definitions, [*roots, *spoken, known["", "v1", "DeleteOptions"]])
     return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": "v1.33.0"},
-        "paths": dict(paths(group, version, known)),
+        "paths": urls,
         "components": {"schemas": {name: schema(definitions[name]) for name in names}},
     }
 

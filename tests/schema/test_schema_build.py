@@ -1,0 +1,219 @@
+"""The builder's cache: made once, made anew when stale, small once read; and what the tables say of wrong objects."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minik8s.apiserver import schema
+from minik8s.apiserver.schema.cache import fresh, shapes
+from minik8s.apiserver.schema.served import RESOURCES
+from nodecore.errors import NotFound, UserError
+
+DEPLOYMENT = ("apps", "v1", "Deployment")
+
+
+def deployment(**container):
+    pod = {"containers": [{"name": "c", "image": "i", **container}]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": {}}, "template": {"spec": pod}},
+    }
+
+
+@pytest.fixture(autouse=True)
+def _prepared(cache):
+    schema.prepare(cache)
+
+
+def test_a_stale_cache_is_made_anew_and_a_fresh_one_left(tmp_path):
+    started = time.monotonic()
+    schema.prepare(tmp_path)
+    assert time.monotonic() - started < 5
+    stamp = (tmp_path / "v2.pb").stat().st_mtime_ns
+    schema.prepare(tmp_path)
+    assert (tmp_path / "v2.pb").stat().st_mtime_ns == stamp
+    (tmp_path / "fingerprint").write_text("older")
+    assert not fresh(tmp_path)
+    schema.prepare(tmp_path)
+    assert fresh(tmp_path)
+    assert (tmp_path / "v2.pb").stat().st_mtime_ns > stamp
+
+
+def test_a_directory_that_cannot_be_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="schema cache"):
+        schema.prepare(tmp_path / "file" / "cache")
+    argv = [sys.executable, "-m", "minik8s.apiserver.schema.build", "--out", str(tmp_path / "file" / "x")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_tables_stay_small():
+    script = (
+        "import sys, asyncio, msgspec; from pathlib import Path; from minik8s.apiserver import schema\n"
+        "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4\n"
+        "before = rss(); schema.prepare(Path(sys.argv[1])); schema.validate(('', 'v1', 'Pod'), {}); print(rss() - before)\n"
+        "assert 'kubernetes_validate' not in sys.modules and 'google.protobuf' not in sys.modules and 'click' not in sys.modules"
+    )
+    argv = [sys.executable, "-c", script, str(_directory())]
+    assert int(subprocess.run(argv, capture_output=True, text=True, check=True).stdout) < 3000, "KiB"
+
+
+def _directory():
+    from minik8s.apiserver.schema.cache import _Place
+
+    return _Place.directory
+
+
+def test_every_kind_served_has_a_shape_and_a_document():
+    index = json.loads(schema.openapi_v3_index())["paths"]
+    for item in RESOURCES:
+        assert shapes().of_kind((item.group, item.version, item.kind)), item
+        gv = ("apis/" if item.group else "api/") + item.api_version
+        document = json.loads(schema.openapi_v3(gv))
+        patch = document["paths"][item.path("{namespace}" if item.namespaced else None, "{name}")]["patch"]
+        assert patch["x-kubernetes-group-version-kind"] == {"group": item.group, "version": item.version, "kind": item.kind}
+        assert {"fieldValidation", "dryRun", "fieldManager", "force"} <= {parameter["name"] for parameter in patch["parameters"]}
+        assert "hash=" in index[gv]["serverRelativeURL"]
+    for gv in ("apis/nobody/v1", "../fingerprint", "api/../../x"):
+        with pytest.raises(NotFound):
+            schema.openapi_v3(gv)
+
+
+def test_references_in_documents_lead_somewhere():
+    for gv in json.loads(schema.openapi_v3_index())["paths"]:
+        text = schema.openapi_v3(gv).decode()
+        known = json.loads(text)["components"]["schemas"]
+        wanted = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+        assert wanted <= known.keys()
+        assert "#/$defs" not in text
+        assert '"null"' not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "path", "words"),
+    [
+        ({"foo": 1}, "unknown", "spec.template.spec.containers[0].foo", 'unknown field "spec.template.spec.containers[0].foo"'),
+        (
+            {"image": 5},
+            "type",
+            "spec.template.spec.containers[0].image",
+            "json: cannot unmarshal number into Go struct field Container.spec.template.spec.containers.image of type string",
+        ),
+        ({"stdin": "yes"}, "type", "spec.template.spec.containers[0].stdin", "of type bool"),
+        ({"args": "x"}, "type", "spec.template.spec.containers[0].args", "cannot unmarshal string into .* of type \\[\\]string"),
+        (
+            {"ports": [{"containerPort": 1.5}]},
+            "type",
+            "spec.template.spec.containers[0].ports[0].containerPort",
+            "number 1.5 .* int32",
+        ),
+        ({"ports": [{"containerPort": 2**31}]}, "type", "spec.template.spec.containers[0].ports[0].containerPort", "int32"),
+        ({"ports": [{}]}, "required", "spec.template.spec.containers[0].ports[0].containerPort", "Required value"),
+        (
+            {"resources": {"limits": {"cpu": "1x"}}},
+            "type",
+            "spec.template.spec.containers[0].resources.limits.cpu",
+            "quantities must match",
+        ),
+        (
+            {"livenessProbe": {"httpGet": {"port": True}}},
+            "type",
+            "spec.template.spec.containers[0].livenessProbe.httpGet.port",
+            "IntOrString",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(change, kind, path, words):
+    import re
+
+    (error,) = schema.validate(DEPLOYMENT, deployment(**change))
+    assert (error.kind, error.field) == (kind, path)
+    assert re.search(words, error.message) or words == error.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"image": None},
+        {"resources": {"limits": {"cpu": 1, "memory": "1.5Gi", "x": "1e3"}}},
+        {"ports": [{"containerPort": 80}]},
+        {"livenessProbe": {"httpGet": {"port": "http"}}},
+        {"env": [{"name": "A", "value": ""}]},
+    ],
+)
+def test_what_is_right_passes(change):
+    assert schema.validate(DEPLOYMENT, deployment(**change)) == []
+
+
+def test_status_owes_nothing_and_nulls_are_absent():
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "creationTimestamp": None},
+        "spec": {"containers": [], "volumes": None},
+        "status": {"containerStatuses": [{"name": "c"}]},
+    }
+    assert schema.validate(("", "v1", "Pod"), pod) == []
+    piece = {"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": None}
+    assert schema.validate(("discovery.k8s.io", "v1", "EndpointSlice"), piece) == []
+    assert schema.validate(("example.com", "v1", "Unknown"), {"a": 1}) == []
+
+
+def test_bad_data_and_times():
+    secret = {"metadata": {"creationTimestamp": "yesterday"}, "data": {"a": "***"}}
+    assert [error.field for error in schema.validate(("", "v1", "Secret"), secret)] == ["metadata.creationTimestamp", "data.a"]
+
+
+def test_refusals():
+    errors = schema.validate(DEPLOYMENT, deployment(foo=1, bar=2))
+    assert schema.refusal(DEPLOYMENT, errors) == (
+        'Deployment in version "v1" cannot be handled as a Deployment: strict decoding error: '
+        'unknown field "spec.template.spec.containers[0].foo", unknown field "spec.template.spec.containers[0].bar"'
+    )
+    assert schema.refusal(DEPLOYMENT, errors, strict=False) == ""
+    assert schema.refusal(DEPLOYMENT, []) == ""
+
+
+def test_duplicates_are_named_by_their_path():
+    body = b'{"kind":"Pod","spec":{"containers":[{"name":"a","name":"b"}],"hostPID":true,"hostPID":false}}'
+    assert [error.message for error in schema.duplicates(body)] == [
+        'duplicate field "spec.hostPID"',
+        'duplicate field "spec.containers[0].name"',
+    ]
+    assert schema.duplicates(b'{"a":1}') == schema.duplicates(b"{nonsense") == []
+
+
+def test_strategic_merge_by_the_real_schema():
+    service = {"spec": {"ports": [{"port": 80, "targetPort": 8080}, {"port": 53}]}}
+    patch = {"spec": {"ports": [{"port": 80, "targetPort": 9090}], "selector": {"a": "b"}}}
+    assert schema.strategic_merge(service, patch, ("", "v1", "Service")) == {
+        "spec": {"ports": [{"port": 80, "targetPort": 9090}, {"port": 53}], "selector": {"a": "b"}}
+    }
+    node = {
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "False"}],
+            "addresses": [{"type": "InternalIP", "address": "1"}],
+        }
+    }
+    patch = {
+        "status": {
+            "$setElementOrder/conditions": [{"type": "Ready"}, {"type": "DiskPressure"}],
+            "conditions": [{"type": "Ready", "status": "Unknown"}],
+        }
+    }
+    assert schema.strategic_merge(node, patch, ("", "v1", "Node"))["status"] == {
+        "conditions": [{"type": "Ready", "status": "Unknown"}, {"type": "DiskPressure", "status": "False"}],
+        "addresses": [{"type": "InternalIP", "address": "1"}],
+    }
+    tolerated = {"spec": {"tolerations": [{"key": "a"}]}}
+    assert schema.strategic_merge(tolerated, {"spec": {"tolerations": [{"key": "b"}]}}, ("", "v1", "Pod")) == {
+        "spec": {"tolerations": [{"key": "b"}]}
+    }
