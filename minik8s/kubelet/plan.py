@@ -199,7 +199,7 @@ def _begun(pod: Pod, actual: Actual) -> bool:
 
 
 def _ended(run: Container | None, policy: str) -> bool:
-    return run is not None and run.state == EXITED and (policy == "Never" or run.exit_code == 0)
+    return policy != "Always" and run is not None and run.state == EXITED and (policy == "Never" or run.exit_code == 0)
 
 
 def _run(pod: Pod, actual: Actual, view: View) -> Plan:

@@ -67,7 +67,7 @@ def sandbox_config(pod: Pod, node: NodeSettings, attempt: int) -> dict[str, Any]
         linux["cgroup_parent"] = names.pod_cgroup(node.cgroup_root, uid)
     made = {
         "metadata": {"name": meta["name"], "namespace": namespace, "uid": uid, "attempt": attempt},
-        "hostname": hostname(pod, node),
+        "hostname": "" if pod["spec"].get("hostNetwork") else hostname(pod, node),
         "log_directory": names.log_directory(node.log_dir, namespace, meta["name"], uid),
         "port_mappings": port_mappings(pod),
         "labels": dict(meta.get("labels") or {}) | pod_labels(pod),

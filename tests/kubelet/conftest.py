@@ -55,7 +55,7 @@ class Stage:
             pod = await self.pod(name)
             if good(pod):
                 return pod
-            assert time.monotonic() < deadline, f"{json.dumps(pod, indent=1)}\n{self.cell.log('kubelet')[-6000:]}"
+            assert time.monotonic() < deadline, f"{json.dumps(pod, indent=1)}\n{self.cell.log('kubelet')[-6000:]}\n{self.cell.log('containerd')[-3000:]}"
             await asyncio.sleep(0.05)
 
     async def ready(self, name: str, **kw: Any) -> Pod:
@@ -76,6 +76,10 @@ def is_ready(pod: Pod | None) -> bool:
 def first(pod: Pod | None, key: str = "containerStatuses") -> dict[str, Any]:
     found: list[dict[str, Any]] = ((pod or {}).get("status") or {}).get(key) or [{}]
     return found[0]
+
+
+def phase(pod: Pod | None) -> str:
+    return str(((pod or {}).get("status") or {}).get("phase", ""))
 
 
 def state(pod: Pod | None) -> dict[str, Any]:

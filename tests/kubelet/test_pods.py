@@ -2,19 +2,196 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from .conftest import Stage, first, is_ready, state
+from nodecore.kube.resource import CONFIG_MAPS, EVENTS, SECRETS
+
+from .conftest import Stage, first, is_ready, phase, state
 
 pytestmark = [pytest.mark.kernel, pytest.mark.asyncio(loop_scope="session")]
+SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
 async def test_a_pod_runs_is_ready_and_goes(stage: Stage) -> None:
-    await stage.run("plain", "echo hello; trap 'exit 0' TERM; while :; do sleep 0.1; done")
+    await stage.run("plain", SLEEP, resources={"limits": {"cpu": "500m", "memory": "64Mi"}})
     pod = await stage.ready("plain")
+    uid = pod["metadata"]["uid"]
     assert pod["status"]["phase"] == "Running"
+    assert pod["status"]["qosClass"] == "Guaranteed"
     assert pod["status"]["podIP"].startswith("10.231.0.")
     assert first(pod)["containerID"].startswith("containerd://")
+    groups = [path for root in stage.cell.cgroups() if (path := root / f"kubepods/pod{uid}").is_dir()]
+    assert groups
+    limits = [file.read_text().strip() for group in groups for pattern in ("*/memory.limit_in_bytes", "*/memory.max")
+              for file in group.glob(pattern)]
+    assert str(64 * 1024 * 1024) in limits
     await stage.delete("plain")
     await stage.gone("plain")
-    assert not list((stage.cell.directory / "kubelet/pods").iterdir())
+    assert not (stage.cell.directory / f"kubelet/pods/{uid}").exists()
+    assert not [group for group in groups if group.exists()]
+    assert not list((stage.cell.directory / "pods").glob("default_plain_*"))
+
+
+async def test_restart_policies(stage: Stage) -> None:
+    await stage.run("good", "exit 0", spec={"restartPolicy": "Never"})
+    await stage.run("bad", "echo why > /dev/termination-log; exit 3", spec={"restartPolicy": "Never"})
+    await stage.run("retry", 'test -e /data/second || { touch /data/second; exit 1; }', spec={
+        "restartPolicy": "OnFailure", "volumes": [{"name": "data", "emptyDir": {}}]},
+        volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    good = await stage.until("good", lambda pod: phase(pod) == "Succeeded")
+    assert state(good)["terminated"]["reason"] == "Completed"
+    bad = await stage.until("bad", lambda pod: phase(pod) == "Failed")
+    assert state(bad)["terminated"] | {"exitCode": 3, "reason": "Error", "message": "why\n"} == state(bad)["terminated"]
+    retry = await stage.until("retry", lambda pod: phase(pod) == "Succeeded")
+    assert first(retry)["restartCount"] == 1
+    for name in ("good", "bad", "retry"):
+        await stage.delete(name)
+        await stage.gone(name)
+
+
+async def test_a_crash_loop_backs_off(stage: Stage) -> None:
+    await stage.run("crash", "exit 7")
+    pod = await stage.until("crash", lambda pod: state(pod).get("waiting", {}).get("reason") == "CrashLoopBackOff")
+    assert first(pod)["restartCount"] == 1
+    assert first(pod)["lastState"]["terminated"]["exitCode"] == 7
+    assert "back-off 10s" in state(pod)["waiting"]["message"]
+    await stage.delete("crash")
+    await stage.gone("crash")
+
+
+async def test_init_containers_run_one_after_another(stage: Stage) -> None:
+    mount = [{"name": "data", "mountPath": "/data"}]
+    init = [{"name": f"init-{n}", "image": "lab.local/busybox:1", "command": ["sh", "-c", f"echo {n} >> /data/steps"],
+             "volumeMounts": mount} for n in (1, 2)]
+    await stage.run("staged", "test \"$(cat /data/steps | tr -d '\\n')\" = 12 || exit 1; " + SLEEP,
+                    spec={"initContainers": init, "volumes": [{"name": "data", "emptyDir": {"medium": "Memory"}}]},
+                    volumeMounts=mount)
+    pod = await stage.ready("staged")
+    assert [item["state"]["terminated"]["exitCode"] for item in pod["status"]["initContainerStatuses"]] == [0, 0]
+    await stage.delete("staged")
+    await stage.gone("staged")
+
+
+async def test_readiness_flips_and_liveness_kills(stage: Stage, tmp_path: Path) -> None:
+    switch = stage.cell.directory / "switch"
+    switch.mkdir()
+    (switch / "ready").touch()
+    (switch / "alive").touch()
+    probe = {"periodSeconds": 1, "failureThreshold": 1}
+    await stage.run("probed", f"httpd -f -p 80 -h /switch & {SLEEP}",
+                    spec={"volumes": [{"name": "switch", "hostPath": {"path": str(switch), "type": "Directory"}}]},
+                    volumeMounts=[{"name": "switch", "mountPath": "/switch"}], ports=[{"name": "web", "containerPort": 80}],
+                    readinessProbe={"httpGet": {"path": "/ready", "port": "web"}, **probe},
+                    startupProbe={"tcpSocket": {"port": 80}, **probe, "failureThreshold": 20},
+                    livenessProbe={"exec": {"command": ["test", "-e", "/switch/alive"]}, **probe})
+    await stage.ready("probed")
+    (switch / "ready").unlink()
+    pod = await stage.until("probed", lambda pod: not is_ready(pod))
+    assert first(pod)["started"] is True
+    (switch / "ready").touch()
+    pod = await stage.ready("probed")
+    (switch / "alive").unlink()
+    await stage.until("probed", lambda pod: first(pod)["restartCount"] == 1)
+    (switch / "alive").touch()
+    await stage.delete("probed", grace=1)
+    await stage.gone("probed")
+
+
+async def test_deletion_runs_pre_stop_within_the_grace(stage: Stage) -> None:
+    trace = stage.cell.directory / "trace"
+    trace.mkdir()
+    await stage.run("graceful", "trap 'echo term >> /trace/steps; exit 0' TERM; while :; do sleep 0.1; done",
+                    spec={"volumes": [{"name": "trace", "hostPath": {"path": str(trace)}}]},
+                    volumeMounts=[{"name": "trace", "mountPath": "/trace"}],
+                    lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "echo stop >> /trace/steps; sleep 1"]}}})
+    await stage.ready("graceful")
+    await stage.delete("graceful")
+    pod = await stage.pod("graceful")
+    assert pod
+    assert is_ready(pod)
+    await stage.gone("graceful")
+    assert (trace / "steps").read_text() == "stop\nterm\n"
+
+
+async def test_a_second_deletion_shortens_the_grace(stage: Stage) -> None:
+    await stage.run("stubborn", "trap '' TERM; while :; do sleep 0.1; done", spec={"terminationGracePeriodSeconds": 60})
+    await stage.ready("stubborn")
+    await stage.delete("stubborn")
+    await stage.until("stubborn", lambda pod: "Stopping" in stage.cell.log("kubelet") or pod)
+    begin = time.monotonic()
+    await stage.delete("stubborn", grace=1)
+    await stage.gone("stubborn")
+    assert time.monotonic() - begin < 10
+
+
+async def test_config_maps_and_secrets(stage: Stage) -> None:
+    spec: dict[str, Any] = {"volumes": [{"name": "config", "configMap": {"name": "late", "items": [{"key": "a", "path": "deep/a"}]}},
+                                        {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o400}},
+                                        {"name": "me", "downwardAPI": {"items": [
+                                            {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}
+    env = [{"name": "WORD", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "b"}}},
+           {"name": "TWICE", "value": "$(WORD)$(WORD)"}, {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+    script = 'echo "$TWICE $IP $(cat /config/deep/a) $(cat /keys/k) $(cat /me/name)"; ' + SLEEP
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": {"k": "czNjcmV0"}}
+    await stage.client.create(SECRETS, secret, "default")
+    await stage.run("configured", script, spec=spec, env=env, volumeMounts=[
+        {"name": "config", "mountPath": "/config"}, {"name": "keys", "mountPath": "/keys"}, {"name": "me", "mountPath": "/me"}])
+    await stage.until("configured", lambda pod: "late" in state(pod).get("waiting", {}).get("message", ""))
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "file", "b": "ho"}}
+    await stage.client.create(CONFIG_MAPS, config, "default")
+    pod = await stage.ready("configured", within=30)
+    text = next((stage.cell.directory / "pods").glob("default_configured_*/main/0.log")).read_text()
+    assert f"hoho {pod['status']['podIP']} file s3cret configured" in text
+    await stage.delete("configured")
+    await stage.gone("configured")
+
+
+async def test_what_is_not_supported_is_refused_by_name(stage: Stage) -> None:
+    await stage.run("claims", SLEEP, spec={"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "x"}}]})
+    pod = await stage.until("claims", lambda pod: state(pod))
+    assert state(pod)["waiting"]["reason"] == "Unsupported"
+    assert "volume data of type persistentVolumeClaim" in state(pod)["waiting"]["message"]
+    await stage.until("claims", lambda _pod: "persistentVolumeClaim" in str(stage.api.objects.get("", "")) or any(
+        item["reason"] == "Unsupported" for key, item in stage.api.objects.items() if f"/{EVENTS.plural}/" in key))
+    await stage.delete("claims")
+    await stage.gone("claims")
+
+
+async def test_images_that_cannot_be_had(stage: Stage) -> None:
+    await stage.run("absent", SLEEP, image="lab.local/none:1", imagePullPolicy="Never")
+    await stage.run("far", SLEEP, image="127.0.0.1:9/none:1")
+    pod = await stage.until("absent", lambda pod: state(pod).get("waiting", {}).get("message"))
+    assert state(pod)["waiting"]["reason"] == "ErrImageNeverPull"
+    await stage.until("far", lambda pod: state(pod).get("waiting", {}).get("reason") in ("ErrImagePull", "ImagePullBackOff"))
+    for name in ("absent", "far"):
+        await stage.delete(name)
+        await stage.gone(name)
+
+
+async def test_identity_and_capabilities(stage: Stage) -> None:
+    await stage.run("user", "id -u; id -g; touch /x 2>/dev/null || echo read-only; touch /data/x && echo writes; " + SLEEP,
+                    spec={"securityContext": {"runAsUser": 1000, "runAsGroup": 2000, "fsGroup": 3000},
+                          "volumes": [{"name": "data", "emptyDir": {}}], "hostname": "someone"},
+                    volumeMounts=[{"name": "data", "mountPath": "/data"}],
+                    securityContext={"readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}})
+    await stage.ready("user")
+    text = next((stage.cell.directory / "pods").glob("default_user_*/main/0.log")).read_text()
+    assert [line.rsplit(" ", 1)[1] for line in text.splitlines()] == ["1000", "2000", "read-only", "writes"]
+    await stage.run("root", SLEEP, spec={"securityContext": {"runAsNonRoot": True}})
+    pod = await stage.until("root", lambda pod: state(pod).get("waiting", {}).get("reason") == "CreateContainerConfigError")
+    assert "will run as root" in state(pod)["waiting"]["message"]
+    for name in ("user", "root"):
+        await stage.delete(name)
+        await stage.gone(name)
+
+
+async def test_a_pod_in_the_nodes_network(stage: Stage) -> None:
+    await stage.run("host", SLEEP, spec={"hostNetwork": True})
+    pod = await stage.ready("host")
+    assert pod["status"]["podIP"] == pod["status"]["hostIP"]
+    await stage.delete("host")
+    await stage.gone("host")

@@ -1,0 +1,79 @@
+"""Killing the kubelet, containerd or the API leaves the pods alone, and what is wanted happens afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from nodecore.kube.resource import PODS
+
+from .conftest import Stage, first, is_ready, node_ready
+
+pytestmark = [pytest.mark.kernel, pytest.mark.asyncio(loop_scope="session")]
+SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+
+
+async def test_a_killed_kubelet_adopts_what_runs(stage: Stage) -> None:
+    await stage.run("stays", SLEEP, readinessProbe={"exec": {"command": ["true"]}, "periodSeconds": 1})
+    await stage.run("leaves", SLEEP)
+    await stage.run("forced", SLEEP)
+    before = await stage.ready("stays")
+    for name in ("leaves", "forced"):
+        await stage.ready(name)
+    stage.cell.kill("kubelet")
+    await stage.delete("leaves")
+    forced = await stage.pod("forced")
+    assert forced
+    await stage.client.delete(PODS, "forced", "default", grace=0)
+    seen = len(stage.api.history)
+    stage.cell.start_kubelet(stage.kubeconfig)
+    await stage.gone("leaves")
+    logs = stage.cell.directory / "pods"
+    await stage.until("stays", lambda _pod: not list(logs.glob("default_forced_*")))
+    after = await stage.ready("stays")
+    assert first(after)["containerID"] == first(before)["containerID"]
+    assert first(after)["restartCount"] == 0
+    told = [obj for _, key, _, obj in stage.api.history[seen:] if key.endswith("/pods/stays")]
+    assert all(is_ready(obj) for obj in told)
+    await stage.delete("stays")
+    await stage.gone("stays")
+
+
+async def test_a_killed_containerd_comes_back_to_the_same_pods(stage: Stage) -> None:
+    await stage.run("through", SLEEP)
+    before = await stage.ready("through")
+    seen = len(stage.api.history)
+    stage.cell.kill("containerd")
+    stage.cell.start_containerd()
+    await stage.run("next", SLEEP)
+    await stage.ready("next")
+    after = await stage.ready("through")
+    assert first(after)["containerID"] == first(before)["containerID"]
+    assert all(is_ready(obj) for _, key, _, obj in stage.api.history[seen:] if key.endswith(("/pods/through", "/nodes/cell-1")))
+    for name in ("through", "next"):
+        await stage.delete(name)
+        await stage.gone(name)
+
+
+async def test_a_container_killed_from_outside_is_started_again(stage: Stage) -> None:
+    await stage.run("victim", "exec sleep 100000")
+    pod = await stage.ready("victim")
+    uid = pod["metadata"]["uid"]
+    procs = {int(text) for root in stage.cell.cgroups() for file in (root / f"kubepods/pod{uid}").glob("*/cgroup.procs")
+             for text in file.read_text().split()}
+    victims = [pid for pid in procs if b"100000" in open(f"/proc/{pid}/cmdline", "rb").read()]
+    os.kill(victims[0], signal.SIGKILL)
+    after = await stage.until("victim", lambda pod: first(pod)["restartCount"] == 1 and is_ready(pod))
+    assert first(after)["lastState"]["terminated"]["exitCode"] == 137
+    await stage.delete("victim")
+    await stage.gone("victim")
+
+
+async def test_the_node_registers_and_keeps_what_others_set(stage: Stage) -> None:
+    node = await node_ready(stage)
+    assert node["metadata"]["labels"]["kubernetes.io/hostname"] == "cell-1"
+    assert node["status"]["nodeInfo"]["containerRuntimeVersion"].startswith("containerd://1")
+    assert {item["type"] for item in node["status"]["conditions"]} == {"MemoryPressure", "DiskPressure", "PIDPressure", "Ready"}
+    assert any(key.endswith("/leases/cell-1") for key in stage.api.objects)
