@@ -1,0 +1,64 @@
+"""A TCP forwarder on loopback whose connections a test can cut and let be made again.
+
+    async with forwarder(server.client_port) as way:
+        EtcdClient(EtcdConfig((f"http://127.0.0.1:{way.port}",)))
+        way.cut(); ...; way.mend()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Forwarder:
+    """Forwards `port` to `target` while not cut."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.port = target, 0
+        self._whole = True
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        """Reset every connection and refuse new ones."""
+        self._whole = False
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        self._whole = True
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._whole:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        ends = {writer, back}
+        self._writers |= ends
+        try:
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        finally:
+            self._writers -= ends
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def forwarder(target: int) -> AsyncIterator[Forwarder]:
+    made = Forwarder(target)
+    server = await asyncio.start_server(made.take, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        made.cut()
+        server.close()
