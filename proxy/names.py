@@ -46,12 +46,12 @@ class Path:
 
     @property
     def endpoints(self) -> str:
-        """Key and slot -> endpoint."""
+        """Key and endpoint number -> endpoint."""
         return f"{self.name}-endpoints"
 
     @property
     def slots(self) -> str:
-        """Key and slot -> endpoint number, for sticky Services."""
+        """Key and slot -> endpoint number, for sticky Services; for others the slot is the number."""
         return f"{self.name}-sticky-slots"
 
     @property
@@ -60,14 +60,14 @@ class Path:
         return f"{self.name}-sticky-live"
 
     @property
-    def numbers(self) -> str:
-        """Key and endpoint number -> endpoint."""
-        return f"{self.name}-sticky-endpoints"
-
-    @property
     def affinity(self) -> str:
         """Client and key -> endpoint number, written by the packets themselves and timed out by the kernel."""
         return f"{self.name}-affinity"
+
+    @property
+    def go(self) -> str:
+        """The chain that sends a packet to the endpoint whose number it carries."""
+        return f"{self.name}-go"
 
     def spread(self, count: int) -> str:
         """The chain that takes one of `count` endpoints by chance."""

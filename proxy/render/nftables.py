@@ -4,13 +4,16 @@ A packet's way:
 
     nat-prerouting, nat-output -> services: address . protocol . port in map `services`? goto cluster-N
                                             for this node itself: protocol . port in `nodeports`? goto nodeport-N
-    cluster-N   one chain for all Services with N endpoints: a random slot, the endpoint in that slot by map
-    cluster-sticky-N-T   first the client's earlier endpoint, if it still answers
+    cluster-N   one chain for all Services with N endpoints: a random number below N
+    cluster-sticky-N-T   the number of the client's earlier endpoint, if it still answers, or else a random one
+    cluster-go   to the endpoint that has this number, by map `cluster-endpoints`
     filter-*    what was not translated: a Service without endpoints, or an undefined port of its address, is refused
     nat-postrouting   masquerade what is marked, and a pod that reached itself
 
-So a Service is elements of maps and no chains: a change costs what changed. A sticky endpoint's number travels from
-rule to rule in the packet's priority, which forwarding overwrites anyway, and not in its mark, which is others' too.
+So a Service is elements of maps and no chains: a change costs what changed. The number travels from rule to rule in
+the packet's priority, which is cleared again, and not in its mark, whose bits belong to others as well. Maps are
+declared with `type` throughout: nft 1.0.6 reads a `typeof` with ports back wrongly, and a rule that is added to such a
+table later would match TCP only.
 
 Pure; only checked addresses and numbers reach the text. Read next: `proxy/stale.py`.
 """
@@ -35,7 +38,8 @@ from ..snapshot import Route
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
 PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
-FIRST_NUMBER = 0x10000  # below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
+CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
+FIRST_NUMBER = 0x10000  # the number of slot 0; below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,8 @@ class Layout:
             stick, sticky = self._stick(path, port.affinity), self._sticky(path, count, port.affinity)
             elements = _sticky_elements(path, key, choice.endpoints, sticky.name, stick.name)
             return _Part(elements, (stick, sticky, *hairpin))
-        chain = self._spread(path, count)
-        slots = (Element(path.endpoints, f"{key} . {slot}", _place(item)) for slot, item in enumerate(choice.endpoints))
+        chain = _spread(path, count)
+        slots = (Element(path.endpoints, f"{key} . {_slot(slot)}", _place(item)) for slot, item in enumerate(choice.endpoints))
         return _Part((Element(path.verdicts, key, f"goto {chain.name}"), *slots), (chain, *hairpin))
 
     def _remembers(self) -> bool:
@@ -103,32 +107,26 @@ class Layout:
     def _client(self, path: Path) -> str:
         return f"{self.family.nft} saddr . {self._key(path)}"
 
-    def _dnat(self, lookup: str) -> str:
-        return f"meta l4proto @{names.PROTOCOLS} dnat {self.family.nft} to {lookup}"
-
-    def _spread(self, path: Path, count: int) -> Chain:
-        return _spread(self, path, count)
-
     def _stick(self, path: Path, timeout: int) -> Chain:
         return Chain(path.stick(timeout), (
             f"update @{path.affinity} {{ {self._client(path)} timeout {timeout}s : meta priority }}",
-            self._dnat(f"{self._key(path)} . meta priority map @{path.numbers}"),
+            f"goto {path.go}",
         ))
 
     def _sticky(self, path: Path, count: int, timeout: int) -> Chain:
         return Chain(path.sticky(count, timeout), (
-            *self._mark(path),
             f"meta priority set {self._client(path)} map @{path.affinity}",
             f"{self._key(path)} . meta priority vmap @{path.live}",
             f"delete @{path.affinity} {{ {self._client(path)} : meta priority }}",
-            f"meta priority set {self._key(path)} . numgen random mod {count} map @{path.slots}",
+            _random(count),
+            f"meta priority set {self._key(path)} . meta priority map @{path.slots}",
             f"goto {path.stick(timeout)}",
         ))
 
     def _mark(self, path: Path) -> tuple[str, ...]:
         """Mark for masquerading what would not be answered back to this node."""
         mark = f"meta mark set meta mark or {names.MASQUERADE_MARK:#x}"
-        if self.settings.masquerade_all or path is names.NODE_PORT:
+        if path is names.NODE_PORT or (path is names.CLUSTER and self.settings.masquerade_all):
             return (mark,)
         if path is names.CLUSTER and self._outside():
             return (f"{self._outside()} {mark}",)
@@ -174,7 +172,7 @@ class Layout:
                 yield f"{verb} element {self.table} {container} {{ {', '.join(words[start : start + PER_COMMAND])} }}"
 
     def _containers(self) -> Iterator[str]:
-        ip, address = self.family.nft, "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
+        address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
         yield f"set {names.PROTOCOLS} {{ type inet_proto; elements = {{ tcp, udp, sctp }}; }}"
         yield f"set {names.CLUSTER_IPS} {{ type {address}; }}"
         yield f"set {names.HAIRPIN} {{ type {address} . {address}; }}"
@@ -185,16 +183,13 @@ class Layout:
         yield f"map {names.NO_ENDPOINTS} {{ type {address} . inet_proto . inet_service : verdict; }}"
         yield f"map {names.NO_ENDPOINT_NODE_PORTS} {{ type inet_proto . inet_service : verdict; }}"
         for path in PATHS:
-            key, place = self._key(path), f"{ip} daddr . tcp dport"  # nft 1.0.6 cannot read `th dport` back here
-            yield f"map {path.verdicts} {{ typeof {key} : verdict; }}"
-            yield f"map {path.endpoints} {{ typeof {key} . numgen random mod 2 : {place}; }}"
-            if not self._remembers():
-                continue
-            yield f"map {path.slots} {{ typeof {key} . numgen random mod 2 : meta priority; }}"
-            yield f"map {path.live} {{ typeof {key} . meta priority : verdict; }}"
-            yield f"map {path.numbers} {{ typeof {key} . meta priority : {place}; }}"
-            yield (f"map {path.affinity} {{ typeof {self._client(path)} : meta priority; "
-                   "size 262144; flags dynamic, timeout; }")
+            key = f"{address} . inet_proto . inet_service" if path.by_address else "inet_proto . inet_service"
+            yield f"map {path.verdicts} {{ type {key} : verdict; }}"
+            yield f"map {path.endpoints} {{ type {key} . classid : {address} . inet_service; }}"
+            if self._remembers():
+                yield f"map {path.slots} {{ type {key} . classid : classid; }}"
+                yield f"map {path.live} {{ type {key} . classid : verdict; }}"
+                yield f"map {path.affinity} {{ type {address} . {key} : classid; size {CLIENTS}; flags dynamic, timeout; }}"
 
     def _chains(self) -> Iterator[str]:
         """The chains that are always there."""
@@ -213,11 +208,12 @@ class Layout:
             f"meta mark and {names.MASQUERADE_MARK:#x} != 0 jump {names.MASQUERADE}",
             f"ct status and dnat != 0 {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random",
         )
-        yield from _chain(names.FILTER_PREROUTING, "type filter hook prerouting priority dstnat + 10; policy accept;", new)
-        yield from _chain(
-            names.FILTER_OUTPUT, "type filter hook output priority -90; policy accept;", new,
-            f"meta priority >= {_number(FIRST_NUMBER)} ct state new ct status and dnat != 0 meta priority set 0:0",
-        )
+        clear = f"meta priority >= {_number(FIRST_NUMBER)} ct state new ct status and dnat != 0 meta priority set 0:0"
+        yield from _chain(names.FILTER_PREROUTING, "type filter hook prerouting priority dstnat + 10; policy accept;", new, clear)
+        yield from _chain(names.FILTER_OUTPUT, "type filter hook output priority -90; policy accept;", new, clear)
+        for path in PATHS:
+            target = f"{self._key(path)} . meta priority map @{path.endpoints}"
+            yield from _chain(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
         yield from _chain(
             names.SERVICES, "", f"{self._key(names.CLUSTER)} vmap @{names.CLUSTER.verdicts}", f"{here} jump {names.NODE_PORTS}",
         )
@@ -252,9 +248,12 @@ def _fragment(key: str, parts: list[_Part], refusals: str, shared: tuple[Element
 
 
 @lru_cache(maxsize=4096)
-def _spread(layout: Layout, path: Path, count: int) -> Chain:
-    lookup = f"{layout._key(path)} . numgen random mod {count} map @{path.endpoints}"
-    return Chain(path.spread(count), (*layout._mark(path), layout._dnat(lookup)))
+def _spread(path: Path, count: int) -> Chain:
+    return Chain(path.spread(count), (_random(count), f"goto {path.go}"))
+
+
+def _random(count: int) -> str:
+    return f"meta priority set numgen random mod {count} offset {FIRST_NUMBER}"
 
 
 def _sticky_elements(path: Path, key: str, endpoints: tuple[Endpoint, ...], sticky: str, stick: str) -> tuple[Element, ...]:
@@ -264,9 +263,9 @@ def _sticky_elements(path: Path, key: str, endpoints: tuple[Endpoint, ...], stic
         number = endpoint_number(item, taken)
         taken.add(number)
         made += (
-            Element(path.slots, f"{key} . {slot}", _number(number)),
+            Element(path.slots, f"{key} . {_slot(slot)}", _number(number)),
             Element(path.live, f"{key} . {_number(number)}", f"goto {stick}"),
-            Element(path.numbers, f"{key} . {_number(number)}", _place(item)),
+            Element(path.endpoints, f"{key} . {_number(number)}", _place(item)),
         )
     return tuple(made)
 
@@ -277,6 +276,10 @@ def endpoint_number(endpoint: Endpoint, taken: set[int]) -> int:
     while number < FIRST_NUMBER or number == 0xFFFFFFFF or number in taken:
         number = (number + FIRST_NUMBER) & 0xFFFFFFFF
     return number
+
+
+def _slot(index: int) -> str:
+    return _number(FIRST_NUMBER + index)
 
 
 def _number(value: int) -> str:

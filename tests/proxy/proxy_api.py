@@ -1,0 +1,123 @@
+"""An API server's list and watch, just enough to feed the proxy: a store of objects, one thread per request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+PATHS = {"/api/v1/services": "Service", "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice"}
+Object = dict[str, Any]
+
+
+class Api:
+    """Holds Services and EndpointSlices; what is put or deleted reaches every watcher."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.log: list[tuple[str, str, Object]] = []  # kind, event type, object; the revision is the index + 1
+        self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in PATHS.values()}
+        self.held: set[str] = set()  # kinds whose list does not answer yet
+        self.server: ThreadingHTTPServer | None = None
+        self.connections: set[socket.socket] = set()
+
+    def put(self, *objects: Object) -> None:
+        with self.changed:
+            for item in objects:
+                kind, key = item["kind"], item["metadata"]["name"]
+                event = "MODIFIED" if key in self.objects[kind] else "ADDED"
+                self._record(kind, event, item)
+                self.objects[kind][key] = item
+            self.changed.notify_all()
+
+    def delete(self, kind: str, name: str) -> None:
+        with self.changed:
+            self._record(kind, "DELETED", self.objects[kind].pop(name))
+            self.changed.notify_all()
+
+    def clear(self) -> None:
+        for kind, items in self.objects.items():
+            for name in list(items):
+                self.delete(kind, name)
+
+    def _record(self, kind: str, event: str, item: Object) -> None:
+        item["metadata"]["resourceVersion"] = str(len(self.log) + 1)
+        self.log.append((kind, event, json.loads(json.dumps(item))))
+
+    def hold(self, *kinds: str) -> None:
+        with self.changed:
+            self.held = set(kinds)
+            self.changed.notify_all()
+
+    def start(self, sock: socket.socket) -> None:
+        """Serve on a listening socket (of whatever namespace)."""
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                api.connections.add(self.connection)
+                url = urlsplit(self.path)
+                query = parse_qs(url.query)
+                try:
+                    if "watch" in query:
+                        api.watch(self, PATHS[url.path], int(query["resourceVersion"][0]))
+                    else:
+                        api.list(self, PATHS[url.path])
+                except OSError:
+                    self.close_connection = True
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *args: object) -> None:
+                pass
+
+        self.server = Server(sock.getsockname(), Handler, bind_and_activate=False)
+        self.server.socket.close()
+        self.server.socket = sock
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Vanish: no new connections, and the old ones broken."""
+        if self.server:
+            self.server.shutdown()
+            self.server.server_close()
+            self.server = None
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
+
+    def list(self, handler: BaseHTTPRequestHandler, kind: str) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: kind not in self.held, timeout=30)
+            body = json.dumps({"kind": f"{kind}List", "metadata": {"resourceVersion": str(len(self.log))},
+                               "items": list(self.objects[kind].values())}).encode()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def watch(self, handler: BaseHTTPRequestHandler, kind: str, since: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        server = self.server
+        while self.server is server:
+            with self.changed:
+                self.changed.wait_for(lambda at=since: len(self.log) > at or self.server is not server, timeout=1)
+                news, since = self.log[since:], len(self.log)
+            lines = b"".join(json.dumps({"type": event, "object": item}).encode() + b"\n"
+                             for of, event, item in news if of == kind)
+            if lines:
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(lines), lines))
+                handler.wfile.flush()

@@ -1,0 +1,273 @@
+"""How the proxy lives: when it writes, what it notices, what survives it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+import urllib.request
+
+import pytest
+from conftest import Agent, listen, settled
+from proxy_api import Api
+from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh, shape
+
+pytestmark = pytest.mark.kernel
+A, B, C = PODS.values()
+VIP = "10.96.1.1"
+TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
+WEB = service("web", VIP, ("t", "TCP", 80, 30090), ("u", "UDP", 80, 0), type="NodePort")
+
+
+def web(*members: str | dict) -> dict:
+    return endpoints("web", *members, ports=TARGETS)
+
+
+@pytest.fixture
+def up(net: World, api: Api, agent: Agent) -> Agent:
+    api.put(web(B, C), WEB)
+    agent.start()
+    return agent
+
+
+@pytest.mark.parametrize("held", ["Service", "EndpointSlice"])
+def test_writes_nothing_before_both_inputs_are_complete(net: World, api: Api, agent: Agent, held: str) -> None:
+    api.put(web(B), WEB)
+    api.hold(held)
+    agent.start(wait=False)
+    eventually(lambda: len(api.connections) >= 2)
+    agent.ready.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        agent.ready.recv(100)
+    assert agent.table() == ""
+    agent.ready.settimeout(10)
+    api.hold()
+    assert agent.ready.recv(100) == b"READY=1"
+    assert net.ask("pod-a", VIP, 80) == ("pod-b", A)
+
+
+DAMAGES = {
+    "table deleted": "nft delete table ip kube-proxy",
+    "everything flushed": "nft flush ruleset",
+    "chain flushed": "nft flush chain ip kube-proxy services",
+    "element removed": f"nft delete element ip kube-proxy services '{{ {VIP} . tcp . 80 }}'",
+    "element added": f"nft add element ip kube-proxy no-endpoints '{{ {VIP} . tcp . 99 : drop }}'",
+    "map flushed": "nft flush map ip kube-proxy cluster-endpoints",
+}
+
+
+@pytest.mark.usefixtures("up")
+def test_heals_within_a_second(net: World, agent: Agent) -> None:
+    settled(net, VIP, 80)
+    good = shape(agent.table())
+    for what, damage in DAMAGES.items():
+        sh(net.spaces["node"], damage)
+        took = eventually(lambda: shape(agent.table()) == good, what=what)
+        assert took < 1, what
+
+
+@pytest.mark.usefixtures("up")
+def test_a_foreign_table_is_no_business_of_ours(net: World, agent: Agent) -> None:
+    sh(net.spaces["node"], "nft add table ip other; nft add chain ip other c; nft delete table ip other")
+    sh(net.spaces["node"], "nft add table ip6 kube-proxy; nft delete table ip6 kube-proxy")
+    time.sleep(0.2)
+    assert "changed by somebody else" not in agent.log.read_text()
+    assert agent.log.read_text().count("replace table") <= 1
+
+
+@pytest.mark.usefixtures("up")
+def test_a_single_change_is_written_at_once(net: World, api: Api) -> None:
+    assert {net.ask("pod-a", VIP, 80)[0] for _ in range(30)} == {"pod-b", "pod-c"}
+    api.put(web(C))
+    took = eventually(lambda: element(net, 1) != 0)
+    assert took < 0.5
+    assert {net.ask("pod-a", VIP, 80)[0] for _ in range(30)} == {"pod-c"}
+
+
+def element(net: World, slot: int) -> int:
+    """Zero if the Service has that slot."""
+    key = f"{{ {VIP} . tcp . 80 . 1:{slot:x} }}"
+    return net.spaces["node"].run(["nft", "get", "element", "ip", "kube-proxy", "cluster-endpoints", key], check=False).returncode
+
+
+@pytest.mark.usefixtures("up")
+def test_endpoints_on_their_way_out_serve_until_nobody_else_does(net: World, api: Api) -> None:
+    leaving = {"addresses": [B], "conditions": {"ready": False, "serving": True, "terminating": True}, "nodeName": "node-1"}
+    unready = {"addresses": [A], "conditions": {"ready": False, "serving": False, "terminating": False}, "nodeName": "node-1"}
+    api.put(web(leaving, C, unready))
+    eventually(lambda: element(net, 1) != 0)
+    assert {net.ask("pod-a", VIP, 80)[0] for _ in range(20)} == {"pod-c"}
+    api.put(web(leaving, unready))
+    eventually(lambda: net.ask("pod-a", VIP, 80)[0] == "pod-b")
+    api.put(web(unready))
+    eventually(lambda: net.ask("pod-a", VIP, 80)[0] == "refused")
+    api.delete("EndpointSlice", "web-1")
+    api.delete("Service", "web")
+    gone = ["nft", "get", "element", "ip", "kube-proxy", "cluster-ips", f"{{ {VIP} }}"]
+    eventually(lambda: net.spaces["node"].run(gone, check=False).returncode != 0)
+
+
+def test_connections_and_rules_outlive_it(net: World, up: Agent, api: Api) -> None:
+    """kill -9: an open connection goes on, new ones are made, and the next life takes over without a gap."""
+    before = shape(up.table())
+    with net.connect("outside", NODE, 30090) as line:
+        assert line.recv(100)
+        up.kill()
+        assert exchange(line) == b"ping"
+        assert net.ask("pod-a", VIP, 80)[0] in ("pod-b", "pod-c")
+        api.put(web(C))
+        up.start(wait=False)
+        refused = []
+        while not told(up):
+            refused += [who for who in [net.ask("pod-a", VIP, 80, timeout=1)[0]] if who not in ("pod-b", "pod-c")]
+        assert refused == []
+        assert exchange(line) == b"ping"
+    assert {net.ask("pod-a", VIP, 80)[0] for _ in range(20)} == {"pod-c"}
+    api.put(web(B, C))
+    eventually(lambda: shape(up.table()) == before)
+    assert up.kill(signal.SIGTERM) == 0
+    assert shape(up.table()) == before
+
+
+def exchange(line: socket.socket) -> bytes:
+    line.sendall(b"ping")
+    return line.recv(100)
+
+
+def told(agent: Agent) -> bool:
+    agent.ready.settimeout(0.001)
+    try:
+        return agent.ready.recv(100) == b"READY=1"
+    except TimeoutError:
+        return False
+    finally:
+        agent.ready.settimeout(10)
+
+
+def test_an_absent_api_changes_nothing(net: World, up: Agent, api: Api, served: tuple[Api, int]) -> None:
+    before = shape(up.table())
+    api.stop()
+    try:
+        sh(net.spaces["node"], "nft delete table ip kube-proxy")
+        eventually(lambda: shape(up.table()) == before, within=2, what="healing without the API")
+        api.put(web(C))
+    finally:
+        api.start(listen(net, served[1]))
+    eventually(lambda: element(net, 1) != 0, what="catching up")
+
+
+def test_stale_udp_flows_are_forgotten_and_good_ones_kept(net: World, up: Agent, api: Api) -> None:
+    api.put(web(B))
+    eventually(lambda: element(net, 1) != 0)
+    with net.spaces["pod-a"].enter():
+        line = socket.socket(type=socket.SOCK_DGRAM)
+    with line:
+        line.settimeout(0.5)
+        line.connect((VIP, 80))
+        assert talk(line) == "pod-b"
+        api.put(web(B, C))
+        up.kill()
+        up.start()
+        assert flows(net, B) != ""
+        assert talk(line) == "pod-b"  # a restart cuts no flow that leads somewhere
+        api.put(web(C))
+        eventually(lambda: flows(net, B) == "")
+        assert talk(line) == "pod-c"
+
+
+def talk(line: socket.socket) -> str:
+    line.send(b"?")
+    return line.recv(100).decode().split()[0]
+
+
+def flows(net: World, endpoint: str) -> str:
+    listed = ["conntrack", "-L", "-p", "udp", "--orig-dst", VIP, "--reply-src", endpoint]
+    return net.spaces["node"].run(listed, check=False).stdout
+
+
+def test_sticky_clients_stay_and_move_when_they_must(net: World, api: Api, agent: Agent) -> None:
+    api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], "sessionAffinity": "ClientIP"}})
+    agent.start()
+    for port, address in ((80, VIP), (30090, NODE)):
+        (first,) = {net.ask("outside", address, port)[0] for _ in range(12)}
+        agent.kill()
+        agent.start()
+        assert {net.ask("outside", address, port)[0] for _ in range(12)} == {first}, "after a restart"
+        gone = PODS[first]
+        api.put(web(*(set(PODS.values()) - {gone})))
+        eventually(lambda at=(address, port), first=first: net.ask("outside", *at)[0] != first)
+        (second,) = {net.ask("outside", address, port)[0] for _ in range(12)}
+        assert second != first
+        api.put(web(A, B, C))
+        time.sleep(0.3)
+        assert {net.ask("outside", address, port)[0] for _ in range(12)} == {second}, "the old one is back: no reason to move"
+
+
+def test_affinity_times_out(net: World, api: Api, agent: Agent) -> None:
+    config = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}
+    api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], **config}})
+    agent.start()
+    seen = {net.ask("outside", VIP, 80)[0]}
+
+    def moved() -> bool:
+        time.sleep(1.1)
+        seen.add(net.ask("outside", VIP, 80)[0])
+        return len(seen) > 1
+
+    eventually(moved, within=20)
+
+
+BAD = (
+    service("low", "10.96.2.1", ("t", "TCP", 0, 0)),
+    service("high", "10.96.2.2", ("t", "TCP", 70000, 0)),
+    service("protocol", "10.96.2.3", ("t", "tcp } ; flush ruleset ; {", 80, 0)),
+    service("escape", "10.96.2.4 . tcp . 80 : drop }\nflush ruleset\n", ("t", "TCP", 80, 0)),
+    service("loopback", "127.0.0.1", ("t", "TCP", 80, 0)),
+    service("node-port", "10.96.2.6", ("t", "TCP", 80, 99999), type="NodePort"),
+    service("zz-taken", VIP, ("t", "TCP", 80, 0)),
+)
+
+
+def test_bad_objects_are_skipped_counted_and_named(net: World, api: Api, agent: Agent) -> None:
+    bad_slice = endpoints("web", "fd00::1", "127.0.0.1", "10.244.1.9; drop", "224.0.0.1", ports=TARGETS)
+    bad_slice["metadata"]["name"] = "web-bad"
+    bad_port = endpoints("web", B, ports=(("t", "TCP", 70000),))
+    bad_port["metadata"]["name"] = "web-port"
+    api.put(web(B), WEB, *BAD, bad_slice, bad_port)
+    agent.start()
+    assert net.ask("pod-a", VIP, 80) == ("pod-b", A)
+    log = agent.log.read_text()
+    for item in BAD[:-1]:
+        assert f"Service default/{item['metadata']['name']} skipped" in log
+    assert "EndpointSlice default/web-bad skipped" in log
+    assert "EndpointSlice default/web-port skipped" in log
+    metrics = get(net, 10249, "/metrics")
+    assert f"kubeproxy_skipped_objects {float(len(BAD) + 4 + 1)}" in metrics
+
+
+def get(net: World, port: int, path: str) -> str:
+    with net.spaces["node"].enter():
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).read().decode()
+
+
+@pytest.mark.usefixtures("up")
+def test_tells_of_itself(net: World) -> None:
+    assert '"nodeEligible": true' in get(net, 10256, "/healthz")
+    assert get(net, 10256, "/livez")
+    assert get(net, 10249, "/proxyMode") == "nftables"
+    assert "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1.0" in get(net, 10249, "/metrics")
+
+
+def test_clean_up_and_dry_run(net: World, up: Agent) -> None:
+    argv = [*up_command(up), "--dry-run"]
+    printed = net.spaces["node"].run(argv).stdout
+    assert f"{VIP} . tcp . 80 : goto cluster-2" in printed
+    up.kill()
+    net.spaces["node"].run([*up_command(up), "--cleanup"])
+    assert up.table() == ""
+
+
+def up_command(agent: Agent) -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "proxy", "--kubeconfig", str(agent.directory / "kubeconfig"), "--cluster-cidr", "10.244.0.0/16"]

@@ -1,0 +1,127 @@
+"""The pure decisions: which endpoints, which flows are stale, what a flag means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nodecore.daemon import entry
+from nodecore.errors import UserError
+from nodecore.kernel.conntrack import Flow
+from proxy import config as settings
+from proxy.__main__ import command
+from proxy.endpoints import Endpoint
+from proxy.policy import Choice, choose
+from proxy.stale import NOBODY, changed, is_stale
+
+READY = Endpoint("10.0.0.1", 80, local=True)
+FAR = Endpoint("10.0.0.2", 80)
+LEAVING = Endpoint("10.0.0.3", 80, ready=False, serving=True, terminating=True, local=True)
+BROKEN = Endpoint("10.0.0.4", 80, ready=False, serving=False, local=True)
+
+
+@pytest.mark.parametrize(("endpoints", "options", "expected"), [
+    ([], {}, Choice(())),
+    ([READY, FAR, LEAVING, BROKEN], {}, Choice((READY, FAR))),
+    ([LEAVING, BROKEN], {}, Choice((LEAVING,))),
+    ([BROKEN], {}, Choice(())),
+    ([BROKEN], {"unready_too": True}, Choice((BROKEN,))),
+    ([READY, FAR], {"local_only": True}, Choice((READY,))),
+    ([FAR, LEAVING], {"local_only": True}, Choice((LEAVING,))),  # per scope: here only the leaving one is left
+    ([FAR, BROKEN], {"local_only": True}, Choice((), elsewhere=True)),
+    ([BROKEN], {"local_only": True}, Choice(())),
+])
+def test_choose(endpoints: list[Endpoint], options: dict[str, bool], expected: Choice) -> None:
+    assert choose(endpoints, **options) == expected
+
+
+VIP, POD, GONE = ("10.96.0.1", 53), ("10.244.0.5", 5353), ("10.244.0.6", 5353)
+
+
+def flow(to: tuple[str, int], answered_by: tuple[str, int]) -> Flow:
+    return Flow("10.244.0.9", 40000, *to, *answered_by)
+
+
+@pytest.mark.parametrize(("seen", "stale"), [
+    (flow(VIP, POD), False),
+    (flow(VIP, GONE), True),
+    (flow(VIP, VIP), True),  # sent before there were rules
+    (flow(("10.96.0.2", 53), GONE), True),  # a Service that is gone
+    (flow(("192.168.1.1", 30053), POD), False),
+    (flow(("192.168.1.1", 30053), GONE), True),
+    (flow(("8.8.8.8", 30053), ("8.8.8.8", 30053)), False),  # somebody else's business
+    (flow(("8.8.8.8", 53), ("8.8.8.8", 53)), False),
+])
+def test_stale(seen: Flow, *, stale: bool) -> None:
+    targets = {VIP: frozenset([POD]), ("10.96.0.2", 53): NOBODY, ("", 30053): frozenset([POD])}
+    assert is_stale(targets)(seen) is stale
+
+
+def test_only_changed_targets_are_looked_at() -> None:
+    one, two = frozenset([POD]), frozenset([POD, GONE])
+    assert changed({VIP: one}, {VIP: one}) == {}
+    assert changed({VIP: one}, {VIP: two}) == {VIP: two}
+    assert changed({VIP: one}, {}) == {VIP: NOBODY}
+
+
+@pytest.mark.parametrize(("flags", "complaint"), [
+    ({"proxy-mode": "ipvs"}, "--proxy-mode: ipvs"),
+    ({"proxy-mode": "iptables"}, "--proxy-mode: iptables"),
+    ({"proxy-mode": "magic"}, "--proxy-mode: 'magic'"),
+    ({"cluster-cidr": "10.244.0.1/16"}, "--cluster-cidr"),
+    ({"nodeport-addresses": ("primary",)}, "--nodeport-addresses: 'primary'"),
+    ({"nodeport-addresses": ("all", "10.0.0.0/8")}, "`all` stands alone"),
+    ({"healthz-bind-address": "here:there"}, "--healthz-bind-address"),
+    ({"metrics-bind-address": "127.0.0.1:99999"}, "--metrics-bind-address"),
+    ({"iptables-min-sync-period": "soon"}, "--iptables-min-sync-period"),
+])
+def test_wrong_flags_are_named(flags: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint.replace("(", r"\(")):
+        settings.build(flags)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n"
+                    "clusterCIDR: 10.1.0.0/16,fd44::/48\nhostnameOverride: File\nnodePortAddresses: [192.168.0.0/16]\n"
+                    "metricsBindAddress: 0.0.0.0:1\nclientConnection: {kubeconfig: /k}\n"
+                    "nftables: {minSyncPeriod: 1m30s, masqueradeAll: true}\n")
+    made = settings.build({"hostname-override": "Flag", "healthz-bind-address": ""}, settings.read_file(str(path)))
+    assert (made.node, made.kubeconfig, made.masquerade_all, made.min_sync_period) == ("flag", "/k", True, 90.0)
+    assert (made.healthz, made.metrics) == (None, settings.Listen("0.0.0.0", 1))
+    assert [family.value for family in made.families] == [4, 6]
+    assert [str(network) for network in made.node_port_addresses] == ["192.168.0.0/16"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("0.0.0.0:10256", ("0.0.0.0", 10256)), ("127.0.0.1", ("127.0.0.1", 5)), ("[::1]:80", ("::1", 80)), ("::1", ("::1", 5)),
+    (":9", ("0.0.0.0", 9)),
+])
+def test_listen(text: str, expected: tuple[str, int]) -> None:
+    made = settings.parse_listen(text, "--x", 5)
+    assert made
+    assert (made.host, made.port) == expected
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1"}))
+    with pytest.raises(UserError, match="not a KubeProxyConfiguration"):
+        settings.read_file(str(path))
+
+
+def test_the_command_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    result = CliRunner().invoke(command, ["--proxy-mode", "ipvs"])
+    assert result.exception
+    assert entry.report(result.exception, "kube-proxy-py") == 2
+    assert "--proxy-mode: ipvs" in capsys.readouterr().err
+
+
+def test_this_proxy_is_ours() -> None:
+    """The package of PyPI's proxy.py has the same name."""
+    import proxy
+
+    assert Path(proxy.__file__).parent == Path(__file__).parents[2] / "proxy"
