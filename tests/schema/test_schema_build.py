@@ -1,16 +1,19 @@
 """The builder's cache: made once, made anew when stale, small once read; and what the tables say of wrong objects."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.schema.cache import fresh, shapes
 from minik8s.apiserver.schema.served import RESOURCES
-from nodecore.errors import NotFound, UserError
+from nodecore.errors import Invalid, NotFound, UserError
 
 DEPLOYMENT = ("apps", "v1", "Deployment")
 
@@ -217,3 +220,29 @@ def test_strategic_merge_by_the_real_schema():
     assert schema.strategic_merge(tolerated, {"spec": {"tolerations": [{"key": "b"}]}}, ("", "v1", "Pod")) == {
         "spec": {"tolerations": [{"key": "b"}]}
     }
+
+
+NAMES = ["spec", "containers", "name", "image", "env", "ports", "containerPort", "volumes", "metadata", "labels", "finalizers"]
+KEYS = st.sampled_from(
+    [*NAMES, "$patch", "$retainKeys", "$setElementOrder/containers", "$deleteFromPrimitiveList/finalizers", "zzz"]
+)
+LEAVES = st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["a", "b", "delete", "replace", "merge"])
+TREES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=20)
+OBJECTS = st.dictionaries(st.sampled_from(NAMES), TREES, max_size=4)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(OBJECTS, st.dictionaries(KEYS, TREES, max_size=4))
+def test_any_patch_applies_or_is_invalid(obj, patch):
+    before = json.dumps([obj, patch])
+    with contextlib.suppress(Invalid):
+        schema.strategic_merge(obj, patch, ("", "v1", "Pod"))
+    assert json.dumps([obj, patch]) == before
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(OBJECTS)
+def test_any_object_can_be_judged(obj):
+    for error in schema.validate(("", "v1", "Pod"), obj):
+        assert error.message
+        assert error.field

@@ -59,3 +59,94 @@ def test_noise_is_invalid_and_never_a_crash(noise):
         decode_protobuf(prefix + noise)
     with pytest.raises(Invalid):
         decode_protobuf(noise)
+
+
+def number(field, value):
+    return varint(field << 3) + varint(value)
+
+
+def octets(field, value):
+    value = value.encode() if isinstance(value, str) else value
+    return varint(field << 3 | 2) + varint(len(value)) + value
+
+
+def varint(value):
+    value &= (1 << 64) - 1
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*made, value])
+
+
+def envelope(api_version, kind, *fields):
+    return (
+        b"k8s\0"
+        + octets(1, octets(1, api_version) + octets(2, kind))
+        + octets(2, b"".join(fields))
+        + octets(3, "")
+        + octets(4, "")
+    )
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_signed_numbers(value):
+    body = envelope("v1", "DeleteOptions", number(1, value))
+    assert decode_protobuf(body)["gracePeriodSeconds"] == value
+
+
+def test_delete_options_and_eviction():
+    options = number(1, 0) + octets(2, octets(1, "u-1")) + octets(4, "Foreground") + octets(5, "All") + number(99, 7)
+    meant = {"gracePeriodSeconds": 0, "preconditions": {"uid": "u-1"}, "propagationPolicy": "Foreground", "dryRun": ["All"]}
+    assert decode_protobuf(envelope("v1", "DeleteOptions", options)) == {"apiVersion": "v1", "kind": "DeleteOptions", **meant}
+    body = envelope("policy/v1", "Eviction", octets(1, octets(1, "p") + octets(3, "default")), octets(2, options))
+    assert decode_protobuf(body) == {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": "p", "namespace": "default"},
+        "deleteOptions": meant,
+    }
+
+
+def test_binding_and_scale():
+    body = envelope("v1", "Binding", octets(1, octets(1, "p")), octets(2, octets(1, "Node") + octets(3, "n1") + octets(2, "")))
+    assert decode_protobuf(body) == {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "n1"},
+    }
+    body = envelope("autoscaling/v1", "Scale", octets(1, octets(1, "d")), octets(2, number(1, 4)))
+    assert decode_protobuf(body)["spec"] == {"replicas": 4}
+
+
+def test_times_quantities_and_either_or():
+    created, renewed = number(1, 1767225600), number(1, 1767225600) + number(2, 123456000)
+    lease = envelope(
+        "coordination.k8s.io/v1", "Lease", octets(1, octets(8, created)), octets(2, octets(4, renewed) + octets(1, "n1"))
+    )
+    assert decode_protobuf(lease) == {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"renewTime": "2026-01-01T00:00:00.123456Z", "holderIdentity": "n1"},
+    }
+    ports = octets(1, octets(4, number(1, 1) + octets(3, "http"))) + octets(1, octets(4, number(1, 0) + number(2, 8080)))
+    service = decode_protobuf(envelope("v1", "Service", octets(2, ports)))
+    assert service["spec"]["ports"] == [{"targetPort": "http"}, {"targetPort": 8080}]
+    limits = octets(1, octets(1, "cpu") + octets(2, octets(1, "500m")))
+    pod = decode_protobuf(envelope("v1", "Pod", octets(2, octets(2, octets(1, "c") + octets(8, limits)))))
+    assert pod["spec"]["containers"] == [{"name": "c", "resources": {"limits": {"cpu": "500m"}}}]
+
+
+def test_packed_numbers_and_managed_fields():
+    pod = envelope("v1", "Pod", octets(2, octets(14, octets(4, varint(1) + varint(300)))))
+    assert decode_protobuf(pod)["spec"]["securityContext"] == {"supplementalGroups": [1, 300]}
+    entry = octets(1, "kubectl") + octets(7, octets(1, '{"f:spec":{}}'))
+    managed = decode_protobuf(envelope("v1", "Pod", octets(1, octets(17, entry))))
+    assert managed["metadata"]["managedFields"] == [{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]
+
+
+def test_a_kind_not_served_is_named():
+    with pytest.raises(Invalid, match='no kind "CronJob" is registered for version "batch/v1"'):
+        decode_protobuf(envelope("batch/v1", "CronJob"))

@@ -64,7 +64,7 @@ def _roles(node: Object) -> str:
 
 
 def _address(status: Object, kind: str) -> str:
-    return next((item["address"] for item in status.get("addresses") or [] if item.get("type") == kind), NONE)
+    return next((item.get("address", "") for item in status.get("addresses") or [] if item.get("type") == kind), NONE)
 
 
 def _service(service: Object, now: datetime.datetime) -> list[Any]:

@@ -27,7 +27,8 @@ class PodStatus:
     def count(self, status: Object) -> None:
         """Add a container's restarts, and when the last one was."""
         self.restarts += status.get("restartCount", 0)
-        ended = moment((status.get("lastState") or {}).get("terminated", {}).get("finishedAt"))
+        last = (status.get("lastState") or {}).get("terminated") or {}
+        ended = moment(last.get("finishedAt"))
         if ended and (self.last_restart is None or ended > self.last_restart):
             self.last_restart = ended
 
@@ -100,7 +101,7 @@ def _containers(found: PodStatus, status: Object) -> None:
             found.reason = waiting["reason"]
         elif ended is not None:
             found.reason = ended.get("reason") or _exit(ended)
-        elif one.get("ready") and "running" in state:
+        elif one.get("ready") and state.get("running") is not None:
             running = True
             found.ready += 1
     if found.reason == "Completed" and running:
