@@ -1,0 +1,79 @@
+"""`flanneld-py`: Go flanneld's flags, by its names. Heavy imports wait until they are needed.
+
+Read next: `flanneld_py/agent.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import click
+
+from flanneld_py.config import FLAGS, Flag, build_settings
+from nodecore.daemon import entry
+from nodecore.errors import UserError
+
+NAME = "flanneld-py"
+
+
+def _option(flag: Flag) -> click.Option:
+    """A click option; booleans may stand alone or be given a value, as Go's."""
+    names = [f"--{flag.name}", f"-{flag.name}", flag.name.replace("-", "_")]
+    kind: Any = {"type": type(flag.default)}
+    if isinstance(flag.default, bool):
+        kind = {"type": click.BOOL, "is_flag": False, "flag_value": True}
+    return click.Option(
+        names, default=() if flag.many else flag.default, multiple=flag.many, help=flag.help, show_default=bool(flag.default),
+        envvar=f"FLANNELD_{flag.name.upper().replace('-', '_')}", **kind,
+    )
+
+
+def start(*, dry_run: bool, version: bool, **given: Any) -> None:
+    """Read the flags and run."""
+    if version:
+        click.echo(metadata.version("flanneld-py"))
+        return
+    settings = build_settings({flag.name: given[flag.name.replace("-", "_")] for flag in FLAGS})
+
+    import asyncio
+
+    from flanneld_py import agent
+    from nodecore.daemon import logs
+
+    logs.setup(settings.verbosity)
+    asyncio.run(agent.dry_run(settings) if dry_run else agent.run(settings))
+
+
+command = click.Command(
+    NAME,
+    callback=start,
+    params=[
+        *map(_option, FLAGS),
+        click.Option(["--dry-run", "-dry-run", "dry_run"], is_flag=True, help="Print what would be written and exit."),
+        click.Option(["--version", "-version", "version"], is_flag=True, help="Print the version and exit."),
+    ],
+    context_settings={"help_option_names": ["--help", "-help", "-h"]},
+    help="Give this node a subnet for its pods and a way to everybody else's: a drop-in for Go flanneld.",
+)
+
+
+def invoke(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; what click complains about becomes a `UserError`."""
+    try:
+        command.main(args=list(arguments) if arguments is not None else None, prog_name=NAME, standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        raise UserError(error.format_message().replace("\n", " ")) from None
+
+
+def main() -> None:
+    """Entry point."""
+    entry.run(invoke, NAME)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The overlay daemon, put together.
+
+    etcd --leases--> Tenure (ours)   \\
+         --watch---> snapshot (all)   >- Inputs -> plan.py -> Reconciler -> kernel network, nft tables
+    netlink and nft monitors: "look again"                     |
+                                                               `-> subnet.env, READY=1
+
+Events only mark the reconciler dirty. When the daemon ends, however it ends, the network stays as it is.
+Read next: `flanneld_py/plan.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flanneld_py import plan
+from flanneld_py.backends import vxlan
+from flanneld_py.config import Settings
+from flanneld_py.iface import Underlay, choose_underlay
+from flanneld_py.lease import Lease, Part
+from flanneld_py.netconf import NetConf, parse_netconf
+from flanneld_py.store.etcd import EtcdLeaseStore
+from flanneld_py.store.port import LeaseStore, Snapshot, Wish
+from flanneld_py.subnetfile import read_previous, render_subnet_file, write_subnet_file
+from flanneld_py.target import NodeTarget
+from flanneld_py.tenure import Tenure
+from nodecore.daemon import health, systemd
+from nodecore.errors import Blame, Fault, UserError
+from nodecore.etcd.client import EtcdClient, EtcdConfig, parse_endpoints
+from nodecore.kernel.netlink import KernelHost, KernelNetwork
+from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.ports import Firewall, Host, Network
+from nodecore.kernel.sysctl import read_sysctl
+from nodecore.loop.backoff import Backoff
+from nodecore.loop.reconcile import Outcome, Reconciler
+from nodecore.loop.supervise import run_tasks
+from nodecore.net import Family
+
+log = logging.getLogger(__name__)
+
+RESYNC = 30.0
+MIN_INTERVAL = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The outside world."""
+
+    store: LeaseStore
+    host: Host
+    network: Network
+    firewall: Firewall
+
+
+@dataclass
+class Agent:
+    """One daemon: what it was told, what it knows, and its one reconciler."""
+
+    settings: Settings
+    ports: Ports
+    leases: tuple[Lease, ...] | None = None
+    conf: NetConf = field(init=False)
+    options: vxlan.VxlanOptions = field(init=False)
+    underlay: Underlay = field(init=False)
+    tenure: Tenure = field(init=False)
+    reconciler: Reconciler = field(init=False)
+    macs: dict[Family, str] = field(default_factory=dict)
+    count: Callable[[Outcome], None] = lambda outcome: None
+    ready: bool = False
+
+    async def run(self) -> None:
+        """Start, then work for ever."""
+        target = NodeTarget(self.ports.network, self.ports.firewall, self.inputs)
+        self.reconciler = Reconciler(
+            "flanneld", target, resync=RESYNC, min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._passed
+        )
+        self._serve_health()
+        await self._learn()
+        await self.tenure.begin()
+        await run_tasks({
+            "lease": self.tenure.run(), "leases": self._follow_leases(), "reconciler": self.reconciler.run(),
+            "network monitor": self._follow_network(), "nft monitor": self._follow_tables(),
+            "watchdog": systemd.watchdog(lambda: True),
+        }, signals=False)
+
+    def inputs(self) -> plan.Inputs | None:
+        """All we know, None until it is complete."""
+        if self.leases is None:
+            return None
+        return plan.Inputs(self.conf, self.options, self.underlay, self.settings.features, self.tenure.lease, self.leases)
+
+    async def _learn(self) -> None:
+        """The configuration, the way out, and what we wish for."""
+        self.conf = await wait_for_config(self.ports.store)
+        self.options = read_options(self.conf)
+        ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
+        self.underlay = choose_underlay(self.ports.host, self.conf.families, self.settings.wishes, ipv6=ipv6)
+        log.info("Using interface %s, MTU %d, addresses %s, public %s", self.underlay.link, self.underlay.mtu,
+                 _joined(self.underlay.addresses), _joined(self.underlay.public))
+        log.info("VXLAN: %s", self.options)
+        self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self.reconciler.mark)
+
+    def _wish(self) -> Wish:
+        return Wish(self.conf, self.underlay.public, read_previous(self.settings.subnet_file), self._backend_data)
+
+    def _backend_data(self, family: Family, before: Part | None) -> Mapping[str, Any]:
+        """Our VTEP's MAC is the device's, else the one our lease tells already, else a new one; and then it stays."""
+        if family not in self.macs:
+            device = self.ports.host.link(self.options.device(family))
+            kept = device.mac if device and device.vxlan else vxlan.vtep_mac(before)
+            self.macs[family] = kept or random_mac()
+        return vxlan.lease_data(self.options, self.macs[family])
+
+    async def _follow_leases(self) -> None:
+        async for snapshot in self.ports.store.watch():
+            self.see(snapshot)
+
+    def see(self, snapshot: Snapshot) -> None:
+        """Take in all leases."""
+        self.leases = tuple(snapshot.leases[key] for key in sorted(snapshot.leases))
+        self.tenure.see(snapshot)
+        self.reconciler.mark()
+
+    async def _follow_network(self) -> None:
+        async for _ in self.ports.network.changes():
+            self.reconciler.mark()
+
+    async def _follow_tables(self) -> None:
+        ours = {f"{family.nft} flannel-ipv{family.value}" for family in Family} | {EVERYTHING}
+        async for name in self.ports.firewall.changes():
+            if name in ours:
+                self.reconciler.mark()
+
+    def _passed(self, outcome: Outcome) -> None:
+        """After every pass that worked: tell the CNI plugin and the service manager."""
+        self.count(outcome)
+        if outcome.error:
+            return
+        text = render_subnet_file(
+            self.conf, self.tenure.lease, vxlan.device_mtu(self.options, self.underlay), ip_masq=self.settings.features.ip_masq
+        )
+        write_subnet_file(self.settings.subnet_file, text)
+        if not self.ready:
+            self.ready = True
+            log.info("Running: the network works and %s is written", self.settings.subnet_file)
+            systemd.notify("READY=1")
+
+    def _serve_health(self) -> None:
+        host, port = self.settings.healthz
+        if not port:
+            return
+        from nodecore.daemon import metrics
+
+        self.count = metrics.reconcile_observer("flanneld")
+        health.serve(host, port, {
+            "/healthz": health.check(lambda: True, "flanneld is running"),
+            "/readyz": health.check(lambda: self.ready and self.reconciler.healthy),
+            "/metrics": metrics.exposition,
+        })
+
+
+async def run(settings: Settings) -> None:
+    """Run the daemon in this network namespace until a signal."""
+    async with _client(settings) as client:
+        await run_tasks({"flanneld": Agent(settings, _ports(settings, client)).run()})
+    log.info("Exiting; the network stays as it is")
+
+
+async def dry_run(settings: Settings) -> None:
+    """Print what would be done, and do nothing."""
+    async with _client(settings) as client:
+        ports = _ports(settings, client)
+        agent = Agent(settings, ports)
+        target = NodeTarget(ports.network, ports.firewall, lambda: None)
+        agent.reconciler = Reconciler("flanneld", target)
+        await agent._learn()
+        lease = await ports.store.preview(agent._wish())
+        snapshot = await anext(ports.store.watch())
+        wanted = plan.desired(plan.Inputs(
+            agent.conf, agent.options, agent.underlay, settings.features, lease, tuple(snapshot.leases.values())
+        ))
+        print(f"lease {lease.describe()}")
+        for op in target.plan(await target.observe(wanted), wanted):
+            print(op.describe())
+
+
+def _client(settings: Settings) -> EtcdClient:
+    endpoints = parse_endpoints(settings.endpoints, what="--etcd-endpoints")
+    return EtcdClient(
+        EtcdConfig(endpoints, settings.ca, settings.cert, settings.key, settings.username, settings.password)
+    )
+
+
+def _ports(settings: Settings, client: EtcdClient) -> Ports:
+    for name in settings.ignored:
+        log.warning("--%s is accepted and ignored", name)
+    return Ports(EtcdLeaseStore(client, settings.prefix), KernelHost(), KernelNetwork(), Nft())
+
+
+async def wait_for_config(store: LeaseStore) -> NetConf:
+    """The network configuration, waiting for etcd and for somebody to write it."""
+    backoff = Backoff(first=0.2, cap=5.0)
+    while True:
+        try:
+            text = await store.config()
+            if text is not None:
+                return parse_netconf(text)
+            trouble = "nobody has written the network config (the key config below --etcd-prefix)"
+        except Fault as fault:
+            if fault.blame is not Blame.ENVIRONMENT:
+                raise
+            trouble = str(fault)
+        delay = backoff.next()
+        log.error("Couldn't fetch the network config: %s; again in %.1f s", trouble, delay)
+        await asyncio.sleep(delay)
+
+
+def read_options(conf: NetConf) -> vxlan.VxlanOptions:
+    """The backend's options; backends there are not are refused by name."""
+    if conf.backend != vxlan.TYPE:
+        raise UserError(f'network config: Backend.Type: {conf.backend!r} is not supported; say {{"Type": "{vxlan.TYPE}"}}')
+    return vxlan.parse_options(conf.options)
+
+
+def random_mac() -> str:
+    """A locally administered unicast MAC."""
+    raw = bytearray(os.urandom(6))
+    raw[0] = raw[0] & 0xFC | 0x02
+    return raw.hex(":")
+
+
+def _joined(addresses: Mapping[Family, object]) -> str:
+    return ", ".join(map(str, addresses.values()))

@@ -1,0 +1,119 @@
+"""All this node should hold, from all the agent knows: the whole decision of the daemon in one place.
+
+    Inputs (own lease, all leases, configuration, underlay, flags)
+      -> desired() -> Desired (kernel records, nft tables)
+      -> plan_node(Observed, Desired) -> operations
+
+Pure. Must not know: where leases come from, who writes. Read next: `flanneld_py/backends/vxlan.py`, `flanneld_py/masq.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flanneld_py.backends.vxlan import VxlanOptions, desired_vxlan
+from flanneld_py.iface import Underlay
+from flanneld_py.lease import Lease
+from flanneld_py.masq import Table, desired_table
+from flanneld_py.netconf import NetConf
+from nodecore.kernel.diff import NetOp, plan_changes
+from nodecore.kernel.model import NetState, Route, Sysctl
+from nodecore.net import Family
+
+FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the flags switch."""
+
+    ip_masq: bool = False
+    fully_random: bool = True
+    forward_rules: bool = True
+    blackhole_route: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All the agent knows."""
+
+    conf: NetConf
+    options: VxlanOptions
+    underlay: Underlay
+    features: Features
+    own: Lease
+    leases: Sequence[Lease] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the node should hold."""
+
+    net: NetState
+    tables: tuple[Table, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What it holds: of each nft table there is, the script it stands for, or "?" where it is not as a script of ours left it."""
+
+    net: NetState
+    tables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTable:
+    """Put a table in place, whole."""
+
+    table: Table
+    replaces: bool = False
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{'replace' if self.replaces else 'add'} nft table {self.table.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropTable:
+    """Take a table away."""
+
+    table: Table
+
+    def describe(self) -> str:
+        """In words."""
+        return f"delete nft table {self.table.key}"
+
+
+NodeOp = NetOp | LoadTable | DropTable
+
+
+def desired(inputs: Inputs) -> Desired:
+    """Everything, from nothing but the inputs."""
+    net = desired_vxlan(inputs.own, inputs.leases, inputs.options, inputs.underlay)
+    forwarding = {Sysctl(FORWARDING[family], "1") for family in inputs.conf.families}
+    blackholes = {Route(part.subnet) for part in inputs.own.parts} if inputs.features.blackhole_route else set()
+    return Desired(
+        net | NetState(sysctls=frozenset(forwarding), routes=frozenset(blackholes)),
+        tuple(_table(inputs, family) for family in Family),
+    )
+
+
+def _table(inputs: Inputs, family: Family) -> Table:
+    block, part = inputs.conf.block(family), inputs.own.part(family)
+    return desired_table(
+        family, block.network if block else None, part.subnet if part else None,
+        masquerade=inputs.features.ip_masq, forward=inputs.features.forward_rules, fully_random=inputs.features.fully_random,
+    )
+
+
+def plan_node(observed: Observed, wanted: Desired) -> tuple[NodeOp, ...]:
+    """The operations, the network's first."""
+    ops: list[NodeOp] = [*plan_changes(observed.net, wanted.net)]
+    for table in wanted.tables:
+        there = observed.tables.get(table.key)
+        if table.script and there != table.script:
+            ops.append(LoadTable(table, replaces=there is not None))
+        elif not table.script and there is not None:
+            ops.append(DropTable(table))
+    return tuple(ops)

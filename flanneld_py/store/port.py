@@ -1,0 +1,69 @@
+"""What the agent needs of a place where leases are kept.
+
+Pure. Must not know: etcd or Kubernetes. Read next: `flanneld_py/store/etcd.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flanneld_py.lease import Lease, Part
+from flanneld_py.netconf import NetConf
+from nodecore.net import Family, IPAddress, IPNetwork
+
+BackendData = Callable[[Family, Part | None], Mapping[str, Any]]  # from what our lease said before to what it should say
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What we would like to have: our addresses, the subnets of an earlier life, and what peers should know."""
+
+    conf: NetConf
+    public: Mapping[Family, IPAddress]
+    previous: tuple[IPNetwork, ...]
+    data: BackendData
+    backend: str = "vxlan"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease that is ours; `handle` is the store's own, 0 for a reservation, which never ends."""
+
+    lease: Lease
+    handle: int
+    revision: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every lease there was at a revision, by key."""
+
+    leases: Mapping[str, Lease]
+    revision: int
+
+
+class LeaseStore(Protocol):
+    """A place where leases are kept."""
+
+    async def config(self) -> str | None:
+        """The network configuration's text, None while nobody has written one."""
+        ...
+
+    async def preview(self, wish: Wish) -> Lease:
+        """The lease `acquire` would take, taking nothing."""
+        ...
+
+    async def acquire(self, wish: Wish) -> Held:
+        """Make a lease ours, or find that one is."""
+        ...
+
+    async def renew(self, held: Held) -> float:
+        """Start its time anew and return the seconds; `NotFound` when it has ended."""
+        ...
+
+    def watch(self) -> AsyncIterator[Snapshot]:
+        """All leases now, and again after every change. Never ends."""
+        ...
