@@ -42,9 +42,14 @@ class Stub:
                 if request.method == "GET" and is_collection(path)
                 else failure(404, "NotFound", "not found")
             )
+        made = self.objects[path]
         if request.method == "PATCH":
-            self.objects[path] = patched(self.objects[path], request.content_type, json.loads(body))
-        return web.json_response(self.objects[path])
+            made = patched(made, request.content_type, json.loads(body))
+        elif request.method == "PUT":
+            made = json.loads(body)
+        if "dryRun" not in request.query:
+            self.objects[path] = made
+        return web.json_response(made)
 
     def create(self, path: str, request: web.Request, body: bytes) -> web.Response:
         obj = schema.decode_protobuf(body) if request.content_type == PROTOBUF else json.loads(body)
@@ -54,7 +59,8 @@ class Stub:
         if refused := schema.refusal(schema.GVK.of(obj), errors, strict=request.query.get("fieldValidation") == "Strict"):
             return failure(400, "BadRequest", refused)
         stored = {**obj, "metadata": {**GIVEN, **obj["metadata"]}}
-        self.objects[f"{path}/{stored['metadata'].get('name')}"] = stored
+        if "dryRun" not in request.query:
+            self.objects[f"{path}/{stored['metadata'].get('name')}"] = stored
         return web.json_response(stored, status=201)
 
     def listing(self, request: web.Request) -> web.Response:
@@ -175,7 +181,7 @@ class Kubectl:
     server: str
     home: Path
 
-    async def run(self, *argv: str, stdin: str = "", ok: bool = True) -> str:
+    async def run(self, *argv: str, stdin: str = "", ok: bool | None = True) -> str:
         env = {"HOME": str(self.home), "PATH": "/usr/bin:/bin", "KUBECONFIG": str(self.home / "none")}
         process = await asyncio.create_subprocess_exec(
             self.binary,
@@ -188,5 +194,5 @@ class Kubectl:
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
-        assert (process.returncode == 0) == ok, f"kubectl {' '.join(argv)}: {err.decode()}"
-        return out.decode() if ok else err.decode()
+        assert ok is None or (process.returncode == 0) == ok, f"kubectl {' '.join(argv)}: {err.decode()}"
+        return err.decode() if ok is False else out.decode()

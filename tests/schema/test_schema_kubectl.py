@@ -124,3 +124,28 @@ async def test_reviews_and_tokens_arrive_as_protobuf(kubectl, stub):
     request = stub.received.pop()
     assert request["kind"] == "TokenRequest"
     assert request["spec"]["expirationSeconds"] == 600
+
+
+async def test_dry_run_on_the_server_is_known_to_be_possible(either, stub):
+    text = json.dumps(DEPLOYMENT)
+    assert "server dry run" in await either.run("create", "-f", "-", "--dry-run=server", stdin=text)
+    assert not stub.objects
+    await either.run("apply", "-f", "-", stdin=text)
+    out = await either.run("apply", "-f", "-", "--dry-run=server", "-o", "json", stdin=changed(main={"image": "a:9"}))
+    assert [item["image"] for item in json.loads(out)["spec"]["template"]["spec"]["containers"]] == ["a:9"]
+    assert [item["image"] for item in containers(stub)] == ["a:1", "b:1"]
+
+
+async def test_replace_and_edit_of_a_namespaceless_kind(either, stub):
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": {"a": "1"}}}
+    await either.run("apply", "-f", "-", stdin=json.dumps(namespace))
+    namespace["metadata"]["labels"] = {"a": "2"}
+    await either.run("replace", "-f", "-", stdin=json.dumps(namespace))
+    assert stub.objects["/api/v1/namespaces/n"]["metadata"]["labels"] == {"a": "2"}
+    assert "namespace/n configured" in await either.run("apply", "-f", "-", stdin=json.dumps({**namespace, "spec": {}}))
+
+
+async def test_diff_shows_the_change(kubectl, stub):
+    await kubectl.run("apply", "-f", "-", stdin=json.dumps(DEPLOYMENT))
+    process_says = await kubectl.run("diff", "-f", "-", stdin=changed(main={"image": "a:9"}), ok=None)
+    assert "image: a:9" in process_says
