@@ -132,7 +132,7 @@ def decode(value: bytes, key: str) -> Object:
         found = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{key} in etcd is not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not isinstance(found.get("metadata", {}), dict):
         raise Invalid(f"{key} in etcd is not a JSON object")
     return found
 

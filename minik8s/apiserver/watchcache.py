@@ -15,36 +15,24 @@ and applied up to that revision) it equals etcd at the transaction's revision; i
 their way. etcd 3.4's progress requests cannot be used for that: they may overtake events. An object made and deleted
 between the cache's position and such a proof leaves no events: nothing that anybody could hold on to.
 
-Must not know: HTTP, kinds, selectors. Read next: `minik8s/apiserver/watchcache_window.py`.
+Must not know: HTTP, kinds, selectors. Read next: `minik8s/apiserver/watchcache_state.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from bisect import bisect_left
-from dataclasses import dataclass
-
-import msgspec
 
 from minik8s.apiserver.compaction import oldest_revision
-from minik8s.apiserver.storage import Storage, decode, versioned
-from minik8s.apiserver.watchcache_window import CacheEvent, Entry, EventType, Window, reversioned
-from nodecore.errors import Expired, Fault, Invalid, Unreachable
-from nodecore.etcd.client import Event, Get, KeyValue, Range, Watch
-from nodecore.etcd.records import range_end
+from minik8s.apiserver.storage import Storage
+from minik8s.apiserver.watchcache_state import CacheState, Snapshot
+from minik8s.apiserver.watchcache_window import CacheEvent, Entry, Window
+from nodecore.errors import Expired, Fault, Unreachable
+from nodecore.etcd.client import Get, KeyValue, Range, Watch
 from nodecore.loop.backoff import Backoff
 
 log = logging.getLogger(__name__)
 PAGE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Entries in order of their keys, as they stand at `revision`."""
-
-    entries: list[Entry]
-    revision: int
 
 
 class WatchCache:
@@ -55,12 +43,7 @@ class WatchCache:
         self.prefix = prefix
         self._etcd = storage.etcd
         self._history, self._confirm_every, self._timeout = history, confirm_every, timeout
-        self._current: dict[str, Entry] = {}
-        self._unreadable: set[str] = set()
-        self._sorted: list[str] | None = None
-        self.window = Window(limit)
-        self._applied = 0
-        self._revision = 0
+        self._state = CacheState(limit)
         self._watch: Watch | None = None
         self._ready = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
@@ -70,7 +53,12 @@ class WatchCache:
     @property
     def revision(self) -> int:
         """Everything up to this revision is in the cache."""
-        return self._revision
+        return self._state.revision
+
+    @property
+    def window(self) -> Window:
+        """The last events."""
+        return self._state.window
 
     @property
     def synced(self) -> bool:
@@ -83,16 +71,11 @@ class WatchCache:
 
     def snapshot(self, prefix: str = "") -> Snapshot:
         """The current entries, of all keys or those that begin with `prefix`."""
-        if self._sorted is None:
-            self._sorted = sorted(self._current)
-        keys = self._sorted
-        if prefix and prefix != self.prefix:
-            keys = keys[bisect_left(keys, prefix):bisect_left(keys, range_end(prefix).decode())]
-        return Snapshot([self._current[key] for key in keys], self._revision)
+        return self._state.snapshot(prefix)
 
     def get(self, key: str) -> Entry | None:
         """One current entry."""
-        return self._current.get(key)
+        return self._state.get(key)
 
     def watch(self, since: int) -> CacheWatch:
         """The events after revision `since` and from now on; Expired when some of them are forgotten already."""
@@ -112,15 +95,15 @@ class WatchCache:
 
     async def wait_for(self, revision: int) -> None:
         """Wait until everything up to `revision` is in the cache; Unreachable when that takes too long."""
-        if self._revision >= revision:
+        if self.revision >= revision:
             return
         await self._ready.wait()
         try:
             async with asyncio.timeout(self._timeout):
-                while self._revision < revision and await self.fresh() < revision:
+                while self.revision < revision and await self.fresh() < revision:
                     await self.changed()
         except TimeoutError:
-            raise Unreachable(f"cache of {self.prefix} is at revision {self._revision}, not yet at {revision}") from None
+            raise Unreachable(f"cache of {self.prefix} is at revision {self.revision}, not yet at {revision}") from None
 
     async def changed(self) -> None:
         """Wait until the next events are in, or the revision is confirmed to be a newer one."""
@@ -150,9 +133,9 @@ class WatchCache:
 
     async def _list(self) -> None:
         """Read the whole: at first as it was a while ago, later as it is now, told as a difference."""
-        if self._applied:
-            found = await self._range(0)
-            self._replace(found)
+        if self._state.applied:
+            self._state.replace(await self._range(0))
+            self._wake()
             return
         now = await self._etcd.revision()
         past = max(1, now - self._history, await oldest_revision(self._etcd))
@@ -160,10 +143,8 @@ class WatchCache:
             found = await self._range(past)
         except Expired:
             found = await self._range(now)
-        for kv in found.items:
-            self._enter(kv)
-        self.window.floor = self._applied = found.revision
-        self._confirm(found.revision)
+        self._state.fill(found)
+        self._wake()
 
     async def _range(self, revision: int) -> Range:
         items: list[KeyValue] = []
@@ -177,11 +158,11 @@ class WatchCache:
             start = page.items[-1].key + "\0"
 
     async def _follow(self) -> None:
-        self._watch = self._etcd.watch(self.prefix, self._revision + 1, previous=False)
+        self._watch = self._etcd.watch(self.prefix, self.revision + 1, previous=False)
         try:
             async for batch in self._watch:
                 for event in batch.events:
-                    self._apply(event)
+                    self._state.apply(event)
                 self._confirm(batch.revision)
         finally:
             self._watch.close()
@@ -205,25 +186,24 @@ class WatchCache:
             async with asyncio.timeout(self._timeout):
                 return await self._check()
         except TimeoutError:
-            raise Unreachable(f"cache of {self.prefix} is behind etcd, at revision {self._revision}") from None
+            raise Unreachable(f"cache of {self.prefix} is behind etcd, at revision {self.revision}") from None
 
     async def _check(self) -> int:
         state = await self._etcd.txn(
             [], [Get(self.prefix, prefix=True, count_only=True), Get(self.prefix, prefix=True, keys_only=True, newest=True)]
         )
         count, newest = state.responses[0].count, max((kv.mod_revision for kv in state.responses[1].items), default=0)
-        while self._revision < state.revision:
-            if self._applied and self._applied >= newest and len(self._current) + len(self._unreadable) == count:
+        while self.revision < state.revision:
+            if self._state.equals(count, newest):
                 self._confirm(state.revision)
                 break
             await self.changed()
-        return self._revision
+        return self.revision
 
     def _confirm(self, revision: int) -> None:
-        if revision > self._revision:
-            self._revision = revision
+        self._state.confirm(revision)
         if self._watch:
-            self._watch.confirm(self._revision)
+            self._watch.confirm(self.revision)
         self._wake()
 
     def _wake(self) -> None:
@@ -231,69 +211,6 @@ class WatchCache:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _apply(self, event: Event) -> None:
-        """Take one event of etcd's in; one the cache is proven to be past already is none."""
-        kv = event.kv
-        if kv.mod_revision <= self._revision:
-            return
-        previous = self._current.get(kv.key)
-        self._applied = kv.mod_revision
-        if event.type == "PUT":
-            self._put(kv)
-            return
-        self._unreadable.discard(kv.key)
-        if previous:
-            self._remove(previous, kv.mod_revision)
-
-    def _put(self, kv: KeyValue) -> None:
-        previous = self._current.get(kv.key)
-        entry = self._enter(kv)
-        if entry:
-            entry.warm()
-            self._append("MODIFIED" if previous else "ADDED", entry, previous, kv.mod_revision)
-        elif previous:
-            self._remove(previous, kv.mod_revision)
-
-    def _enter(self, kv: KeyValue) -> Entry | None:
-        """The entry of a key-value, now current; None (and no longer current) when it is not an object."""
-        try:
-            data = msgspec.json.encode(versioned(decode(kv.value, kv.key), kv.mod_revision))
-        except Invalid as fault:
-            log.error("%s; it is left out", fault)
-            self._unreadable.add(kv.key)
-            return None
-        self._unreadable.discard(kv.key)
-        if kv.key not in self._current:
-            self._sorted = None
-        entry = self._current[kv.key] = Entry(kv.key, data, kv.mod_revision, kv.create_revision)
-        return entry
-
-    def _remove(self, previous: Entry, revision: int) -> None:
-        del self._current[previous.key]
-        self._sorted = None
-        self._append("DELETED", reversioned(previous, revision), previous, revision)
-
-    def _append(self, type: EventType, entry: Entry, previous: Entry | None, revision: int) -> None:
-        self.window.append(CacheEvent(type, entry, previous, revision))
-
-    def _replace(self, found: Range) -> None:
-        """Make the cache equal to a new list, told as events to those who watch.
-
-        Nobody can resume from before the list: the events in between were not seen. Therefore deletions get the
-        revision before the list's, and the window begins at the list's.
-        """
-        there = {kv.key: kv for kv in found.items}
-        for key, entry in list(self._current.items()):
-            if key not in there or there[key].create_revision != entry.created:
-                self._remove(entry, found.revision - 1)
-        self._unreadable &= there.keys()
-        for kv in sorted(found.items, key=lambda kv: kv.mod_revision):
-            previous = self._current.get(kv.key)
-            if previous is None or previous.revision != kv.mod_revision:
-                self._put(kv)
-        self.window.floor = self._applied = found.revision
-        self._confirm(found.revision)
 
 
 class CacheWatch:
