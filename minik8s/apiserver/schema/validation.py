@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from minik8s.apiserver.schema.shapes import Field, Shape, Shapes
+from nodecore.errors import UserError
+from nodecore.kube.quantity import parse_quantity
 
 UNKNOWN, DUPLICATE, TYPE, REQUIRED = "unknown", "duplicate", "type", "required"
 LENIENT = {("discovery.v1.EndpointSlice", "endpoints"), ("authentication.v1.TokenRequestSpec", "audiences")}
-QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+BAD_QUANTITY = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 GO_NAMES = {"boolean": "bool", "number": "float64", "bytes": "[]uint8", "time": "time.Time", "quantity": "resource.Quantity",
             "intorstring": "intstr.IntOrString", "any": "interface {}"}
 
@@ -176,9 +178,11 @@ def _time(value: Any) -> str | None:
 def _quantity(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
-    if QUANTITY.fullmatch(str(value)):
-        return None
-    return "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+    try:
+        parse_quantity(value)
+    except UserError:
+        return BAD_QUANTITY
+    return BAD_QUANTITY if str(value) != str(value).strip() else None
 
 
 CHECKS: dict[str, Check] = {
