@@ -1,0 +1,130 @@
+"""The lab's decisions: configuration, addresses, command lines, frames, images."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from minik8s.lab import agents, cgroup, containerd, frames, images, topology
+from minik8s.lab.config import LabConfig, check, host_routes
+from minik8s.lab.kubeconfig import kubeconfig
+from nodecore.errors import UserError
+from nodecore.kube.config import parse
+
+PROGRAMS = agents.Programs("/venv/bin/python", "/bin", machine="x86_64", cgroup="/flanneld-py-lab", snapshotter="overlayfs")
+
+
+def test_addresses_of_nodes_are_theirs_alone() -> None:
+    nodes = topology.nodes(20)
+    assert len({node.address for node in nodes}) == len({node.mac for node in nodes}) == len({node.port for node in nodes}) == 20
+    assert topology.GATEWAY not in {node.address for node in nodes}
+    assert topology.service_address("10.96.0.0/16") == "10.96.0.1"
+
+
+def test_a_route_of_the_host_refuses_both_networks() -> None:
+    for option in ("pod_cidr", "service_cidr"):
+        with pytest.raises(UserError, match="overlaps the host's route to"):
+            check(LabConfig(**{option: "10.50.0.0/16"}), [IPv4Network("10.50.0.0/24")])
+    check(LabConfig(), [IPv4Network("10.50.0.0/24")])
+
+
+def test_host_routes_are_read_without_the_default_one(tmp_path: Path) -> None:
+    table = tmp_path / "route"
+    table.write_text("Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+                     "eth0 00000000 010200C0 0003 0 0 0 00000000 0 0 0\neth0 000200C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n")
+    assert host_routes(table) == [IPv4Network("192.0.2.0/24")]
+
+
+def test_what_runs_where() -> None:
+    config = LabConfig(nodes=4, etcd_members=3)
+    names = [{agent.name for agent in agents.agents(config, node, PROGRAMS)} for node in topology.nodes(4)]
+    everywhere = {"containerd", "images", "flanneld", "proxy", "kubelet"}
+    assert names[0] == everywhere | {"etcd", "network", "apiserver", "controllers", "scheduler"}
+    assert names[1] == names[2] == everywhere | {"etcd"}
+    assert names[3] == everywhere
+
+
+def test_every_agent_waits_only_for_agents_of_its_node() -> None:
+    for node in topology.nodes(3):
+        found = agents.agents(LabConfig(), node, PROGRAMS)
+        names = {agent.name for agent in found}
+        assert all(name in names for agent in found for name in agent.after)
+
+
+def test_three_etcd_members_reach_every_flag() -> None:
+    leader = topology.nodes(3)[0]
+    found = {agent.name: agent.argv for agent in agents.agents(LabConfig(etcd_members=3), leader, PROGRAMS)}
+    servers = "https://192.168.77.11:2379,https://192.168.77.12:2379,https://192.168.77.13:2379"
+    assert servers in found["apiserver"]
+    assert servers in found["flanneld"]
+    assert servers in found["network"]
+    assert "node-3=https://192.168.77.13:2380" in " ".join(found["etcd"])
+
+
+def test_hierarchies_of_control_groups_v1_v2_and_hybrid() -> None:
+    v2 = "30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+    v1 = ("31 25 0:27 / /sys/fs/cgroup/memory rw shared:5 - cgroup cgroup rw,memory\n"
+          "32 25 0:28 / /sys/fs/cgroup/systemd rw shared:6 - cgroup cgroup rw,xattr,name=systemd\n")
+    other = "33 25 0:29 / /proc rw shared:6 - proc proc rw\n"
+    assert cgroup.hierarchies(v2 + other) == [(Path("/sys/fs/cgroup"), True)]
+    assert cgroup.hierarchies(v1) == [(Path("/sys/fs/cgroup/memory"), False), (Path("/sys/fs/cgroup/systemd"), True)]
+
+
+def test_containerd_configuration_is_toml() -> None:
+    import tomllib
+
+    document = tomllib.loads(containerd.config_toml(runc="/usr/sbin/runc", apparmor=False, snapshotter="overlayfs"))
+    cri = document["plugins"]["io.containerd.grpc.v1.cri"]
+    assert cri["sandbox_image"] == containerd.PAUSE
+    assert cri["disable_apparmor"] is True
+    assert json.loads(containerd.conflist())["plugins"][0]["type"] == "flannel"
+
+
+def test_a_kubeconfig_is_read_back_by_the_agents() -> None:
+    document = json.loads(kubeconfig("https://127.0.0.1:6443", b"CA", b"CERT", b"KEY", "admin", "lab"))
+    config = parse(document, base=Path("/"), name="test")
+    assert (config.server, config.ca, config.certificate, config.key) == ("https://127.0.0.1:6443", b"CA", b"CERT", b"KEY")
+
+
+def test_images_share_their_layers_and_are_the_same_every_time(tmp_path: Path) -> None:
+    for name in ("one.tar", "two.tar"):
+        images.write_images(tmp_path / name)
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    with tarfile.open(tmp_path / "one.tar") as tar:
+        index = json.load(tar.extractfile("index.json"))  # type: ignore[arg-type]
+        layers = set()
+        for manifest in index["manifests"]:
+            document = json.load(tar.extractfile("blobs/" + manifest["digest"].replace(":", "/")))  # type: ignore[arg-type]
+            layers |= {layer["digest"] for layer in document["layers"]}
+            config = json.load(tar.extractfile("blobs/" + document["config"]["digest"].replace(":", "/")))  # type: ignore[arg-type]
+            assert config["rootfs"]["diff_ids"] == [layer["digest"] for layer in document["layers"]]
+        assert len(index["manifests"]) == 4
+        assert len(layers) == 2
+
+
+def test_a_frame_made_by_scapy_is_read_and_drawn() -> None:
+    from scapy.layers.inet import IP, TCP, UDP
+    from scapy.layers.l2 import Ether
+    from scapy.layers.vxlan import VXLAN
+
+    inner = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:03") / IP(src="10.244.1.2", dst="10.244.2.3", ttl=63)
+    inner /= TCP(sport=40000, dport=8080, flags="PA") / b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    outer = Ether(src="02:77:00:00:01:01", dst="02:77:00:00:01:02") / IP(src="192.168.77.11", dst="192.168.77.12")
+    packet = frames.read(bytes(outer / UDP(sport=51000, dport=8472) / VXLAN(vni=1) / inner))
+    assert packet
+    assert packet.vni == 1
+    assert (str(packet.outer_ip.source), str(packet.inner_ip.target)) == ("192.168.77.11", "10.244.2.3")
+    assert packet.tcp == frames.Ports(40000, 8080, ("PSH", "ACK"))
+    drawing = frames.draw(packet, {"192.168.77.11": "node-1"})
+    assert "192.168.77.11 (node-1)" in drawing
+    assert "GET / HTTP/1.1" in drawing
+    assert len({len(line) for line in drawing.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("frame", [b"", b"\0" * 13, b"\0" * 60, b"\xff" * 200])
+def test_other_frames_are_not_read(frame: bytes) -> None:
+    assert frames.read(frame) is None
