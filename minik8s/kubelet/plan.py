@@ -241,7 +241,7 @@ def _next_init(pod: Pod, actual: Actual, box: Sandbox, view: View) -> Plan | Non
         if run is None:
             return Plan((_start(pod, actual, spec, box, 0.0),))
         if run.state == RUNNING:
-            return Plan()
+            return Plan(wake=soon(run, view.now))
         if run.exit_code != 0:
             if restart_policy(pod) == "Never":
                 return Plan()
@@ -261,11 +261,18 @@ def _main(pod: Pod, actual: Actual, box: Sandbox, view: View) -> Plan:
             failing = view.verdicts.get(run.id, Verdict()).failing
             if failing:
                 ops.append(Kill((run,), probe_grace(pod, spec), failing))
+            elif restart_policy(pod) != "Always":
+                wakes.append(soon(run, view.now))
         elif not _ended(run, restart_policy(pod)):
             one = _restart(pod, actual, spec, box, run, view)
             ops += one.ops
             wakes += [one.wake] if one.wake else []
     return Plan((*ops, *_superfluous(pod, actual, box)), min(wakes, default=None))
+
+
+def soon(run: Container, now: float) -> float:
+    """When to look at a container that is meant to end: often while it is young, rarely later."""
+    return now + min(30.0, max(0.15, (now - run.started) / 4))
 
 
 def probe_grace(pod: Pod, spec: dict[str, Any]) -> float:

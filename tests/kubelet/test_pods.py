@@ -129,7 +129,8 @@ async def test_a_second_deletion_shortens_the_grace(stage: Stage) -> None:
 
 
 async def test_config_maps_and_secrets(stage: Stage) -> None:
-    spec: dict[str, Any] = {"volumes": [{"name": "config", "configMap": {"name": "late", "items": [{"key": "a", "path": "deep/a"}]}},
+    items = [{"key": "a", "path": "deep/a"}]
+    spec: dict[str, Any] = {"volumes": [{"name": "config", "configMap": {"name": "late", "items": items}},
                                         {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o400}},
                                         {"name": "me", "downwardAPI": {"items": [
                                             {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}

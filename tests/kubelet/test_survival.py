@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,7 @@ async def test_a_container_killed_from_outside_is_started_again(stage: Stage) ->
     uid = pod["metadata"]["uid"]
     procs = {int(text) for root in stage.cell.cgroups() for file in (root / f"kubepods/pod{uid}").glob("*/cgroup.procs")
              for text in file.read_text().split()}
-    victims = [pid for pid in procs if b"100000" in open(f"/proc/{pid}/cmdline", "rb").read()]
+    victims = [pid for pid in procs if b"100000" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(victims[0], signal.SIGKILL)
     after = await stage.until("victim", lambda pod: first(pod)["restartCount"] == 1 and is_ready(pod))
     assert first(after)["lastState"]["terminated"]["exitCode"] == 137
