@@ -182,10 +182,7 @@ class Rules:
             self._set(op)
             return
         if isinstance(op, ForgetFlows):
-            count = await self._conntrack.delete_udp(op.family, is_stale(op.targets))
-            self._halves[op.family].stale = {}
-            if count:
-                log.info("forgot %d stale UDP flows", count)
+            await self._forget_flows(op)
             return
         half = self._halves[op.layout.family]
         if isinstance(op, Replace):
@@ -194,6 +191,16 @@ class Rules:
         else:
             await self._nft.load(op.layout.delta_script(op.delta))
         half.ledger.settle()
+
+    async def _forget_flows(self, op: ForgetFlows) -> None:
+        self._halves[op.family].stale = {}
+        try:
+            count = await self._conntrack.delete_udp(op.family, is_stale(op.targets))
+        except Fault as error:  # the rules are right all the same, and writing them again would not help
+            log.warning("stale UDP flows stay until they time out: %s", error)
+        else:
+            if count:
+                log.info("forgot %d stale UDP flows", count)
 
     def _set(self, switch: sysctls.Switch) -> None:
         try:

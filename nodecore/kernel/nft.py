@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from typing import IO
 
 from nodecore import errors
 
@@ -73,16 +75,13 @@ class Nft:
 
     async def _run(self, arguments: list[str], script: str) -> tuple[int, str, str]:
         pipe = asyncio.subprocess.PIPE
-        try:
-            child = await asyncio.create_subprocess_exec(*self._command, *arguments, stdin=pipe, stdout=pipe, stderr=pipe)
-        except OSError as error:
-            raise errors.NotFound(f"{self._command[0]}: {error.strerror}") from None
+        with in_memory(script) as source:
+            try:
+                child = await asyncio.create_subprocess_exec(*self._command, *arguments, stdin=source, stdout=pipe, stderr=pipe)
+            except OSError as error:
+                raise errors.NotFound(f"{self._command[0]}: {error.strerror}") from None
         self._own.append(child.pid)
-        try:
-            out, complaint = await child.communicate(script.encode())
-        except asyncio.CancelledError:
-            await child.wait()  # stdin is closed by now: a transaction is either whole or was never sent
-            raise
+        out, complaint = await child.communicate()
         return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
 
     async def changes(self) -> AsyncIterator[str]:
@@ -99,6 +98,14 @@ class Nft:
                     continue
                 for name in touched(datagram, self._own):
                     yield name
+
+
+def in_memory(script: str) -> IO[bytes]:
+    """A script as a file, whole before nft starts: in a pipe, our sudden death would leave half of it as a transaction."""
+    file = os.fdopen(os.memfd_create("nft", os.MFD_CLOEXEC), "w+b")
+    file.write(script.encode())
+    file.seek(0)
+    return file
 
 
 def open_monitor() -> socket.socket:

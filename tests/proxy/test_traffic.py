@@ -16,7 +16,7 @@ def ports(port: int, node_port: int = 0) -> tuple[tuple[str, str, int, int], ...
     return (("t", "TCP", port, node_port), ("u", "UDP", port, node_port))
 
 
-TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
+TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080), ("h", "TCP", 9000), ("hu", "UDP", 9000))
 SERVICES = (
     (service("near", "10.96.0.10", *ports(80)), ("10.244.1.3", "10.244.1.4")),
     (service("far", "10.96.0.11", *ports(80)), (FAR_POD,)),
@@ -27,6 +27,7 @@ SERVICES = (
     (service("local-elsewhere", "10.96.0.16", *ports(80, 30083), type="NodePort", externalTrafficPolicy="Local"), (FAR_POD,)),
     (service("inside", "10.96.0.17", *ports(80), internalTrafficPolicy="Local"), (B, FAR_POD)),
     (service("inside-elsewhere", "10.96.0.18", *ports(80), internalTrafficPolicy="Local"), (FAR_POD,)),
+    (service("host", "10.96.0.20", ("h", "TCP", 443, 0), ("hu", "UDP", 443, 0)), (NODE,)),
     (service("far-port", "10.96.0.19", *ports(80, 30084), type="NodePort"), (FAR_POD,)),
 )
 
@@ -55,6 +56,9 @@ ROWS = (
     ("pod-a", NODE, 30083, {"far"}, NODE),
     ("pod-a", "10.96.0.17", 80, {"pod-b"}, A),
     ("pod-a", "10.96.0.18", 80, {"timeout"}, ""),
+    ("node", "10.96.0.20", 443, {"host"}, ""),  # the API server's Service is like this: the node reaches itself
+    ("pod-a", "10.96.0.20", 443, {"host"}, A),
+    ("outside", "10.96.0.20", 443, {"host"}, OUTSIDE),
 )
 
 
