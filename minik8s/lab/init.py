@@ -41,6 +41,8 @@ class Init:
         self.speakers = {service.notify.fileno(): service for service in self.services.values()}
         for fd in (self.wake, self.control.fileno(), *self.speakers):
             self.poll.register(fd, select.POLLIN)
+        self.patience: float = spec.get("patience", PATIENCE)
+        self.log_check: float = spec.get("log_check", LOG_CHECK)
         self.kill_at: dict[int, float] = {}
         self.leaving = False
 
@@ -51,13 +53,13 @@ class Init:
 
     def run(self) -> None:
         """Look after the agents until told to leave."""
-        next_log_check = time.monotonic() + LOG_CHECK
+        next_log_check = time.monotonic() + self.log_check
         while not self.leaving:
             now = time.monotonic()
             self.start_due(now)
             self.kill_late(now)
             if now >= next_log_check:
-                next_log_check = now + LOG_CHECK
+                next_log_check = now + self.log_check
                 for service in self.services.values():
                     service.cap_log()
             for fd, _ in self.poll.poll(max(0.0, self.next_deadline(next_log_check) - time.monotonic()) * 1000 + 1):
@@ -143,14 +145,14 @@ class Init:
             return
         service.signal(number)
         if service.pid and number != signal.SIGKILL:
-            self.kill_at[service.pid] = time.monotonic() + PATIENCE
+            self.kill_at[service.pid] = time.monotonic() + self.patience
 
     def leave(self) -> None:
         """End all agents in good order; the kernel takes the rest."""
         for service in self.services.values():
             service.wanted = False
             service.signal(signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE / 2
+        deadline = time.monotonic() + self.patience / 2
         while any(service.pid for service in self.services.values()) and time.monotonic() < deadline:
             self.poll.poll(100)
             self.reap()

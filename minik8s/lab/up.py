@@ -6,12 +6,8 @@ all is ready. On a lab that runs it changes nothing. Read next: `minik8s/lab/nod
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
-import select
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,12 +17,13 @@ import click
 from minik8s.lab import cgroup, control, host, topology
 from minik8s.lab.api import Api
 from minik8s.lab.config import LabConfig, check, host_routes, listen_for_api
-from minik8s.lab.state import MARK, Place, State, kill_and_wait
+from minik8s.lab.down import remove_files
+from minik8s.lab.holder import Holder
+from minik8s.lab.state import Place, State, kill_and_wait
 from minik8s.lab.steps import Steps, tail
 from minik8s.lab.topology import Node
 from nodecore.errors import Fault, NotFound, Unreachable, UserError
 
-START_TIMEOUT = 20.0
 READY_TIMEOUT = 90.0
 HOPELESS = 5  # starts of an agent that never became ready
 
@@ -49,28 +46,31 @@ def up(state: State, given: dict[str, Any]) -> Steps:
     """Bring a lab up."""
     host.check()
     config = settle(state, given)
-    leader_runs = bool(state.node("node-1").pid)
-    listener = None if leader_runs else listen_for_api(config.api_port)
-    try:
-        with state.locked(create=True):
-            return _up(state, settle(state, given), listener)
-    finally:
-        if listener:
-            listener.close()
+    with state.locked(create=True):
+        try:
+            return _up(state, config)
+        except UserError:
+            if state.load() is None:
+                remove_files(state)
+            raise
 
 
-def _up(state: State, config: LabConfig, listener: socket.socket | None) -> Steps:
+def _up(state: State, config: LabConfig) -> Steps:
     steps = Steps()
-    if listener:
-        config = dataclasses.replace(config, api_port=listener.getsockname()[1])
-        state.save(config)
     remove_strays(state)
     missing = [node for node in topology.nodes(config.nodes) if not answers(state.node(node.name))]
-    if missing:
-        with steps.step("certificates, configuration and images"):
-            prepare(state, config, missing)
-        with steps.step(f"nodes ({len(missing)}) and the switch between them"):
-            start_holders(state, missing, listener)
+    with contextlib.ExitStack() as stack:
+        fds: list[int] = []
+        if any(node.leads for node in missing):
+            listener = stack.enter_context(listen_for_api(config.api_port))
+            config = dataclasses.replace(config, api_port=listener.getsockname()[1])
+            state.save(config)
+            fds = [listener.fileno()]
+        if missing:
+            with steps.step("certificates, configuration and images"):
+                prepare(state, config, missing)
+            with steps.step(f"nodes ({len(missing)}) and the switch between them"):
+                start_holders(state, missing, fds)
     if not missing and all_ready(state, config):
         steps.done(f"the lab {state.name!r} runs already, nothing to do")
         return steps
@@ -114,45 +114,17 @@ def prepare(state: State, config: LabConfig, missing: list[Node]) -> None:
         files.write_node(state, config, node, ca, cgroups)
 
 
-def start_holders(state: State, missing: list[Node], listener: socket.socket | None) -> None:
-    """Start the switch if it is not there, then all missing nodes at once."""
+def start_holders(state: State, missing: list[Node], api: list[int]) -> None:
+    """Start the switch if it is not there, then all missing nodes at once; the first one gets the API's socket."""
     if not state.switch.pid:
         Holder(state.switch, []).wait()
     switch = str(state.switch.pid)
     started = []
     for node in missing:
-        fds = [listener.fileno()] if node.leads and listener else []
+        fds = api if node.leads else []
         started.append(Holder(state.node(node.name), [switch, *map(str, fds)], fds))
     for holder in started:
         holder.wait()
-
-
-class Holder:
-    """A node's or the switch's process being started: `minik8s/lab/node.py` is its other side."""
-
-    def __init__(self, place: Place, arguments: list[str], fds: list[int] | None = None) -> None:
-        self.place = place
-        (place.path / "logs").mkdir(exist_ok=True)
-        self.log = place.path / "logs/init.log"
-        env = {"PATH": host.PATH, "PYTHONPATH": str(host.PROJECT), MARK: f"{place.path}/", "LANG": "C.UTF-8", "HOME": "/root"}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-m", "minik8s.lab.node", str(place.path), *arguments], env=env, cwd="/",
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, pass_fds=fds or [], start_new_session=True)
-
-    def wait(self) -> None:
-        """Wait until it says that it is ready, and record it."""
-        assert self.process.stdout
-        fd, text, deadline = self.process.stdout.fileno(), "", time.monotonic() + START_TIMEOUT
-        while "ready\n" not in text:
-            if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise Unreachable(f"{self.place.path.name} did not start within {START_TIMEOUT:.0f} s\n{tail(self.log)}")
-            chunk = os.read(fd, 4096)
-            if not chunk:
-                raise Unreachable(f"{self.place.path.name} did not start\n{tail(self.log)}")
-            text += chunk.decode()
-        self.place.record(int(text.split()[1]))
-        self.process.stdout.close()
 
 
 def all_ready(state: State, config: LabConfig) -> bool:

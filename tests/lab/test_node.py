@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from minik8s.lab import control, files, host
+from minik8s.lab.holder import Holder
 from minik8s.lab.service import LOG_LIMIT
 from minik8s.lab.state import State, kill_and_wait, start_time
-from minik8s.lab.up import Holder
 from nodecore.errors import UserError
 from tests.labs import new_name, until
 
@@ -48,7 +48,7 @@ class Cell:
         spec = {
             "name": "node-1", "address": "192.168.77.11/24", "gateway": "192.168.77.1", "mac": "02:77:00:00:01:01",
             "port": "port-1", "bridge": "underlay", "keep": host.kept(), "cgroups": [], "sockets": sockets or [],
-            "services": services,
+            "services": services, "patience": 0.5, "log_check": 0.5,
         }
         (self.place.path / "spec.json").write_text(json.dumps(spec))
         Holder(self.state.switch, []).wait()
@@ -114,7 +114,7 @@ def test_an_agent_that_cannot_be_started_says_why(cell: Cell) -> None:
     assert "No such file" in cell.log("missing")
 
 
-def test_one_that_ignores_sigterm_is_killed_after_its_time(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ignores_sigterm_is_killed_after_its_time(cell: Cell) -> None:
     cell.start([shell("deaf", "trap '' TERM; while :; do sleep 0.1; done")])
     cell.reaches("deaf", "starting")
     control.ask(cell.place.path, {"do": "restart", "service": "deaf"})
