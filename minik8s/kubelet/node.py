@@ -103,7 +103,7 @@ class NodeKeeper:
                 pass
 
     async def _retry(self, action: Callable[[], Any]) -> None:
-        backoff = Backoff(first=0.1, cap=5.0)
+        backoff = Backoff(first=0.1, cap=2.0)
         while True:
             try:
                 await action()

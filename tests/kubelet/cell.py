@@ -100,8 +100,8 @@ class Cell:
         self.start("kubelet", [
             sys.executable, "-m", "minik8s", "kubelet", "--kubeconfig", str(kubeconfig), "--hostname-override", NODE,
             "--node-ip", NODE_IP, "--tls-cert-file", f"{pki}/kubelet.crt", "--tls-private-key-file", f"{pki}/kubelet.key",
-            "--client-ca-file", f"{pki}/ca.crt", "--root-dir", f"{self.directory}/kubelet", "--pod-log-dir", f"{self.directory}/pods",
-            "--cgroup-root", f"/{self.name}", "-v", "4",
+            "--client-ca-file", f"{pki}/ca.crt", "--root-dir", f"{self.directory}/kubelet",
+            "--pod-log-dir", f"{self.directory}/pods", "--cgroup-root", f"/{self.name}", "-v", "4",
         ])
 
     def listen(self) -> tuple[socket.socket, socket.socket]:

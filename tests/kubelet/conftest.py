@@ -55,7 +55,8 @@ class Stage:
             pod = await self.pod(name)
             if good(pod):
                 return pod
-            assert time.monotonic() < deadline, f"{json.dumps(pod, indent=1)}\n{self.cell.log('kubelet')[-6000:]}\n{self.cell.log('containerd')[-3000:]}"
+            logs = f"{self.cell.log('kubelet')[-6000:]}\n{self.cell.log('containerd')[-3000:]}"
+            assert time.monotonic() < deadline, f"{json.dumps(pod, indent=1)}\n{logs}"
             await asyncio.sleep(0.05)
 
     async def ready(self, name: str, **kw: Any) -> Pod:
@@ -70,7 +71,8 @@ class Stage:
 
 
 def is_ready(pod: Pod | None) -> bool:
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in ((pod or {}).get("status") or {}).get("conditions", []))
+    conditions = ((pod or {}).get("status") or {}).get("conditions", [])
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def first(pod: Pod | None, key: str = "containerStatuses") -> dict[str, Any]:

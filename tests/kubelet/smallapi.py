@@ -24,6 +24,8 @@ class SmallApi:
         self.history: list[tuple[int, str, str, Obj]] = []
         self.changed = asyncio.Condition()
         self.runner: web.AppRunner | None = None
+        self.away = False
+        self.watching: set[asyncio.Transport] = set()
 
     async def start(self, *sockets: socket.socket) -> None:
         app = web.Application()
@@ -39,13 +41,16 @@ class SmallApi:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path
+        if self.away and request.transport:
+            request.transport.abort()
+            return web.Response()
         if path in ("/readyz", "/healthz"):
             return web.Response(text="ok")
         parts = path.strip("/").split("/")
         rest = parts[2:] if parts[0] == "api" else parts[3:]
         collection_size = 3 if rest[0] == "namespaces" and len(rest) > 2 else 1
         head = parts[: len(parts) - len(rest)]
-        name, sub = (rest[collection_size:] + ["", ""])[:2]
+        name, sub = [*rest[collection_size:], "", ""][:2]
         collection = "/".join(head + rest[:collection_size])
         key = f"{collection}/{name}"
         body = await request.json() if request.can_read_body else {}
@@ -99,7 +104,8 @@ class SmallApi:
             return self.status(409, "Conflict", "uid differs")
         grace = options.get("gracePeriodSeconds", obj.get("spec", {}).get("terminationGracePeriodSeconds", 30))
         if "/pods/" in key and grace:
-            obj["metadata"] |= {"deletionTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "deletionGracePeriodSeconds": grace}
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            obj["metadata"] |= {"deletionTimestamp": now, "deletionGracePeriodSeconds": grace}
             await self.store(key, obj, "MODIFIED")
         else:
             await self.store(key, obj, "DELETED")
@@ -119,6 +125,8 @@ class SmallApi:
     async def watch(self, request: web.Request, collection: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        assert request.transport
+        self.watching.add(request.transport)
         at = int(request.query.get("resourceVersion") or 0)
         try:
             while True:
@@ -127,9 +135,16 @@ class SmallApi:
                         await response.write(json.dumps({"type": event, "object": obj}).encode() + b"\n")
                 at = self.version
                 async with self.changed:
-                    await self.changed.wait_for(lambda: self.version > at)
+                    while self.version <= at:
+                        await self.changed.wait()
         except ConnectionError:
             return response
+
+    def leave(self) -> None:
+        """Answer nobody, and cut every watch."""
+        self.away = True
+        while self.watching:
+            self.watching.pop().abort()
 
     def reply(self, body: Obj, status: int = 200) -> web.Response:
         return web.json_response(body, status=status)

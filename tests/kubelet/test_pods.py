@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from nodecore.kube.resource import CONFIG_MAPS, EVENTS, SECRETS
 
@@ -196,3 +199,34 @@ async def test_a_pod_in_the_nodes_network(stage: Stage) -> None:
     assert pod["status"]["podIP"] == pod["status"]["hostIP"]
     await stage.delete("host")
     await stage.gone("host")
+
+
+async def test_an_image_is_pulled_from_a_registry(stage: Stage) -> None:
+    inner, outer = stage.cell.listen()
+    outer.close()
+    name = f"127.0.0.1:{inner.getsockname()[1]}/tools:7"
+    with tarfile.open(stage.cell.directory / "images.tar") as tar:
+        files = {member.name: file.read() for member in tar.getmembers() if (file := tar.extractfile(member))}
+    manifests = json.loads(files["index.json"])["manifests"]
+    manifest = next(entry for entry in manifests if "lab.local/busybox:1" in entry["annotations"].values())
+
+    async def serve(request: web.Request) -> web.Response:
+        kind, reference = request.match_info["kind"], request.match_info["reference"]
+        digest = manifest["digest"] if kind == "manifests" else reference
+        media = manifest["mediaType"] if kind == "manifests" else "application/octet-stream"
+        body = files["blobs/" + digest.replace(":", "/")]
+        return web.Response(body=body, content_type=media, headers={"Docker-Content-Digest": digest})
+
+    app = web.Application()
+    app.router.add_get("/v2/tools/{kind}/{reference}", serve)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, inner).start()
+    try:
+        await stage.run("pulled", SLEEP, image=name, imagePullPolicy="Always")
+        pod = await stage.ready("pulled")
+        assert first(pod)["image"] == name
+    finally:
+        await runner.cleanup()
+    await stage.delete("pulled")
+    await stage.gone("pulled")

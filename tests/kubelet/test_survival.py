@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -78,3 +79,24 @@ async def test_the_node_registers_and_keeps_what_others_set(stage: Stage) -> Non
     assert node["status"]["nodeInfo"]["containerRuntimeVersion"].startswith("containerd://1")
     assert {item["type"] for item in node["status"]["conditions"]} == {"MemoryPressure", "DiskPressure", "PIDPressure", "Ready"}
     assert any(key.endswith("/leases/cell-1") for key in stage.api.objects)
+
+
+async def test_pods_go_on_without_the_api(stage: Stage) -> None:
+    await stage.run("alone", "test -e /data/again && { trap 'exit 0' TERM; while :; do sleep 0.1; done; }; "
+                             "touch /data/again; while test -e /data/again; do sleep 0.1; done; touch /data/again; exit 1",
+                    spec={"volumes": [{"name": "data", "emptyDir": {}}]}, volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    pod = await stage.ready("alone")
+    marker = stage.cell.directory / f"kubelet/pods/{pod['metadata']['uid']}/volumes/kubernetes.io~empty-dir/data/again"
+    stage.api.leave()
+    try:
+        marker.unlink()
+        logs = stage.cell.directory / "pods"
+        async with asyncio.timeout(20):
+            while not list(logs.glob("default_alone_*/main/1.log")):
+                await asyncio.sleep(0.05)
+    finally:
+        stage.api.away = False
+    after = await stage.until("alone", lambda pod: first(pod)["restartCount"] == 1 and is_ready(pod))
+    assert after["metadata"]["uid"] == pod["metadata"]["uid"]
+    await stage.delete("alone")
+    await stage.gone("alone")
