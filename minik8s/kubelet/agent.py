@@ -185,9 +185,10 @@ async def run(config: Config) -> None:
     from nodecore.loop.supervise import run_tasks
 
     from .log_rotation import rotate_logs
-    from .server import serve
+    from .server import listen, serve
 
     _make_directories(config)
+    listener = listen(config)
     runtime = Runtime(config.container_runtime_endpoint)
     async with KubeClient(load(config.kubeconfig), user_agent="kubelet/flanneld-py") as client:
         machine = read_machine(config.root_dir, await wait_runtime(runtime))
@@ -202,7 +203,8 @@ async def run(config: Config) -> None:
             await run_tasks({
                 "pods": kubelet.informer.run(), "poll": kubelet.poll(), "status": kubelet.writer.run(),
                 "events": kubelet.recorder.run(), "runtime": kubelet.keeper.watch_runtime(), "node": kubelet.keeper.keep_status(),
-                "lease": kubelet.keeper.keep_lease(), "server": serve(kubelet), "logs": rotate_logs(kubelet), "ready": ready(),
+                "lease": kubelet.keeper.keep_lease(), "server": serve(kubelet, listener),
+                "logs": rotate_logs(kubelet), "ready": ready(),
             })
         finally:
             await runtime.close()

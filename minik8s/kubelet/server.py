@@ -13,6 +13,8 @@ Read next: `minik8s/kubelet/passthrough.py`, `minik8s/kubelet/logs.py`.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -240,17 +242,23 @@ def log_options(query: Mapping[str, str]) -> LogOptions:
                       number("limitBytes"), since, query.get("stream") or "All")
 
 
-async def serve(kubelet: Holder) -> None:
-    """Listen and answer, for ever."""
-    config = kubelet.config
+def listen(config: Config) -> tuple[socket.socket, ssl.SSLContext]:
+    """The socket and its certificates, or a `UserError` before anything else has begun."""
+    context = tls_context(config)
+    family = socket.AF_INET6 if ":" in config.address else socket.AF_INET
+    try:
+        return socket.create_server((config.address, config.port), family=family, backlog=128), context
+    except OSError as error:
+        raise UserError(f"--port: cannot listen on {config.address}:{config.port}: {os.strerror(error.errno or 0)}") from None
+
+
+async def serve(kubelet: Holder, listener: tuple[socket.socket, ssl.SSLContext]) -> None:
+    """Answer, for ever."""
     app = web.Application(middlewares=[guard])
     app.add_routes(Api(kubelet).routes())
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, auto_decompress=False)
     await runner.setup()
-    try:
-        await web.TCPSite(runner, config.address, config.port, ssl_context=tls_context(config)).start()
-    except OSError as error:
-        raise UserError(f"--port: cannot listen on {config.address}:{config.port}: {error.strerror}") from None
+    await web.SockSite(runner, listener[0], ssl_context=listener[1]).start()
     try:
         await asyncio.Event().wait()
     finally:
