@@ -116,5 +116,5 @@ def _progressing(deployment: Deployment, seen: Seen, now: float) -> tuple[Condit
     left = seconds(current.last_update_time) + deadline - now
     if left > 0 or current.reason == "ProgressDeadlineExceeded":
         return current, left if left > 0 else None
-    return _condition(current, Condition("Progressing", "False", "ProgressDeadlineExceeded", f"{name} has timed out progressing."),
-                      now), None
+    fresh = Condition("Progressing", "False", "ProgressDeadlineExceeded", f"{name} has timed out progressing.")
+    return _condition(current, fresh, now), None

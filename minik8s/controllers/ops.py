@@ -80,11 +80,15 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class DeleteOrphan:
-    """Remove an object if none of these owners exists: asked of the API itself, as collections lag behind one another."""
+    """Remove an object if none of these owners exists: asked of the API itself, as collections lag behind one another.
+
+    An owner without a uid is any object of that name.
+    """
 
     resource: Resource
     meta: Meta
     owners: tuple[tuple[Resource, OwnerReference], ...]
+    grace: int | None = None
 
     def describe(self) -> str:
         """Which one, and whose it was."""

@@ -20,7 +20,8 @@ from .pods import digest
 
 HASH = "pod-template-hash"
 PREFIX = "deployment.kubernetes.io/"
-REVISION, HISTORY, DESIRED, MAXIMUM = (PREFIX + each for each in ("revision", "revision-history", "desired-replicas", "max-replicas"))
+REVISION, HISTORY = f"{PREFIX}revision", f"{PREFIX}revision-history"
+DESIRED, MAXIMUM = f"{PREFIX}desired-replicas", f"{PREFIX}max-replicas"
 NOT_INHERITED = {REVISION, HISTORY, DESIRED, MAXIMUM, "kubectl.kubernetes.io/last-applied-configuration",
                  "deprecated.deployment.rollback.to"}
 

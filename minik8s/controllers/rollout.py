@@ -36,7 +36,8 @@ class Count:
         return max(self.spec, self.present)
 
 
-def _resolve(value: int | str | None, replicas: int, *, up: bool) -> int:
+def resolve(value: int | str | None, replicas: int, *, up: bool) -> int:
+    """A count, or a percentage of `replicas` rounded up or down."""
     text = "25%" if value is None else str(value)
     if text.endswith("%"):
         share = int(text[:-1] or 0) * replicas / 100
@@ -47,8 +48,8 @@ def _resolve(value: int | str | None, replicas: int, *, up: bool) -> int:
 def limits(rolling: RollingUpdate | None, replicas: int) -> tuple[int, int]:
     """(surge, unavailable) as counts; never both zero, or nothing could move."""
     rolling = rolling or RollingUpdate()
-    surge = _resolve(rolling.max_surge, replicas, up=True)
-    unavailable = min(_resolve(rolling.max_unavailable, replicas, up=False), replicas)
+    surge = resolve(rolling.max_surge, replicas, up=True)
+    unavailable = min(resolve(rolling.max_unavailable, replicas, up=False), replicas)
     return surge, unavailable if surge or unavailable else 1
 
 

@@ -100,9 +100,9 @@ class Writer:
         self._tell(op.tell)
 
     async def _delete(self, op: Delete | DeleteOrphan) -> None:
-        grace, propagation = (op.grace, op.propagation) if isinstance(op, Delete) else (None, "Background")
+        propagation = op.propagation if isinstance(op, Delete) else "Background"
         try:
-            await self.client.delete(op.resource, op.meta.name, op.meta.namespace or None, grace=grace,
+            await self.client.delete(op.resource, op.meta.name, op.meta.namespace or None, grace=op.grace,
                                      propagation=propagation, uid=op.meta.uid)
         except NotFound:
             return
@@ -117,7 +117,7 @@ class Writer:
                 owner = await self.client.get(resource, ref.name, namespace)
             except NotFound:
                 continue
-            if owner["metadata"].get("uid") == ref.uid:
+            if not ref.uid or owner["metadata"].get("uid") == ref.uid:
                 return
         await self._delete(op)
 
