@@ -15,7 +15,8 @@ from minik8s.apiserver.watchcache_state import CacheState
 from nodecore.errors import Expired
 from nodecore.etcd.records import Event, KeyValue, Range
 
-KEYS = ["/r/a/1", "/r/a/2", "/r/b/1", "/r/b/2"]
+KEYS = ["/r/a/1", "/r/a/2", "/r/b/1"]
+KINDS = ["put", "delete", "recreate", "passing", "foreign", "elsewhere"]
 Items = dict[str, int]
 
 
@@ -71,6 +72,9 @@ class Client:
             if event is None:
                 return
             assert (event.entry.key in self.items) == (event.type != "ADDED"), event.type
+            if event.type == "MODIFIED":
+                assert event.previous is not None
+                assert event.previous.created == event.entry.created, "another object of the same name"
             if event.type == "DELETED":
                 del self.items[event.entry.key]
             else:
@@ -86,21 +90,24 @@ class Machine(RuleBasedStateMachine):
         self.clients = [Client(self.cache)]
         self.sent = 1  # up to here etcd's watch has delivered
 
-    @rule(key=st.sampled_from(KEYS))
-    def put(self, key: str) -> None:
-        self.etcd.put(key)
-
-    @rule(key=st.sampled_from(KEYS))
-    def put_what_is_no_object(self, key: str) -> None:
-        self.etcd.put(key, b"?")
-
-    @rule(key=st.sampled_from(KEYS))
-    def delete(self, key: str) -> None:
-        self.etcd.delete(key)
-
-    @rule()
-    def write_elsewhere(self) -> None:
-        self.etcd.elsewhere()
+    @rule(steps=st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(KINDS)), min_size=1, max_size=4))
+    def write(self, steps: list[tuple[str, str]]) -> None:
+        for key, kind in steps:
+            match kind:
+                case "put":
+                    self.etcd.put(key)
+                case "delete":
+                    self.etcd.delete(key)
+                case "recreate":
+                    self.etcd.delete(key)
+                    self.etcd.put(key)
+                case "passing":
+                    self.etcd.put(key)
+                    self.etcd.delete(key)
+                case "foreign":
+                    self.etcd.put(key, b"?")
+                case "elsewhere":
+                    self.etcd.elsewhere()
 
     @rule(count=st.integers(1, 5))
     def deliver(self, count: int) -> None:
@@ -115,24 +122,27 @@ class Machine(RuleBasedStateMachine):
         if self.cache.equals(len(self.etcd.now), newest):
             self.cache.confirm(self.etcd.revision)
 
-    @rule()
-    def compacted_so_list_anew(self) -> None:
+    @precondition(lambda self: self.sent < self.etcd.revision)
+    @rule(read=st.integers(0, 3))
+    def compacted_so_list_anew(self, read: int) -> None:
         self.cache.replace(Range(sorted(self.etcd.now.values(), key=lambda kv: kv.key), self.etcd.revision))
         self.sent = self.etcd.revision
+        for index in range(len(self.clients)):
+            self.client_reads(index, read)
+            self.client_reconnects(index)
 
     @precondition(lambda self: len(self.clients) < 4)
     @rule()
     def new_client(self) -> None:
         self.clients.append(Client(self.cache))
 
-    @rule(index=st.integers(0, 3), count=st.integers(1, 6))
+    @rule(index=st.integers(0, 3), count=st.integers(1, 4))
     def client_reads(self, index: int, count: int) -> None:
         client = self.clients[index % len(self.clients)]
         try:
             client.read(count)
         except Expired:
-            self.clients.remove(client)
-            self.clients.append(Client(self.cache))
+            self.clients[self.clients.index(client)] = Client(self.cache)
 
     @rule(index=st.integers(0, 3))
     def client_reconnects(self, index: int) -> None:
@@ -141,8 +151,7 @@ class Machine(RuleBasedStateMachine):
         try:
             client.resume(self.cache, client.watch.revision)
         except Expired:
-            self.clients.remove(client)
-            self.clients.append(Client(self.cache))
+            self.clients[self.clients.index(client)] = Client(self.cache)
 
     @invariant()
     def the_cache_is_what_etcd_was_at_its_revision(self) -> None:
@@ -168,4 +177,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestWatchCache = Machine.TestCase
-TestWatchCache.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestWatchCache.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
