@@ -34,6 +34,7 @@ READS = frozenset({"Range", "LeaseTimeToLive", "Status", "Authenticate"})
 OPTIONS = (
     ("grpc.keepalive_time_ms", 6000),  # etcd closes connections that ping more often than every 5 s
     ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),  # without it a hung member is noticed after a minute
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 2000),  # in truth the time a connect attempt may take

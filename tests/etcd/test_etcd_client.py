@@ -239,11 +239,18 @@ async def test_failover() -> None:
                 await asyncio.to_thread(member.restart)
             await _until(lambda: seen == ["/f/0", "/f/1", "/f/2", "/f/3"], lambda: f"{seen}")
             task.cancel()
-        async with EtcdClient(EtcdConfig(cluster.endpoints), timeout=6) as client:
-            await client.get("/f/0")
+        async with (
+            EtcdClient(EtcdConfig(cluster.endpoints), timeout=6) as client,
+            EtcdClient(EtcdConfig(cluster.endpoints[1:])) as rest,
+        ):
+            watch = client.watch("/f/3", 1)
+            await anext(watch)
             cluster.members[0].pause()
             try:
                 assert await client.get("/f/1") is not None
+                await _put(rest, "/f/3/later")
+                async with asyncio.timeout(15):
+                    assert (await anext(watch)).events[0].kv.key == "/f/3/later"
             finally:
                 cluster.members[0].resume()
 
