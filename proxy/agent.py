@@ -69,9 +69,8 @@ def layouts(config: Config) -> list[Layout]:
 async def guard(nft: Nft, rules: Rules, reconciler: Reconciler) -> None:
     """Have a table written anew when somebody else changed it."""
     async for table in nft.changes():
-        if table in rules.tables:
+        if rules.doubt(table):
             log.warning("table %s was changed by somebody else: writing it anew", table)
-            rules.doubt(table)
             reconciler.mark()
         elif table == EVERYTHING:
             rules.forget()

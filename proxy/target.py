@@ -111,11 +111,6 @@ class Rules:
         return all(source.synced for source in self.inputs)
 
     @property
-    def tables(self) -> set[str]:
-        """The tables that are ours."""
-        return {half.layout.table for half in self._halves.values()}
-
-    @property
     def skipped(self) -> list[Skipped]:
         """Everything the API asks for that is not done, with the reason."""
         contested = [
@@ -236,11 +231,13 @@ class Rules:
         for half in self._halves.values():
             half.known = False
 
-    def doubt(self, table: str) -> None:
-        """Somebody else changed a table."""
+    def doubt(self, table: str) -> bool:
+        """Somebody else changed a table; says whether it is one of ours that was thought good until now."""
         for half in self._halves.values():
-            if half.layout.table == table:
+            if half.layout.table == table and half.known:
                 half.known = False
+                return True
+        return False
 
     def dry_run(self) -> str:
         """The scripts that would be run now."""

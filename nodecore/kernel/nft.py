@@ -42,7 +42,8 @@ class Nft:
 
     def __init__(self, *, command: Sequence[str] = ("nft",)) -> None:
         self._command = tuple(command)
-        self._own: deque[int] = deque(maxlen=8)
+        self._own: deque[int] = deque(maxlen=64)
+        self._starting = asyncio.Lock()  # held while a child runs whose pid is not known yet
 
     async def load(self, script: str) -> None:
         """Run a script as one transaction: all of it happens, or nothing."""
@@ -75,12 +76,14 @@ class Nft:
 
     async def _run(self, arguments: list[str], script: str) -> tuple[int, str, str]:
         pipe = asyncio.subprocess.PIPE
+        argv = (*self._command, *arguments)
         with in_memory(script) as source:
-            try:
-                child = await asyncio.create_subprocess_exec(*self._command, *arguments, stdin=source, stdout=pipe, stderr=pipe)
-            except OSError as error:
-                raise errors.NotFound(f"{self._command[0]}: {error.strerror}") from None
-        self._own.append(child.pid)
+            async with self._starting:
+                try:
+                    child = await asyncio.create_subprocess_exec(*argv, stdin=source, stdout=pipe, stderr=pipe)
+                except OSError as error:
+                    raise errors.NotFound(f"{self._command[0]}: {error.strerror}") from None
+                self._own.append(child.pid)
         out, complaint = await child.communicate()
         return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
 
@@ -96,7 +99,9 @@ class Nft:
                         raise errors.Fault(f"netlink: {error.strerror}") from None
                     yield EVERYTHING
                     continue
-                for name in touched(datagram, self._own):
+                async with self._starting:
+                    names = touched(datagram, self._own)
+                for name in names:
                     yield name
 
 

@@ -34,7 +34,10 @@ class Agent:
             self.process = self.net.spaces["node"].popen(
                 argv, cwd=ROOT, stderr=log, stdout=log, env=os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")})
         if wait:
-            assert self.ready.recv(100) == b"READY=1"
+            try:
+                assert self.ready.recv(100) == b"READY=1"
+            except TimeoutError:
+                pytest.fail(f"not ready, running: {self.process.poll()}\n{self.log.read_text()}")
 
     def kill(self, number: int = signal.SIGKILL) -> int:
         if self.process is None:
