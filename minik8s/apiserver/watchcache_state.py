@@ -109,7 +109,6 @@ class CacheState:
         previous = self._current.get(kv.key)
         entry = self._enter(kv)
         if entry:
-            entry.warm()
             self._append("MODIFIED" if previous else "ADDED", entry, previous, kv.mod_revision)
         elif previous:
             self._remove(previous, kv.mod_revision)

@@ -25,24 +25,30 @@ HOT = 64
 class Entry:
     """One object at one revision, as clients see it: `data` is its JSON, resourceVersion included."""
 
-    __slots__ = ("_object", "created", "data", "key", "revision")
+    __slots__ = ("_hot", "_object", "created", "data", "key", "revision")
 
     def __init__(self, key: str, data: bytes, revision: int, created: int) -> None:
         self.key, self.data, self.revision, self.created = key, data, revision, created
         self._object: dict[str, Any] | None = None
+        self._hot = False
 
     @property
     def object(self) -> dict[str, Any]:
         """The decoded object, shared: do not change it."""
-        return self._object if self._object is not None else msgspec.json.decode(self.data)
+        if self._object is not None:
+            return self._object
+        obj: dict[str, Any] = msgspec.json.decode(self.data)
+        if self._hot:
+            self._object = obj
+        return obj
 
     def warm(self) -> None:
-        """Keep the decoded object until `cool`."""
-        self._object = self.object
+        """Keep the decoded object, once it is asked for, until `cool`."""
+        self._hot = True
 
     def cool(self) -> None:
         """Drop the decoded object."""
-        self._object = None
+        self._hot, self._object = False, None
 
 
 class CacheEvent:
@@ -53,6 +59,9 @@ class CacheEvent:
     def __init__(self, type: EventType, entry: Entry, previous: Entry | None, revision: int) -> None:
         self.type, self.entry, self.previous, self.revision = type, entry, previous, revision
         self._line: bytes | None = None
+        entry.warm()
+        if previous:
+            previous.warm()
 
     @property
     def line(self) -> bytes:
