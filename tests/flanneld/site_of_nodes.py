@@ -95,7 +95,8 @@ class Node:
         self.pod: Netns | None = None
 
     def arguments(self, *flags: str, etcd: str = f"http://{ETCD_IP}:2379") -> list[str]:
-        return [sys.executable, "-m", "flanneld_py", f"-etcd-endpoints={etcd}", "-iface=eth0", f"-subnet-file={self.subnet_file}", *flags]
+        where = [f"-etcd-endpoints={etcd}", "-iface=eth0", f"-subnet-file={self.subnet_file}"]
+        return [sys.executable, "-m", "flanneld_py", *where, *flags]
 
     def start(self, *flags: str, wait: bool = True) -> None:
         """Start flanneld and wait for READY=1."""
@@ -103,9 +104,9 @@ class Node:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(path)
             try:
-                self.daemon = self.ns.popen(
-                    self.arguments(*(flags or ("-ip-masq",))), stderr=self.log.open("ab"), env=os.environ | {"NOTIFY_SOCKET": path}
-                )
+                environment = os.environ | {"NOTIFY_SOCKET": path}
+                argv = self.arguments(*(flags or ("-ip-masq",)))
+                self.daemon = self.ns.popen(argv, stderr=self.log.open("ab"), env=environment)
                 if wait:
                     self._await(ready)
             finally:
@@ -147,7 +148,8 @@ class Node:
             f"ip link add pod0 mtu 1450 type veth peer name eth0 mtu 1450 netns {pod.pid}", "ip link set pod0 up master cni0",
         ):
             self.ns.run(command.split())
-        for command in (f"ip addr add {self.pod_ip}/24 dev eth0", "ip link set eth0 up", f"ip route add default via {self.subnet}.1"):
+        for command in (f"ip addr add {self.pod_ip}/24 dev eth0", "ip link set eth0 up",
+                        f"ip route add default via {self.subnet}.1"):
             pod.run(command.split())
 
     def mac(self) -> str:
@@ -160,7 +162,7 @@ class Node:
             "bridge fdb show dev flannel.1", "ip route show dev flannel.1", "nft -s list ruleset",
         )
         text = "\n".join(self.ns.run(command.split(), check=False).stdout for command in commands)
-        return re.sub(r"^\d+: ", "", text, flags=re.M)
+        return re.sub(r"^\d+: |tentative ?", "", text, flags=re.M).replace("link \n", "link\n")
 
 
 class Site:
@@ -225,16 +227,15 @@ def checksum(data):
     total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
     total = (total >> 16) + (total & 0xffff)
     return ~(total + (total >> 16)) & 0xffff
-def read(wait):
-    while select.select([sock], [], [], wait)[0]:
-        kind, _, _, who, number = struct.unpack('!BBHHH', sock.recv(2048)[20:28])
-        if kind == 0 and who == ident:
-            got.add(number)
-        wait = 0
+def read(end):
+    while (left := end - time.monotonic()) > 0:
+        if select.select([sock], [], [], left)[0]:
+            kind, _, _, who, number = struct.unpack('!BBHHH', sock.recv(2048)[20:28])
+            if kind == 0 and who == ident:
+                got.add(number)
 print('on', flush=True)
-os.set_blocking(0, False)
 number, due = 0, time.monotonic()
-while os.read(0, 1) != b'' if select.select([0], [], [], 0)[0] else True:
+while not select.select([0], [], [], 0)[0]:
     packet = struct.pack('!BBHHH', 8, 0, 0, ident, number)
     try:
         sock.send(struct.pack('!BBHHH', 8, 0, checksum(packet), ident, number))
@@ -242,8 +243,8 @@ while os.read(0, 1) != b'' if select.select([0], [], [], 0)[0] else True:
         pass
     sent.add(number)
     number, due = number + 1, due + every
-    read(max(0, due - time.monotonic()))
-read(0.5); read(0.2)
+    read(due)
+read(time.monotonic() + 0.5)
 print(len(sent), len(sent - got), flush=True)
 """
 

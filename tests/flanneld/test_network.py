@@ -102,7 +102,7 @@ def test_term_ends_cleanly_and_leaves_the_data_path(site: Site) -> None:
     "ip route flush dev flannel.1",
     "ip neigh flush dev flannel.1 nud permanent",
     "bridge fdb del {mac} dev flannel.1",
-    "ip addr flush dev flannel.1",
+    "ip -4 addr flush dev flannel.1",
     "nft delete table ip flannel-ipv4",
     "nft flush ruleset",
     "nft flush chain ip flannel-ipv4 postrtg",
