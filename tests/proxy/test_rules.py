@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -188,3 +189,32 @@ def test_a_change_costs_what_changed() -> None:
         ("cluster-endpoints", "10.96.0.7 . tcp . 80 . 1:1", "10.244.2.9 . 8080")]
     assert [item.value for item in delta.removed] == ["10.244.2.6 . 8080"]
     assert len(delta) == 2
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize(("address", "port"), [("fd96::1", 80), ("fd77::1", 30080)])
+def test_ipv6_carries(kind: socket.SocketKind, address: str, port: int) -> None:
+    """A node's own call by ClusterIP and by NodePort, to an endpoint it can reach."""
+    both = (("t", "TCP", 80, 30080), ("u", "UDP", 80, 30080))
+    model = Model(Layout(Family.IPV6, SETTINGS))
+    model.put(v6(service("web", "10.96.0.1", *both, type="NodePort")),
+              v6(endpoints("web", HERE, ports=(("t", "TCP", 8080), ("u", "UDP", 8080)))))
+    with Netns.create() as space:
+        for command in ("addr add fd44::1:5/128 dev lo", "addr add fd77::1/128 dev lo", "route add fd96::/64 dev lo"):
+            space.run(["ip", "-6", *command.split()])
+        load(space, model.full())
+        with space.enter():
+            server, caller = socket.socket(socket.AF_INET6, kind), socket.socket(socket.AF_INET6, kind)
+        with server, caller:
+            server.bind(("fd44::1:5", 8080))
+            server.settimeout(3)
+            caller.settimeout(3)
+            if kind is socket.SOCK_STREAM:
+                server.listen()
+            caller.connect((address, port))
+            caller.send(b"hello")
+            if kind is socket.SOCK_STREAM:
+                server, _ = server.accept()
+            with server:
+                assert server.recv(10) == b"hello"
