@@ -16,8 +16,8 @@ from nodecore.kube.workload import Pod
 
 def service(**spec: Any) -> SelectingService:
     ports = [{"name": "http", "port": 80, "targetPort": "web"}]
-    return msgspec.convert({"metadata": {"name": "web", "namespace": "d", "uid": "s"},
-                            "spec": {"selector": {"app": "web"}, "ports": ports, "clusterIP": "10.0.0.1", **spec}}, SelectingService)
+    body = {"selector": {"app": "web"}, "ports": ports, "clusterIP": "10.0.0.1", **spec}
+    return msgspec.convert({"metadata": {"name": "web", "namespace": "d", "uid": "s"}, "spec": body}, SelectingService)
 
 
 def pod(number: int, *, port: int = 8080, ready: bool = True, terminating: bool = False, **more: Any) -> Pod:
@@ -88,7 +88,8 @@ def test_one_change_writes_one_slice(count: int, index: int) -> None:
 def test_conditions_tell_ready_serving_and_terminating() -> None:
     pods = [pod(1), pod(2, ready=False), pod(3, terminating=True), pod(4, ready=False, terminating=True)]
     found = {each.pod: (each.ready, each.serving, each.terminating) for each in addresses(service(), pods, {})}
-    assert found == {"p1": (True, True, False), "p2": (False, False, False), "p3": (False, True, True), "p4": (False, False, True)}
+    assert found == {"p1": (True, True, False), "p2": (False, False, False),
+                     "p3": (False, True, True), "p4": (False, False, True)}
     everyone = addresses(service(publishNotReadyAddresses=True), pods, {})
     assert all(each.ready for each in everyone)
     assert subsets(addresses(service(), pods, {})) == [{

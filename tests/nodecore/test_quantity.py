@@ -22,7 +22,7 @@ def test_amounts(text: str, amount: Fraction) -> None:
 
 @pytest.mark.parametrize("text", ["", "1KI", "abc", "1 Gi", "1ki", ".", "1e", "--1", "1m5", "\u0661"])
 def test_what_is_none_is_named(text: str) -> None:
-    with pytest.raises(UserError, match="requests.cpu: "):
+    with pytest.raises(UserError, match=r"^requests\.cpu: "):
         parse_quantity(text, what="requests.cpu")
 
 

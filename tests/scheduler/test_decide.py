@@ -14,8 +14,8 @@ from minik8s.scheduler.decide import Bind, Refuse, decide
 from nodecore.kube.workload import Node, Pod
 
 
-def node(name: str, *, cpu: str = "2", memory: str = "4Gi", pods: int = 110, ready: bool = True, labels: dict[str, str] | None = None,
-         **spec: Any) -> Node:
+def node(name: str, *, cpu: str = "2", memory: str = "4Gi", pods: int = 110, ready: bool = True,
+         labels: dict[str, str] | None = None, **spec: Any) -> Node:
     return msgspec.convert({
         "metadata": {"name": name, "labels": labels or {}}, "spec": spec,
         "status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": str(pods)},
