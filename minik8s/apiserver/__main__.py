@@ -1,0 +1,50 @@
+"""The command: `minik8s apiserver`, with kube-apiserver's names for the flags it has.
+
+Heavy imports wait until the command runs. Read next: `config.py`, `server.py`.
+"""
+
+from __future__ import annotations
+
+import click
+
+from nodecore.daemon.entry import run
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--etcd-servers", default="http://127.0.0.1:2379", show_default=True, help="etcd's endpoints, comma-separated.")
+@click.option("--etcd-cafile", default="", help="CA that etcd's certificate is from.")
+@click.option("--etcd-certfile", default="", help="Our client certificate for etcd.")
+@click.option("--etcd-keyfile", default="", help="Its key.")
+@click.option("--bind-address", default="0.0.0.0", show_default=True, help="Address to serve on, beside inherited sockets.")
+@click.option("--secure-port", default=6443, show_default=True, type=click.IntRange(0, 65535), help="Port to serve on.")
+@click.option("--advertise-address", default="", help="Address at which the cluster reaches this server.")
+@click.option("--tls-cert-file", default="", help="Our serving certificate.")
+@click.option("--tls-private-key-file", default="", help="Its key.")
+@click.option("--client-ca-file", default="", help="CA that clients' certificates are from.")
+@click.option("--token-auth-file", default="", help="Static tokens, a line each: token,user,uid[,groups].")
+@click.option("--service-cluster-ip-range", default="10.96.0.0/16", show_default=True, help="Cluster IPs to give out.")
+@click.option("--service-node-port-range", default="30000-32767", show_default=True, help="Node ports to give out.")
+@click.option("--kubelet-client-certificate", default="", help="Our client certificate for kubelets.")
+@click.option("--kubelet-client-key", default="", help="Its key.")
+@click.option("--kubelet-certificate-authority", default="", help="CA that kubelets' certificates are from.")
+@click.option("--cache-dir", default="/var/cache/minik8s", show_default=True, help="Where schema files are kept.")
+@click.option("-v", "--v", "verbosity", default=0, show_default=True, help="Verbosity of the log; 4 and up is debugging.")
+def command(verbosity: int, **flags: object) -> None:
+    """Serve the Kubernetes API out of etcd."""
+    import asyncio
+
+    from minik8s.apiserver.config import Flags
+    from minik8s.apiserver.server import serve
+    from nodecore.daemon.logs import setup
+
+    setup(verbosity)
+    asyncio.run(serve(Flags(**flags)))  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Entry point of `python -m minik8s.apiserver`."""
+    run(command, "minik8s apiserver")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What every request handler shares: the storage, a watch cache for each kind, the allocator.
+
+Must not know: HTTP. Read next: `reading.py`, `writing.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from minik8s.apiserver.allocate import Allocator
+from minik8s.apiserver.compaction import compact_for_ever
+from minik8s.apiserver.kinds import BY_PLURAL, KINDS, Kind
+from minik8s.apiserver.status import not_found
+from minik8s.apiserver.storage import Storage
+from minik8s.apiserver.watchcache import WatchCache
+from nodecore.errors import NotFound
+from nodecore.etcd.client import EtcdClient
+
+Object = dict[str, Any]
+
+
+class Cluster:
+    """The objects of the cluster this server serves."""
+
+    def __init__(self, etcd: EtcdClient, allocator: Allocator) -> None:
+        self.etcd, self.allocator = etcd, allocator
+        self.storage = Storage(etcd)
+        self.caches = {kind.resource.plural: WatchCache(self.storage, kind.prefix) for kind in KINDS}
+
+    def cache(self, kind: Kind) -> WatchCache:
+        """The watch cache of a kind."""
+        return self.caches[kind.resource.plural]
+
+    @property
+    def synced(self) -> bool:
+        """Whether every cache has caught up with etcd once."""
+        return all(cache.synced for cache in self.caches.values())
+
+    async def ready(self) -> None:
+        """Wait until that is so."""
+        for cache in self.caches.values():
+            await cache.ready()
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What must run for ever."""
+        found = {f"cache {name}": cache.run() for name, cache in self.caches.items()}
+        found["compaction"] = compact_for_ever(self.etcd)
+        found["allocations"] = self.allocator.repair_for_ever(self.storage, BY_PLURAL["services"].prefix)
+        return found
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """One object as it is now; 404 as the original words it."""
+        try:
+            return await self.storage.get(kind.key(namespace, name))
+        except NotFound:
+            raise not_found(kind.resource.plural, kind.resource.group, name) from None
+
+    async def namespace(self, name: str) -> Object:
+        """A namespace: from the cache, or if it is not there yet, from etcd."""
+        kind = BY_PLURAL["namespaces"]
+        entry = self.cache(kind).get(kind.key("", name))
+        return entry.object if entry else await self.get(kind, "", name)

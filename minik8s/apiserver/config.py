@@ -1,0 +1,151 @@
+"""The flags of the API server, read and checked: whatever is wrong becomes one line naming the flag.
+
+Must not know: HTTP. Read next: `server.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from minik8s.apiserver.default_objects import Advertised
+from nodecore.errors import UserError
+from nodecore.etcd.config import EtcdConfig, parse_endpoints
+from nodecore.net import IPNetwork, parse_address, parse_network
+
+LARGEST_RANGE_BITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The flags as they were given."""
+
+    etcd_servers: str
+    etcd_cafile: str
+    etcd_certfile: str
+    etcd_keyfile: str
+    bind_address: str
+    secure_port: int
+    advertise_address: str
+    tls_cert_file: str
+    tls_private_key_file: str
+    client_ca_file: str
+    service_cluster_ip_range: str
+    service_node_port_range: str
+    kubelet_client_certificate: str
+    kubelet_client_key: str
+    kubelet_certificate_authority: str
+    token_auth_file: str
+    cache_dir: str
+
+    def etcd(self) -> EtcdConfig:
+        """Where etcd is."""
+        endpoints = parse_endpoints(self.etcd_servers, what="--etcd-servers")
+        if bool(self.etcd_certfile) != bool(self.etcd_keyfile):
+            raise UserError("--etcd-certfile and --etcd-keyfile go together")
+        config = EtcdConfig(endpoints, self.etcd_cafile, self.etcd_certfile, self.etcd_keyfile)
+        config.targets()
+        config.pem()
+        return config
+
+    def network(self) -> IPNetwork:
+        """The range of cluster IPs."""
+        network = parse_network(self.service_cluster_ip_range, what="--service-cluster-ip-range")
+        if network.num_addresses < 8:
+            raise UserError(f"--service-cluster-ip-range: {network} is too small, it must have at least 8 addresses")
+        if network.max_prefixlen - network.prefixlen > LARGEST_RANGE_BITS:
+            raise UserError(f"--service-cluster-ip-range: {network} is too large, at most {LARGEST_RANGE_BITS} bits may vary")
+        return network
+
+    def node_ports(self) -> tuple[int, int]:
+        """The first and last node port."""
+        low, dash, high = self.service_node_port_range.partition("-")
+        if not dash or not low.isdecimal() or not high.isdecimal() or not 1 <= int(low) <= int(high) <= 65535:
+            raise UserError(f"--service-node-port-range: {self.service_node_port_range!r} is not of the form LOW-HIGH, both 1-65535")
+        return int(low), int(high)
+
+    def advertised(self) -> Advertised:
+        """Where others reach this server."""
+        text = self.advertise_address or self.bind_address
+        address = parse_address(text, what="--advertise-address")
+        if address.is_unspecified:
+            address = ip_address(_own_address())
+        network = self.network()
+        return Advertised(address, self.secure_port, network.network_address + 1)
+
+    def server_tls(self) -> ssl.SSLContext:
+        """Our certificate, and the CA a client's certificate must be from if it shows one."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        _load(context, self.tls_cert_file, self.tls_private_key_file, "--tls-cert-file", "--tls-private-key-file")
+        if self.client_ca_file:
+            _trust(context, self.client_ca_file, "--client-ca-file")
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+    def kubelet_tls(self) -> ssl.SSLContext | None:
+        """How we show ourselves to kubelets; None when we are not told."""
+        if not self.kubelet_client_certificate and not self.kubelet_client_key:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.kubelet_certificate_authority:
+            _trust(context, self.kubelet_certificate_authority, "--kubelet-certificate-authority")
+        else:  # as the original does without this flag
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        _load(context, self.kubelet_client_certificate, self.kubelet_client_key, "--kubelet-client-certificate", "--kubelet-client-key")
+        return context
+
+    def sockets(self) -> list[socket.socket]:
+        """The socket bound to our own address (without a port if it is 0 and another was inherited)."""
+        address = parse_address(self.bind_address, what="--bind-address")
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((str(address), self.secure_port))
+        except (OSError, OverflowError) as error:
+            sock.close()
+            why = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"--bind-address, --secure-port: cannot listen on {address}:{self.secure_port}: {why}") from None
+        return [sock]
+
+
+def _load(context: ssl.SSLContext, certificate: str, key: str, certificate_flag: str, key_flag: str) -> None:
+    for path, flag in ((certificate, certificate_flag), (key, key_flag)):
+        _readable(path, flag)
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        raise UserError(f"{certificate_flag}, {key_flag}: {certificate} and {key} are no matching pair: {error.reason or error}") from None
+
+
+def _trust(context: ssl.SSLContext, path: str, flag: str) -> None:
+    _readable(path, flag)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise UserError(f"{flag}: {path} holds no certificate: {error.reason or error}") from None
+
+
+def _readable(path: str, flag: str) -> None:
+    if not path:
+        raise UserError(f"{flag}: not given")
+    try:
+        Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag}: {path}: {error.strerror}") from None
+
+
+def _own_address() -> str:
+    """The address of the default route; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))
+        except OSError:
+            raise UserError("--advertise-address: not given, and this host has no default route to choose one by") from None
+        return str(sock.getsockname()[0])

@@ -1,0 +1,76 @@
+"""Paths that are no resource: health, version, metrics, discovery, OpenAPI.
+
+Read next: `discovery.py`, `health.py`, `schema/cache.py`.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from minik8s.apiserver import discovery, schema
+from minik8s.apiserver.call import JSON, Answer, answer
+from minik8s.apiserver.health import PATHS, VERSION, Health
+from minik8s.apiserver.negotiation import discovery_version
+from minik8s.apiserver.routes import segments
+from minik8s.apiserver.status import method_not_allowed
+from nodecore.errors import NotFound
+
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+ROOTS = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+
+
+async def document(request: web.BaseRequest, path: str, health: Health, address: str) -> Answer | None:
+    """What is at a path; None when nothing is."""
+    if request.method not in ("GET", "HEAD"):
+        raise method_not_allowed()
+    parts = segments(path)
+    if path == "/":
+        return answer({"paths": ROOTS})
+    if parts is None:
+        return None
+    if "/" + parts[0] in PATHS:
+        return await health.probe("/" + "/".join(parts), request.query)
+    if parts == ["version"]:
+        return answer(VERSION)
+    if parts == ["metrics"]:
+        return health.metrics()
+    if parts[0] == "openapi":
+        return _openapi(parts[1:], request.headers.get("If-None-Match", ""))
+    body = _discovery(parts, request.headers.get("Accept", ""), address)
+    return body
+
+
+def _discovery(parts: list[str], accept: str, address: str) -> Answer | None:
+    if parts in (["api"], ["apis"]):
+        version = discovery_version(accept)
+        if version:
+            content = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            return Answer(200, msgspec.json.encode(discovery.aggregated(version, core=parts == ["api"])), content)
+        return answer(discovery.versions(address) if parts == ["api"] else discovery.groups())
+    found: dict[str, Any] | None = None
+    if parts[0] == "api" and len(parts) == 2:
+        found = discovery.resources("", parts[1])
+    elif parts[0] == "apis" and len(parts) == 2:
+        found = discovery.group_of(parts[1])
+    elif parts[0] == "apis" and len(parts) == 3:
+        found = discovery.resources(parts[1], parts[2])
+    return answer(found) if found else None
+
+
+def _openapi(parts: list[str], known: str) -> Answer | None:
+    try:
+        if parts == ["v2"]:
+            return Answer(200, schema.openapi_v2_protobuf(), V2_PROTOBUF)
+        if parts == ["v3"]:
+            return Answer(200, schema.openapi_v3_index())
+        if parts[:1] == ["v3"] and len(parts) > 1:
+            body = schema.openapi_v3("/".join(parts[1:]))
+            tag = f'"{sha256(body).hexdigest()[:32]}"'
+            return Answer(304, b"", headers={"ETag": tag}) if known == tag else Answer(200, body, JSON, {"ETag": tag})
+    except NotFound:
+        return None
+    return None

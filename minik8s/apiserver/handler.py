@@ -1,0 +1,192 @@
+"""The rim: one HTTP request in, one answer out; who, what, may they, do it; every error a Status, none lost.
+
+    paths that are no resource   health, version, discovery, OpenAPI, metrics     documents.py
+    resources                    the verb's function                              dispatch.py
+    watch, log, exec ...         streams that hold the connection                 watching.py, stream.py
+
+Read next: `routes.py`, `dispatch.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from minik8s.apiserver import authorize, bodies, documents, routes
+from minik8s.apiserver.authenticate import NOBODY, by_certificate, by_token
+from minik8s.apiserver.authorize import User
+from minik8s.apiserver.call import JSON, Answer, Call, refusal
+from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.dispatch import Dispatch
+from minik8s.apiserver.health import Health
+from minik8s.apiserver.kinds import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
+from minik8s.apiserver.routes import Target
+from minik8s.apiserver.status import Refused, method_not_allowed, named, no_such_path, of
+from minik8s.apiserver.stream import PATHS as STREAMS
+from minik8s.apiserver.stream import carry
+from minik8s.apiserver.watching import Watching, content_of
+
+log = logging.getLogger(__name__)
+MOST_IN_FLIGHT = 400
+BODY_SECONDS = 30
+
+
+class Handler:
+    """Answers the requests of one server."""
+
+    def __init__(self, cluster: Cluster, health: Health, tokens: Mapping[str, User], kubelets: ssl.SSLContext | None,
+                 address: str) -> None:
+        self._cluster, self._health, self._tokens, self._kubelets = cluster, health, tokens, kubelets
+        self._dispatch = Dispatch(cluster)
+        self._address = address
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        path, _, _ = request.raw_path.partition("?")
+        target = routes.parse(path)
+        verb = routes.verb(request.method, target, request.query) if target else request.method.lower()
+        began = time.monotonic()
+        code = 500
+        try:
+            response = await self._answer(request, path, target, verb)
+            code = response.status
+        except asyncio.CancelledError:
+            code = 499
+            raise
+        except Exception as error:  # the rim: whatever it is, the client gets a Status
+            refused = of(error)
+            code = refused.code
+            if refused.code == 500 and not isinstance(error, Refused):
+                log.exception("%s %s", request.method, path)
+            response = _respond(refusal(refused))
+        finally:
+            self._health.count(verb, target.plural if target else "", code, time.monotonic() - began)
+        return response
+
+    async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse:
+        user = self._user(request)
+        if target is None:
+            if not authorize.may_path(user, path):
+                raise _unknown_or_forbidden(user, f'User "{user.name}" cannot {verb} path "{path[:200]}"')
+            found = await documents.document(request, path, self._health, self._address)
+            if found is None:
+                raise no_such_path()
+            return _respond(found)
+        self._permit(user, verb, target)
+        return await self._resource(request, target, verb, user)
+
+    def _user(self, request: web.BaseRequest) -> User:
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        return by_certificate(certificate) or by_token(request.headers.get("Authorization", ""), self._tokens) or NOBODY
+
+    def _permit(self, user: User, verb: str, target: Target) -> None:
+        name = f"{target.plural}/{target.subresource}" if target.subresource else target.plural
+        if verb and authorize.may(user, verb, name) and not authorize.own_node_only(user, target.plural, target.name, verb):
+            return
+        where = f' in the namespace "{target.namespace}"' if target.namespace else " at the cluster scope"
+        about = f' "{target.name}"' if target.name else ""
+        text = f'{named(target.plural, target.group)}{about} is forbidden: User "{user.name}" cannot {verb or "use"} resource "{name}" ' \
+               f'in API group "{target.group}"{where}'
+        raise _unknown_or_forbidden(user, text)
+
+    async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse:
+        place = (target.group, target.version, target.plural)
+        content = request.headers.get("Content-Type", "")
+        review = REVIEW_BY_RESOURCE.get(place)
+        if review and not target.name and not target.namespace:
+            if verb != "create":
+                raise method_not_allowed()
+            return _respond(self._dispatch.review(review, await _body(request), content, user))
+        if place == ("", "v1", "bindings") and verb == "create" and target.namespace:
+            kind = BY_RESOURCE["", "v1", "pods"]
+        else:
+            found = BY_RESOURCE.get(place)
+            if found is None or (target.namespace and not found.resource.namespaced):
+                raise no_such_path()
+            kind = found
+        call = Call(kind, target, verb, request.query, user, content=content, accept=request.headers.get("Accept", ""))
+        if target.subresource in STREAMS and kind.sub(target.subresource):
+            return await self._stream(request, call)
+        if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
+            return await self._watch(request, call)
+        return await self._whole(request, call, kind)
+
+    async def _whole(self, request: web.BaseRequest, call: Call, kind: Kind) -> web.StreamResponse:
+        """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
+        if self._health.in_flight >= MOST_IN_FLIGHT:
+            raise Refused(429, "too many requests, please try again later")
+        self._health.in_flight += 1
+        try:
+            if call.verb in ("get", "list"):
+                return _respond(await self._dispatch.read(call))
+            body = await _body(request)
+            whole = Call(kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept)
+            answer = await self._dispatch.write_to_the_end(whole)
+            response = _respond(answer)
+            for warning in whole.warnings[:20]:
+                quoted = warning[:500].replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+                response.headers.add("Warning", f'299 - "{quoted}"')
+            return response
+        finally:
+            self._health.in_flight -= 1
+
+    async def _watch(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        watching = Watching(self._cluster, call)
+        first, events = await watching.begin()
+        response = web.StreamResponse(headers={"Content-Type": content_of(watching.form), "Cache-Control": "no-cache, private"})
+        response.enable_chunked_encoding()
+        self._health.watches += 1
+        try:
+            await response.prepare(request)
+            await watching.run(first, events, response.write)
+            await response.write_eof()
+        except ConnectionError:
+            log.debug("watch of %s: the client has gone", call.target.plural)
+        finally:
+            self._health.watches -= 1
+        return response
+
+    async def _stream(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        if request.method not in ("GET", "POST"):
+            raise method_not_allowed()
+        if call.target.subresource != "log" and "upgrade" not in request.headers.get("Connection", "").lower():
+            raise Refused(400, "Upgrade request required")
+        self._health.watches += 1
+        try:
+            await carry(self._cluster, call, request, self._kubelets)
+        finally:
+            self._health.watches -= 1
+        return web.StreamResponse()
+
+
+def _unknown_or_forbidden(user: User, text: str) -> Refused:
+    return Refused(403, text if ":" in text else f"forbidden: {text}") if user.known else Refused(401, "Unauthorized")
+
+
+async def _body(request: web.BaseRequest) -> bytes:
+    """The request's body; 413 for one that is too large, said or found out."""
+    large = Refused(413, f"Request entity too large: limit is {bodies.LARGEST}")
+    if (request.content_length or 0) > bodies.LARGEST:
+        raise large
+    parts = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                parts += chunk
+                if len(parts) > bodies.LARGEST:
+                    raise large
+    except TimeoutError:
+        raise Refused(408, "the body of the request did not arrive in time", reason="Timeout") from None
+    except web.HTTPException as error:
+        raise Refused(400, str(error)) from None
+    return bytes(parts)
+
+
+def _respond(answer: Answer) -> web.Response:
+    headers = {"Content-Type": answer.content or JSON, "Cache-Control": "no-cache, private", **answer.headers}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)

@@ -1,0 +1,85 @@
+"""The process: sockets and TLS, the HTTP server on them, and the tasks that run for ever.
+
+    bound at once -> schema files -> caches fill from etcd -> default objects -> READY=1
+
+Requests are answered from the first moment; those that need a cache wait for it. Read next: `handler.py`, `cluster.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import ssl
+from pathlib import Path
+
+from aiohttp import web
+
+from minik8s.apiserver import schema
+from minik8s.apiserver.allocate import Allocator
+from minik8s.apiserver.authenticate import read_tokens
+from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.compaction import compact_for_ever
+from minik8s.apiserver.config import Flags
+from minik8s.apiserver.default_objects import look_after
+from minik8s.apiserver.handler import Handler
+from minik8s.apiserver.health import Health
+from nodecore.daemon.systemd import listen_sockets, notify
+from nodecore.etcd.client import EtcdClient
+from nodecore.loop.supervise import run_tasks
+
+log = logging.getLogger(__name__)
+BACKLOG = 4096
+HEAD_LIMIT = 64 * 1024
+SHUTDOWN_SECONDS = 2.0
+
+
+async def serve(flags: Flags) -> None:
+    """Serve until a signal ends it."""
+    etcd, tls, kubelets, tokens = flags.etcd(), flags.server_tls(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
+    network, (low, high), where = flags.network(), flags.node_ports(), flags.advertised()
+    sockets = [*listen_sockets().values(), *flags.sockets()]
+    await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
+    async with EtcdClient(etcd) as client:
+        cluster = Cluster(client, Allocator(client, network, low, high))
+        health = Health(cluster)
+        handler = Handler(cluster, health, tokens, kubelets, f"{where.address}:{where.port}")
+        runner = await _start(handler, sockets, tls)
+        log.info("serving on %s", ", ".join(_name(sock) for sock in sockets))
+
+        def prepared() -> None:
+            if not health.prepared:
+                health.prepared = True
+                _settle()
+                notify("READY=1")
+                log.info("ready")
+
+        try:
+            await run_tasks({**cluster.tasks(), "compaction": compact_for_ever(client),
+                             "default objects": look_after(cluster, where, prepared)})
+        finally:
+            health.stopping = True
+            await runner.cleanup()
+
+
+def _settle() -> None:
+    """What is loaded by now stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+async def _start(handler: Handler, sockets: list[socket.socket], tls: ssl.SSLContext) -> web.ServerRunner:
+    server = web.Server(handler, access_log=None, max_line_size=HEAD_LIMIT, max_field_size=HEAD_LIMIT,  # type: ignore[arg-type]
+                        handler_cancellation=True, keepalive_timeout=120.0)
+    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    for sock in sockets:
+        sock.setblocking(False)
+        await web.SockSite(runner, sock, ssl_context=tls, backlog=BACKLOG).start()
+    return runner
+
+
+def _name(sock: socket.socket) -> str:
+    found = sock.getsockname()
+    return f"{found[0]}:{found[1]}" if isinstance(found, tuple) else str(found)
