@@ -180,7 +180,7 @@ class Binder:
             raise
         except Fault as error:
             self._unassume(op)
-            if isinstance(error, NotFound):
+            if isinstance(error, NotFound) or await self._bound_already(op):
                 return
             self._postpone(uid)
             log.warning("bind %s to %s: %s", meta.key, op.node, error)
@@ -188,6 +188,17 @@ class Binder:
             return
         self.waiting.pop(uid, None)
         self.recorder.emit(_ref(op.pod), "Normal", "Scheduled", f"Successfully assigned {meta.key} to {op.node}")
+
+    async def _bound_already(self, op: Bind) -> bool:
+        """Whether it has a node after all: a binding of ours whose answer was lost, or somebody else's."""
+        try:
+            pod: Pod = await self.client.get(PODS, op.pod.metadata.name, op.pod.metadata.namespace, into=Pod)
+        except Fault:
+            return False
+        if pod.metadata.uid == op.pod.metadata.uid and pod.spec.node_name:
+            self.saw_pod(pod.metadata.key, pod)
+            return True
+        return False
 
     def _unassume(self, op: Bind) -> None:
         """The binding was refused; if the watch has shown one meanwhile, that counts."""
