@@ -93,11 +93,11 @@ class Allocator:
     async def _this_address(self, claim: Claim, obj: Object, wanted: str) -> None:
         address = ip_address(wanted)
         if address not in self.network or address in (self.network.network_address, self.network.broadcast_address):
-            raise _invalid(obj, wrong("spec.clusterIPs", [wanted], f"failed to allocate IP {wanted}: the provided IP is not in the "
-                                                                   f"valid range. The range of valid IPs is {self.network}"))
+            why = f"the provided IP is not in the valid range. The range of valid IPs is {self.network}"
+            raise _invalid(obj, wrong("spec.clusterIPs", [wanted], f"failed to allocate IP {wanted}: {why}"))
         if not await self._take(claim, IPS + str(address)):
-            raise _invalid(obj, wrong("spec.clusterIPs", [wanted], f"failed to allocate IP {wanted}: provided IP is already "
-                                                                   "allocated"))
+            why = "provided IP is already allocated"
+            raise _invalid(obj, wrong("spec.clusterIPs", [wanted], f"failed to allocate IP {wanted}: {why}"))
 
     async def _any_address(self, claim: Claim) -> str:
         size = min(self.network.num_addresses, 2**20)

@@ -66,7 +66,8 @@ def label_name(field: str, value: Any) -> Iterator[Cause]:
     if len(str(value)) > 63:
         yield wrong(field, value, "must be no more than 63 characters")
     if not LABEL.fullmatch(str(value)):
-        yield wrong(field, value, f"{LABEL_WORDS} (e.g. 'my-name',  or '123-abc', regex used for validation is '{LABEL.pattern}')")
+        yield wrong(field, value, f"{LABEL_WORDS} (e.g. 'my-name',  or '123-abc', regex used for validation is "
+                                  f"'{LABEL.pattern}')")
 
 
 def service_name(field: str, value: Any) -> Iterator[Cause]:

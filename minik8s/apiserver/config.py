@@ -64,7 +64,8 @@ class Flags:
         """The first and last node port."""
         low, dash, high = self.service_node_port_range.partition("-")
         if not dash or not low.isdecimal() or not high.isdecimal() or not 1 <= int(low) <= int(high) <= 65535:
-            raise UserError(f"--service-node-port-range: {self.service_node_port_range!r} is not of the form LOW-HIGH, both 1-65535")
+            text = self.service_node_port_range
+            raise UserError(f"--service-node-port-range: {text!r} is not of the form LOW-HIGH, both 1-65535")
         return int(low), int(high)
 
     def advertised(self) -> Advertised:
@@ -97,11 +98,12 @@ class Flags:
         else:  # as the original does without this flag
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        _load(context, self.kubelet_client_certificate, self.kubelet_client_key, "--kubelet-client-certificate", "--kubelet-client-key")
+        flags = ("--kubelet-client-certificate", "--kubelet-client-key")
+        _load(context, self.kubelet_client_certificate, self.kubelet_client_key, *flags)
         return context
 
     def sockets(self) -> list[socket.socket]:
-        """The socket bound to our own address (without a port if it is 0 and another was inherited)."""
+        """The socket bound to our own address."""
         address = parse_address(self.bind_address, what="--bind-address")
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -121,7 +123,8 @@ def _load(context: ssl.SSLContext, certificate: str, key: str, certificate_flag:
     try:
         context.load_cert_chain(certificate, key)
     except ssl.SSLError as error:
-        raise UserError(f"{certificate_flag}, {key_flag}: {certificate} and {key} are no matching pair: {error.reason or error}") from None
+        why = f"{certificate} and {key} are no matching pair: {error.reason or error}"
+        raise UserError(f"{certificate_flag}, {key_flag}: {why}") from None
 
 
 def _trust(context: ssl.SSLContext, path: str, flag: str) -> None:

@@ -64,7 +64,8 @@ async def ensure(cluster: Cluster, where: Advertised) -> None:
     """Make what is missing and mend what is wrong."""
     writer = Writer(cluster)
     for name in NAMESPACES:
-        await _ensure(cluster, writer, "namespaces", "", {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}, ())
+        namespace = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
+        await _ensure(cluster, writer, "namespaces", "", namespace, ())
     for plural, obj, fields in (("services", service(where), ("ports",)), ("endpoints", endpoints(where), ("subsets",)),
                                 ("endpointslices", endpoint_slice(where), ("endpoints", "ports"))):
         await _ensure(cluster, writer, plural, "default", obj, fields)
@@ -81,10 +82,8 @@ async def _ensure(cluster: Cluster, writer: Writer, plural: str, namespace: str,
                 raise
         return
     part: Callable[[Object], Object] = (lambda obj: obj["spec"]) if plural == "services" else (lambda obj: obj)
-    stripped = [{key: value for key, value in port.items() if value not in (None, "")} for port in part(entry.object).get("ports") or []]
-    same = all(part(entry.object).get(field) == part(wanted)[field] or (field == "ports" and stripped == part(wanted)[field])
-               for field in fields)
-    if not same:
+    there = part(entry.object)
+    if any(there.get(field) != part(wanted)[field] for field in fields):
         await writer.alter(kind, namespace, name, lambda obj: _mended(obj, part, wanted, fields))
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from minik8s.apiserver.kinds import EMPTY_GROUPS, KINDS, REVIEWS, VERBS, Kind, Review, Sub
 
 Body = dict[str, Any]
+SERVED: tuple[Kind | Review, ...] = (*KINDS, *REVIEWS)
 
 
 def group_versions() -> list[tuple[str, str]]:
     """Every group with its version, the core group first."""
-    found = [(item.resource.group, item.resource.version) for item in (*KINDS, *REVIEWS)]
+    found = [(item.resource.group, item.resource.version) for item in SERVED]
     return sorted(dict.fromkeys([*found, *EMPTY_GROUPS]))
 
 
@@ -32,7 +33,7 @@ def _group(group: str, version: str) -> Body:
 
 
 def _members(group: str, version: str) -> list[Kind | Review]:
-    found = [item for item in (*KINDS, *REVIEWS) if (item.resource.group, item.resource.version) == (group, version)]
+    found = [item for item in SERVED if (item.resource.group, item.resource.version) == (group, version)]
     return sorted(found, key=lambda item: item.resource.plural)
 
 

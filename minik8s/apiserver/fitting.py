@@ -35,7 +35,8 @@ def places(call: Call, obj: Object) -> None:
         raise bad_request(f"the namespace of the provided object does not match the namespace sent on the request "
                           f"({str(meta['namespace'])[:100]} is not {target.namespace})")
     if target.name and meta.get("name") and meta["name"] != target.name:
-        raise bad_request(f"the name of the object ({str(meta['name'])[:100]}) does not match the name on the URL ({target.name})")
+        sent = str(meta["name"])[:100]
+        raise bad_request(f"the name of the object ({sent}) does not match the name on the URL ({target.name})")
     if target.name and not meta.get("name"):
         meta["name"] = target.name
 

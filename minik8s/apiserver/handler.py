@@ -90,8 +90,8 @@ class Handler:
             return
         where = f' in the namespace "{target.namespace}"' if target.namespace else " at the cluster scope"
         about = f' "{target.name}"' if target.name else ""
-        text = f'{named(target.plural, target.group)}{about} is forbidden: User "{user.name}" cannot {verb or "use"} resource "{name}" ' \
-               f'in API group "{target.group}"{where}'
+        what = f'cannot {verb or "use"} resource "{name}" in API group "{target.group}"{where}'
+        text = f'{named(target.plural, target.group)}{about} is forbidden: User "{user.name}" {what}'
         raise _unknown_or_forbidden(user, text)
 
     async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from minik8s.apiserver.kinds import Kind
 
 Object = dict[str, Any]
 KEEPS_STATUS = frozenset({"Node"})
-EMPTY = {"Service": {"loadBalancer": {}}, "ReplicaSet": {"replicas": 0}, "DaemonSet": {
+EMPTY: dict[str, Object] = {"Service": {"loadBalancer": {}}, "ReplicaSet": {"replicas": 0}, "DaemonSet": {
     "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}}
 
 
@@ -37,6 +37,6 @@ def quality(spec: Object) -> str:
         return "BestEffort"
     for item in containers:
         limits, requests = section(item, "limits"), section(item, "requests")
-        if not {"cpu", "memory"} <= limits.keys() or any(requests.get(name, limits[name]) != limits[name] for name in ("cpu", "memory")):
+        if any(name not in limits or requests.get(name, limits[name]) != limits[name] for name in ("cpu", "memory")):
             return "Burstable"
     return "Guaranteed"

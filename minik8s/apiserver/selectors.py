@@ -137,7 +137,9 @@ def matcher(labels: Sequence[Requirement], fields: Sequence[FieldTerm]) -> Match
 
     def matches(obj: Object) -> bool:
         own = obj["metadata"].get("labels") or {}
-        return all(each.holds(own) for each in labels) and all((field_of(obj, term.path) == term.value) == term.equal for term in fields)
+        if not all(each.holds(own) for each in labels):
+            return False
+        return all((field_of(obj, term.path) == term.value) == term.equal for term in fields)
 
     return matches
 

@@ -20,7 +20,6 @@ from minik8s.apiserver import schema
 from minik8s.apiserver.allocate import Allocator
 from minik8s.apiserver.authenticate import read_tokens
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.compaction import compact_for_ever
 from minik8s.apiserver.config import Flags
 from minik8s.apiserver.default_objects import look_after
 from minik8s.apiserver.handler import Handler
@@ -56,8 +55,7 @@ async def serve(flags: Flags) -> None:
                 log.info("ready")
 
         try:
-            await run_tasks({**cluster.tasks(), "compaction": compact_for_ever(client),
-                             "default objects": look_after(cluster, where, prepared)})
+            await run_tasks({**cluster.tasks(), "default objects": look_after(cluster, where, prepared)})
         finally:
             health.stopping = True
             await runner.cleanup()
@@ -70,12 +68,12 @@ def _settle() -> None:
 
 
 async def _start(handler: Handler, sockets: list[socket.socket], tls: ssl.SSLContext) -> web.ServerRunner:
-    server = web.Server(handler, access_log=None, max_line_size=HEAD_LIMIT, max_field_size=HEAD_LIMIT,  # type: ignore[arg-type]
+    server = web.Server(handler, access_log=None, max_line_size=HEAD_LIMIT, max_field_size=HEAD_LIMIT,
                         handler_cancellation=True, keepalive_timeout=120.0)
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     for sock in sockets:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003
         await web.SockSite(runner, sock, ssl_context=tls, backlog=BACKLOG).start()
     return runner
 

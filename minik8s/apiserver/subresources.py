@@ -5,7 +5,6 @@ Must not know: HTTP's machinery. Read next: `writing.py`; `stream.py` for log, e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from minik8s.apiserver import meta
@@ -51,7 +50,9 @@ async def change_scale(writer: Writer, call: Call) -> Object:
         change = patched(call, SCALE)
     else:
         body = decode(call.body, call.content)
-        change = lambda _: body  # noqa: E731
+
+        def change(_: Object) -> Object:
+            return body
 
     def make(obj: Object) -> Object:
         new = change(scale_of(obj))
@@ -80,8 +81,8 @@ async def bind(writer: Writer, call: Call, name: str = "") -> Object:
     def alter(pod: Object) -> Object:
         own, spec = pod["metadata"], pod["spec"]
         if sent.get("uid") and sent["uid"] != own["uid"]:
-            raise conflict("pods/binding", "", name, f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: "
-                                                     f"{own['uid']}")
+            why = f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: {own['uid']}"
+            raise conflict("pods/binding", "", name, why)
         if own.get("deletionTimestamp"):
             raise conflict("pods/binding", "", name, f"pod {name} is being deleted, cannot be assigned to a host")
         if spec.get("nodeName"):
@@ -124,5 +125,3 @@ async def finalize(cluster: Cluster, writer: Writer, call: Call) -> Object:
 
     return await writer.alter(call.kind, "", call.target.name, alter, dry=call.dry)
 
-
-Alter = Callable[[Object], Object]

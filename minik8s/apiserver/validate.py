@@ -7,6 +7,7 @@ Must not know: HTTP, storage. Read next: `validate_pod.py`, `validate_service.py
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
@@ -112,8 +113,8 @@ def _data(obj: Object) -> Iterator[Cause]:
         for key, value in section(obj, part).items():
             size += len(str(value))
             if key in (".", "..") or len(key) > 253 or not causes.CONFIG_KEY.fullmatch(key):
-                yield causes.wrong(f"{part}[{key}]", key, "a valid config key must consist of alphanumeric characters, '-', '_' or "
-                                                          f"'.' (regex used for validation is '{causes.CONFIG_KEY.pattern}')")
+                yield causes.wrong(f"{part}[{key}]", key, "a valid config key must consist of alphanumeric characters, '-', '_' "
+                                                          f"or '.' (regex used for validation is '{causes.CONFIG_KEY.pattern}')")
     if size > DATA_LIMIT * (4 / 3 if obj.get("kind") == "Secret" else 1):
         yield Cause("", f"Too long: may not be more than {DATA_LIMIT} bytes", "FieldValueTooLong")
 
@@ -132,10 +133,9 @@ def _slice(obj: Object) -> Iterator[Cause]:
 def _address(field: str, value: Any, family: Any = "") -> Iterator[Cause]:
     if family == "FQDN":
         return
-    try:
-        version = ip_address(str(value)).version
-    except ValueError:
-        version = 0
+    version = 0
+    with suppress(ValueError):
+        version += ip_address(str(value)).version
     if not version or family == f"IPv{10 - version}":
         yield causes.wrong(field, value, "must be a valid IP address" + (f" of {family}" if version else ""))
 

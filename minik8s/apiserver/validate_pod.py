@@ -20,8 +20,9 @@ PULL = ("Always", "IfNotPresent", "Never")
 RESTART = ("Always", "OnFailure", "Never")
 DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
-MAY_CHANGE = ("spec.containers[*].image,spec.initContainers[*].image,spec.activeDeadlineSeconds,spec.tolerations (only additions "
-              "to existing tolerations),spec.terminationGracePeriodSeconds (allow it to be set to 1 if it was previously negative)")
+MAY_CHANGE = ("spec.containers[*].image,spec.initContainers[*].image,spec.activeDeadlineSeconds,spec.tolerations "
+              "(only additions to existing tolerations),spec.terminationGracePeriodSeconds (allow it to be set to 1 if it was previously "
+              "negative)")
 
 
 def pod(obj: Object) -> Iterator[Cause]:
@@ -109,8 +110,8 @@ def _ports(field: str, ports: list[Object]) -> Iterator[Cause]:
         if not name:
             continue
         if len(name) > 15 or not causes.LABEL.fullmatch(name) or name.isdecimal():
-            yield causes.wrong(f"{field}[{index}].name", name, "must be no more than 15 characters, lower case alphanumeric or '-', "
-                                                               "with at least one letter")
+            yield causes.wrong(f"{field}[{index}].name", name, "must be no more than 15 characters, lower case alphanumeric or "
+                                                               "'-', with at least one letter")
         if name in names:
             yield causes.duplicate(f"{field}[{index}].name", name)
         names.add(name)

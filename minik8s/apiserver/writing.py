@@ -81,8 +81,8 @@ class Writer:
         found = await self._cluster.namespace(namespace)
         if found["metadata"].get("deletionTimestamp"):
             name = obj["metadata"].get("name") or obj["metadata"].get("generateName", "")
-            text = f'{kind.resource.plural} "{name}" is forbidden: unable to create new content in namespace {namespace} because it ' \
-                   "is being terminated"
+            why = f"unable to create new content in namespace {namespace} because it is being terminated"
+            text = f'{kind.resource.plural} "{name}" is forbidden: {why}'
             cause = {"reason": "NamespaceTerminating", "field": "metadata.namespace",
                      "message": f"namespace {namespace} is being terminated"}
             raise Refused(403, text, details={"name": name, "kind": kind.resource.plural, "causes": [cause]})
