@@ -37,6 +37,11 @@ class Pods:
     addresses: dict[str, str]
     service: str
 
+    def served_on(self, node: str) -> bool:
+        """Whether the proxy of a node knows all servers."""
+        rules = self.lab.exec(node, "nft", "list", "ruleset")
+        return f"{self.service} . tcp . 9000" in rules and all(f"{address} . 9000" in rules for address in self.addresses.values())
+
     def netns(self, node: str) -> str:
         return self.lab.netns_of(node, self.addresses[node])
 
@@ -49,6 +54,7 @@ def pods(lab: Lab) -> Iterator[Pods]:
     items = lab.get("pods", "-n", "traffic", "-l", "app=echo")["items"]
     service = lab.get("service", "echo", "-n", "traffic")["spec"]["clusterIP"]
     made = Pods(lab, {item["spec"]["nodeName"]: item["status"]["podIP"] for item in items}, service)
-    until(lambda: len(lab.get("endpointslices", "-n", "traffic")["items"][0]["endpoints"]) == 3, what="three endpoints")
+    for node in made.addresses:
+        until(lambda node=node: made.served_on(node), what=f"the Service on {node}")
     yield made
     lab.kubectl("delete", "namespace", "traffic", "--wait=false")
