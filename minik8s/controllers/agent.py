@@ -135,7 +135,7 @@ async def run(settings: Settings) -> None:
         try:
             await run_tasks(tasks)
         finally:
-            if election.leading:
+            if leading.is_set() and settings.leader_elect:
                 await election.release()
 
 

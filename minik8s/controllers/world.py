@@ -49,6 +49,7 @@ class Collection(Generic[T]):
         self._unseen: set[str] = set()
         self._doomed: set[str] = set()
         self._informer: Informer[T] | None = None
+        self._stand = 0
 
     def follow(self, client: KubeClient, on_change: Callable[[], None]) -> Informer[T]:
         """The informer that keeps this copy; run it."""
@@ -79,6 +80,7 @@ class Collection(Generic[T]):
 
     def saw(self, key: str, item: T | None, version: int) -> None:
         """The watch, standing at `version`, says the object is now this, or gone."""
+        self._stand = max(self._stand, version)
         old = self.items.get(key)
         if old is not None and (_version(item.metadata) if item else version) < _version(old.metadata):
             return
@@ -87,6 +89,7 @@ class Collection(Generic[T]):
 
     def forget_passed(self, version: int) -> None:
         """Drop what was written but is gone by the time the watch passed it."""
+        self._stand = max(self._stand, version)
         for key in list(self._unseen):
             item = self.items.get(key)
             if item is None or _version(item.metadata) <= version:
@@ -95,9 +98,11 @@ class Collection(Generic[T]):
                 self._put(key, known)
 
     def wrote(self, raw: Any) -> None:
-        """The API answered this to a write of ours."""
+        """The API answered this to a write of ours; where the watch is already past it, the watch knows better."""
         item = msgspec.convert(raw, self.into)
         old = self.items.get(item.metadata.key)
+        if _version(item.metadata) <= self._stand:
+            return
         if old is None or _version(item.metadata) > _version(old.metadata):
             self._unseen.add(item.metadata.key)
             self._put(item.metadata.key, item)

@@ -275,7 +275,7 @@ async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool
         try:
             await run_tasks(tasks)
         finally:
-            if election.leading:
+            if leading.is_set() and leader_elect:
                 await election.release()
 
 

@@ -35,7 +35,6 @@ class Election:
         self.client, self.name, self.identity, self.namespace = client, name, identity, namespace
         self.duration, self.renew, self.retry = duration, renew, retry
         self.incarnation = secrets.token_hex(8)
-        self.leading = False
         self._seen: tuple[str, float] = ("", 0.0)
 
     async def acquire(self) -> None:
@@ -47,7 +46,6 @@ class Election:
                 lease = await self._read()
                 if lease is None or self._free(lease):
                     await self._take(lease)
-                    self.leading = True
                     log.info("leading: %s is held by %s", self.name, self.identity)
                     return
                 if not told:
@@ -79,7 +77,7 @@ class Election:
                     continue
                 raise Conflict(f"lease {self.name} was taken by {lease['spec'].get('holderIdentity')}")
         finally:
-            self.leading = False
+            log.info("no longer leading: %s", self.name)
 
     async def release(self) -> None:
         """Give the lease back, so that the next need not wait."""

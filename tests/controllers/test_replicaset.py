@@ -132,6 +132,13 @@ def test_orphans_that_match_are_adopted_and_strangers_released() -> None:
     assert not any(isinstance(op, (Create, Delete)) for op in ops)
 
 
+def test_an_answer_that_comes_after_the_watch_told_the_end_is_old_news() -> None:
+    cache: Collection[Pod] = Collection(PODS, Pod)
+    cache.saw("d/p", None, 9)
+    cache.wrote({"metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "9"}})
+    assert cache.get("d/p") is None
+
+
 def test_what_was_written_stays_until_the_watch_has_passed_it() -> None:
     cache: Collection[Pod] = Collection(PODS, Pod)
     cache.wrote({"metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "7"}})
