@@ -1,0 +1,43 @@
+"""One API server over one etcd for the whole package; tests use namespaces and names of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apiserver.apiprocess import ApiServer
+from tests.etcdserver import EtcdServer
+
+
+@pytest.fixture(scope="session")
+def api_etcd() -> Iterator[EtcdServer]:
+    with EtcdServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def api(api_etcd: EtcdServer) -> Iterator[ApiServer]:
+    server = ApiServer.start(api_etcd)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def old_kubectl() -> str:
+    """Debian's kubectl 1.20, unpacked from its package; skipped loudly where that cannot be had."""
+    directory = Path(tempfile.gettempdir()) / "kubectl-debian"
+    binary = directory / "usr/bin/kubectl"
+    if not binary.exists():
+        directory.mkdir(exist_ok=True)
+        fetched = subprocess.run(["apt-get", "download", "kubernetes-client"], cwd=directory, capture_output=True, text=True, check=False)
+        packages = sorted(directory.glob("kubernetes-client_*.deb"))
+        if not packages:
+            pytest.skip(f"NOT TESTED with Debian's kubectl: {fetched.stderr.strip()[-200:]}")
+        subprocess.run(["dpkg", "-x", packages[-1].name, "."], cwd=directory, check=True)
+    return str(binary)
