@@ -184,6 +184,7 @@ async def run(config: Config) -> None:
     from nodecore.kube.config import load
     from nodecore.loop.supervise import run_tasks
 
+    from .heap import keep_small
     from .log_rotation import rotate_logs
     from .server import listen, serve
 
@@ -204,7 +205,7 @@ async def run(config: Config) -> None:
                 "pods": kubelet.informer.run(), "poll": kubelet.poll(), "status": kubelet.writer.run(),
                 "events": kubelet.recorder.run(), "runtime": kubelet.keeper.watch_runtime(), "node": kubelet.keeper.keep_status(),
                 "lease": kubelet.keeper.keep_lease(), "server": serve(kubelet, listener),
-                "logs": rotate_logs(kubelet), "ready": ready(),
+                "logs": rotate_logs(kubelet), "ready": ready(), "heap": keep_small(),
             })
         finally:
             await runtime.close()

@@ -40,9 +40,14 @@ class Cell:
         self.init = self.netns.popen(
             ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c",
              "mount -t tmpfs tmpfs /run && mkdir -p /run/containerd && echo up && exec sleep infinity"], stdout=subprocess.PIPE)
-        assert self.init.stdout
-        assert self.init.stdout.readline() == b"up\n"
-        self.pid = children(self.init.pid)[0]
+        try:
+            if not self.init.stdout or self.init.stdout.readline() != b"up\n":
+                raise RuntimeError("the cell's namespaces could not be made")
+            self.pid = children(self.init.pid)[0]
+        except BaseException:
+            self.init.kill()
+            self.netns.close()
+            raise
 
     def _write_files(self) -> None:
         text = config_toml(runc="/usr/sbin/runc", apparmor=False, snapshotter=snapshotter(self.directory))
