@@ -66,14 +66,15 @@ class Election:
             while True:
                 await asyncio.sleep(self.renew if renewed + self.renew > loop.time() else self.retry)
                 try:
-                    lease = await self._read()
-                    if lease is None or self._ours(lease):
-                        await self._take(lease)
-                        renewed = loop.time()
-                        continue
-                except Fault as error:
-                    if loop.time() - renewed > self.duration * 2 / 3:
-                        raise Unreachable(f"lease {self.name} could not be renewed in time: {error}") from None
+                    async with asyncio.timeout(self.duration / 3):
+                        lease = await self._read()
+                        if lease is None or self._ours(lease):
+                            await self._take(lease)
+                            renewed = loop.time()
+                            continue
+                except (Fault, TimeoutError) as error:
+                    if loop.time() - renewed > self.duration * 0.6:
+                        raise Unreachable(f"lease {self.name} could not be renewed in time: {error or 'no answer'}") from None
                     continue
                 raise Conflict(f"lease {self.name} was taken by {lease['spec'].get('holderIdentity')}")
         finally:
