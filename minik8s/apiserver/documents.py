@@ -19,7 +19,6 @@ from minik8s.apiserver.routes import segments
 from minik8s.apiserver.status import method_not_allowed
 from nodecore.errors import NotFound
 
-V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 ROOTS = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
 
 
@@ -64,7 +63,7 @@ def _discovery(parts: list[str], accept: str, address: str) -> Answer | None:
 def _openapi(parts: list[str], known: str) -> Answer | None:
     try:
         if parts == ["v2"]:
-            return Answer(200, schema.openapi_v2_protobuf(), V2_PROTOBUF)
+            return Answer(200, schema.openapi_v2_protobuf(), schema.OPENAPI_V2_TYPE)
         if parts == ["v3"]:
             return Answer(200, schema.openapi_v3_index())
         if parts[:1] == ["v3"] and len(parts) > 1:
