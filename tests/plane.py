@@ -25,6 +25,7 @@ from tests.etcdserver import EtcdServer, Pki, free_ports, make_pki
 
 KUBECTL = shutil.which("kubectl") or "kubectl"
 TOKEN = "test-admin-token"
+IDENTITIES = {"controllers": "system:kube-controller-manager", "scheduler": "system:kube-scheduler"}
 
 
 def until(check: Callable[[], Any], what: str, timeout: float = 20.0, pause: float = 0.03) -> Any:
@@ -99,8 +100,10 @@ class Plane:
         pki = make_pki(directory)
         plane = cls(directory, EtcdServer.start(), pki, free_ports(1)[0])
         try:
-            (directory / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
-            plane.kubeconfig.write_text(json.dumps(plane.config()))
+            lines = [f'{TOKEN},admin,1,"system:masters"', *(f"{part}-token,{user},2" for part, user in IDENTITIES.items())]
+            (directory / "tokens.csv").write_text("\n".join(lines))
+            for part, token in (("admin", TOKEN), *((part, f"{part}-token") for part in IDENTITIES)):
+                (directory / f"{part}.kubeconfig").write_text(json.dumps(plane.config(token)))
             plane.apiserver()
         except BaseException:
             plane.close()
@@ -111,10 +114,10 @@ class Plane:
     def kubeconfig(self) -> Path:
         return self.directory / "admin.kubeconfig"
 
-    def config(self) -> dict[str, Any]:
+    def config(self, token: str) -> dict[str, Any]:
         cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": self.pki.ca}
         return {"apiVersion": "v1", "kind": "Config", "current-context": "c",
-                "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": TOKEN}}],
+                "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": token}}],
                 "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
 
     def apiserver(self) -> Agent:
@@ -127,8 +130,8 @@ class Plane:
         return agent
 
     def agent(self, part: str, *flags: str) -> Agent:
-        """Start `minik8s PART` and wait until it is ready."""
-        agent = self.launch(part, ["--kubeconfig", str(self.kubeconfig), *flags])
+        """Start `minik8s PART` as who it is in a cluster, and wait until it is ready."""
+        agent = self.launch(part, ["--kubeconfig", str(self.directory / f"{part}.kubeconfig"), *flags])
         agent.ready()
         return agent
 
@@ -155,7 +158,7 @@ class Plane:
         return json.loads(self.kubectl("get", *argv, "-o", "json"))
 
     def apply(self, *bodies: dict[str, Any]) -> None:
-        self.kubectl("apply", "--validate=false", "-f", "-", body={"apiVersion": "v1", "kind": "List", "items": list(bodies)})
+        self.kubectl("apply", "-f", "-", body={"apiVersion": "v1", "kind": "List", "items": list(bodies)})
 
     def tails(self) -> str:
         return "\n".join(f"--- {agent.name}\n{agent.log.read_text()[-1500:]}" for agent in self.agents)

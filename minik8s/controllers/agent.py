@@ -15,7 +15,7 @@ from nodecore.daemon import health, systemd
 from nodecore.errors import UserError
 from nodecore.kube import config as kubeconfig
 from nodecore.kube import resource as r
-from nodecore.kube.client import KubeClient
+from nodecore.kube.client import KubeClient, wait_reachable
 from nodecore.kube.election import Election
 from nodecore.kube.events import Recorder
 from nodecore.kube.workload import Anything, DaemonSet, Deployment, Node, Pod, ReplicaSet
@@ -104,6 +104,7 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]]) -
 async def run(settings: Settings) -> None:
     """Run until a signal comes or the lease is lost."""
     async with KubeClient(kubeconfig.load(settings.kubeconfig), user_agent=COMPONENT) as client:
+        await wait_reachable(client)
         recorder = Recorder(client, COMPONENT)
         collections: dict[r.Resource, Collection[Any]] = {each: Collection(each, view) for each, view in VIEWS.items()}
         writer = Writer(client, collections, recorder)

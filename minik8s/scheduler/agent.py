@@ -15,7 +15,7 @@ from typing import Any
 from nodecore.daemon import health, systemd
 from nodecore.errors import Busy, Fault, NotFound, Unreachable, UserError
 from nodecore.kube import config as kubeconfig
-from nodecore.kube.client import STRATEGIC, KubeClient
+from nodecore.kube.client import STRATEGIC, KubeClient, wait_reachable
 from nodecore.kube.election import Election
 from nodecore.kube.events import Recorder, reference
 from nodecore.kube.informer import Informer
@@ -242,6 +242,7 @@ def _ref(pod: Pod) -> dict[str, str]:
 async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool) -> None:
     """Schedule until a signal comes or the lease is lost."""
     async with KubeClient(kubeconfig.load(path), user_agent="kube-scheduler") as client:
+        await wait_reachable(client)
         recorder = Recorder(client, NAME)
         binder = Binder(client, recorder)
         loop = Reconciler("scheduler", binder, backoff=Backoff(first=0.05, cap=5.0))
