@@ -18,8 +18,8 @@ Object = dict[str, Any]
 def belongs(kind: Kind, obj: Object) -> None:
     """Refuse an object of another kind, or one without sound metadata; fill in kind and apiVersion."""
     resource = kind.resource
-    if obj.setdefault("kind", resource.kind) != resource.kind or \
-            obj.setdefault("apiVersion", resource.api_version) != resource.api_version:
+    said = (obj.setdefault("kind", resource.kind), obj.setdefault("apiVersion", resource.api_version))
+    if said != (resource.kind, resource.api_version):
         sent = f"{str(obj['apiVersion'])[:100]}, Kind={str(obj['kind'])[:100]}"
         raise bad_request(f"{sent} in the body does not match the expected {resource.api_version}, Kind={resource.kind}")
     if obj.get("metadata") is None:

