@@ -72,7 +72,7 @@ def _etcd(config: LabConfig, node: Node, programs: Programs) -> Agent:
     cluster = ",".join(f"{member.name}=https://{member.address}:2380" for member in members)
     argv = [
         "etcd", "--name", node.name, "--data-dir", "/var/lib/etcd", "--logger", "zap", "--log-level", "warn",
-        "--heartbeat-interval", "50", "--election-timeout", "500",
+        "--heartbeat-interval", "100", "--election-timeout", "500",
         "--listen-client-urls", f"https://{node.address}:2379", "--advertise-client-urls", f"https://{node.address}:2379",
         "--listen-peer-urls", f"https://{node.address}:2380", "--initial-advertise-peer-urls", f"https://{node.address}:2380",
         "--initial-cluster", cluster, "--initial-cluster-token", "flanneld-py", "--auto-compaction-retention", "1h",
