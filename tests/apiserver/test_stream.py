@@ -84,7 +84,8 @@ def upgraded(api: ApiServer, request: str) -> tuple[ssl.SSLSocket, bytes]:
 def test_upgrades_are_carried(api: ApiServer, kubelet: FakeKubelet, method: str, protocol: str, extra: str) -> None:
     kubelet.reply = f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: {protocol}\r\nConnection: Upgrade\r\n\r\n".encode()
     path = f"{PODS}/s/exec?command=ls&command=-l&stdout=true&stdin=true"
-    sock, head = upgraded(api, f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n{extra}\r\n")
+    start = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+    sock, head = upgraded(api, f"{start}Upgrade: {protocol}\r\n{extra}\r\n")
     with sock:
         assert head.startswith(b"HTTP/1.1 101")
         sent = kubelet.heads[-1].decode()
