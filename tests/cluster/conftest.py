@@ -40,7 +40,8 @@ class Pods:
     def served_on(self, node: str) -> bool:
         """Whether the proxy of a node knows all servers."""
         rules = self.lab.exec(node, "nft", "list", "ruleset")
-        return f"{self.service} . tcp . 9000" in rules and all(f"{address} . 9000" in rules for address in self.addresses.values())
+        wanted = [f"{self.service} . tcp . 9000", *(f"{address} . 9000" for address in self.addresses.values())]
+        return all(words in rules for words in wanted)
 
     def netns(self, node: str) -> str:
         return self.lab.netns_of(node, self.addresses[node])
