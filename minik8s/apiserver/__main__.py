@@ -34,7 +34,7 @@ def command(verbosity: int, **flags: object) -> None:
     import asyncio
     import os
 
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)  # our HTTP library reads the host's CAs when imported: 2 MB for nothing
+    os.environ["SSL_CERT_FILE"] = os.devnull  # our HTTP library reads the host's CAs when imported: 2 MB for nothing
 
     from minik8s.apiserver.config import Flags
     from minik8s.apiserver.server import serve

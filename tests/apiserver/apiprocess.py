@@ -96,7 +96,8 @@ class ApiServer:
 
     def launch(self) -> None:
         with self.file("log").open("ab") as log:
-            self.process = subprocess.Popen(self.argv(), stdout=log, stderr=log, cwd=ROOT)
+            environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # as the lab starts it
+            self.process = subprocess.Popen(self.argv(), stdout=log, stderr=log, cwd=ROOT, env=environment)
 
     def wait(self, seconds: float = 40) -> None:
         end = time.monotonic() + seconds

@@ -399,7 +399,3 @@ def test_killed_and_back_in_the_same_state(api_etcd: EtcdServer, tmp_path: Any) 
     finally:
         api.call("DELETE", f"{CORE}/default/services/kept")
         api.close()
-
-
-def test_small_at_rest(api: ApiServer) -> None:
-    assert api.resident() < 66_000_000
