@@ -66,8 +66,17 @@ def invoke(arguments: Sequence[str] | None = None) -> None:
         command.main(args=list(arguments) if arguments is not None else None, prog_name=NAME, standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.NoSuchOption as error:
+        raise UserError(f"there is no flag {_as_given(error.option_name, arguments or sys.argv[1:])}") from None
     except click.ClickException as error:
         raise UserError(error.format_message().replace("\n", " ")) from None
+
+
+def _as_given(option: str, arguments: Sequence[str]) -> str:
+    """The flag as the user wrote it: of `-nosuch`, click only tells `-n`."""
+    known = {f"--{flag.name}" for flag in FLAGS}
+    names = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
+    return next((name for name in names if name.startswith(option) and "--" + name.lstrip("-") not in known), option)
 
 
 def main() -> None:

@@ -1,0 +1,333 @@
+"""The pure parts: network configuration, leases, the choice of a subnet, rules, the difference of two states."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flanneld_py.alloc import OutOfSubnets, choose_subnets
+from flanneld_py.backends.vxlan import VxlanOptions, desired_vxlan, parse_options
+from flanneld_py.iface import Underlay, Wishes, choose_underlay
+from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
+from flanneld_py.masq import desired_table
+from flanneld_py.netconf import parse_netconf
+from flanneld_py.subnetfile import read_previous, render_subnet_file
+from flanneld_py.tenure import renewal_delay
+from nodecore.errors import Invalid, NotFound, Unreachable, UserError
+from nodecore.kernel.diff import Put, Remove, plan_changes
+from nodecore.kernel.fake import FakeNetwork
+from nodecore.kernel.model import Link, NetState, Route, scope_of
+from nodecore.kernel.ports import Interface, Path
+from nodecore.net import Family
+
+PUBLIC = {Family.IPV4: ip_address("192.168.77.1")}
+SAMPLE = (b'{"PublicIP":"192.168.77.1","PublicIPv6":null,"BackendType":"vxlan",'
+          b'"BackendData":{"VNI":1,"VtepMAC":"3a:9a:ba:bd:3d:7c"}}')
+
+
+def lease(subnet: str, public: str, mac: str = "02:00:00:00:00:01") -> Lease:
+    return Lease((Part(ip_network(subnet), ip_address(public), {"VNI": 1, "VtepMAC": mac}),))
+
+
+# --- network configuration ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "length", "first", "last"), [
+    ('{"Network":"10.5.0.0/16"}', 24, "10.5.1.0", "10.5.255.0"),
+    ('{"Network":"10.5.0.0/16","SubnetLen":20}', 20, "10.5.16.0", "10.5.240.0"),
+    ('{"Network":"10.5.0.0/23"}', 25, "10.5.0.128", "10.5.1.128"),
+    ('{"Network":"10.5.0.0/22"}', 24, "10.5.1.0", "10.5.3.0"),
+    ('{"Network":"10.5.7.9/16"}', 24, "10.5.1.0", "10.5.255.0"),
+    ('{"Network":"10.0.0.0/8","SubnetMin":"10.10.0.0","SubnetMax":"10.99.0.0"}', 24, "10.10.0.0", "10.99.0.0"),
+    ('{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}', 64, "fd00:5:0:1::", "fd00:5:0:ffff::"),
+])
+def test_netconf_defaults(text: str, length: int, first: str, last: str) -> None:
+    block = parse_netconf(text).blocks[0]
+    assert (block.length, str(block.first.network_address), str(block.last.network_address)) == (length, first, last)
+
+
+def test_the_backend_defaults_to_udp_as_in_the_code() -> None:
+    assert parse_netconf('{"Network":"10.5.0.0/16"}').backend == "udp"
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "not JSON"),
+    ("[]", "a JSON object is wanted"),
+    ("{}", "Network is missing"),
+    ('{"Network":"10.5.0.0"}', None),
+    ('{"Network":"ten"}', "Network: 'ten' is not a network"),
+    ('{"Network":"10.5.0.0/29"}', "too small"),
+    ('{"Network":"fd00::/48"}', "not an IPv4 network"),
+    ('{"Network":"10.5.0.0/16","SubnetLen":31}', "SubnetLen: 31 is too long"),
+    ('{"Network":"10.5.0.0/16","SubnetLen":17}', "SubnetLen: 17 leaves too few"),
+    ('{"Network":"10.5.0.0/16","SubnetLen":"24"}', 'SubnetLen: "24" is not a number'),
+    ('{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}', "SubnetMin: 10.6.0.0 is not in"),
+    ('{"Network":"10.5.0.0/16","SubnetMin":"10.5.0.1"}', "not the start of a /24"),
+    ('{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.8.0"}', "is above"),
+    ('{"Network":"10.5.0.0/16","EnableIPv4":false}', "nothing to do"),
+    ('{"Network":"10.5.0.0/16","Backend":"vxlan"}', 'Backend: "vxlan" is not an object'),
+])
+def test_netconf_refusals(text: str, words: str | None) -> None:
+    if words is None:
+        text, words = text.replace("10.5.0.0", "10.5.0.0/33"), "not a network"
+    with pytest.raises(UserError, match="network config") as caught:
+        parse_netconf(text)
+    assert words in str(caught.value)
+
+
+@given(st.integers(8, 28), st.integers(0, 2**32 - 1), st.integers(2, 22))
+def test_every_subnet_of_a_block_lies_in_it_and_is_allowed(prefix: int, address: int, more: int) -> None:
+    length = min(30, prefix + min(more, 8))
+    network = ip_network((address >> (32 - prefix) << (32 - prefix), prefix))
+    block = parse_netconf(json.dumps({"Network": str(network), "SubnetLen": length})).blocks[0]
+    found = list(block.subnets())
+    assert len(found) == 2 ** (length - prefix) - 1, "all but the first"
+    assert all(subnet.subnet_of(network) and block.allows(subnet) for subnet in found)
+    assert not block.allows(ip_network((network.network_address, length)))
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"VNI": 1 << 24}, "Backend.VNI"), ({"Port": -1}, "Backend.Port"), ({"VNI": "1"}, "Backend.VNI"),
+    ({"DirectRouting": 1}, "Backend.DirectRouting"),
+])
+def test_vxlan_option_refusals(options: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_options(options)
+
+
+# --- leases ------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_is_byte_for_byte_as_go_flanneld_wrote_it() -> None:
+    found = decode_lease("10.5.75.0-24", SAMPLE)
+    assert found == lease("10.5.75.0/24", "192.168.77.1", "3a:9a:ba:bd:3d:7c")
+    assert (found.key, encode_lease(found)) == ("10.5.75.0-24", SAMPLE)
+
+
+def test_a_lease_of_two_families() -> None:
+    both = Lease((
+        Part(ip_network("10.5.75.0/24"), ip_address("192.0.2.1"), {"VNI": 1}),
+        Part(ip_network("fd00:5:0:1::/64"), ip_address("2001:db8::1"), {"VNI": 1}),
+    ))
+    assert both.key == "10.5.75.0-24&fd00:5:0:1::-64"
+    assert decode_lease(both.key, encode_lease(both)) == both
+
+
+@given(st.text(), st.binary())
+def test_no_key_or_value_breaks_the_reader(key: str, value: bytes) -> None:
+    for name in (key, "10.5.1.0-24", "10.5.1.1-24", "10.5.1.0-99"):
+        try:
+            decode_lease(name, value)
+        except Invalid:
+            continue
+
+
+@pytest.mark.parametrize("value", [b"[]", b'{"PublicIP":7}', b'{"PublicIP":"x"}', b'{"BackendData":3}', b"\xff", b"null"])
+def test_values_that_make_no_sense_are_invalid(value: bytes) -> None:
+    try:
+        decode_lease("10.5.1.0-24", value)
+    except Invalid:
+        return
+    assert value == b'{"PublicIP":7}', "an integer is read as an address by nobody but Python"
+
+
+# --- the choice --------------------------------------------------------------------------------------------------
+
+CONF = parse_netconf('{"Network":"10.5.0.0/24","SubnetLen":28}')
+NUMBERS = st.sets(st.integers(0, 15))
+
+
+def taken_by(numbers: set[int]) -> list[Lease]:
+    return [lease(f"10.5.0.{16 * number}/28", f"192.168.78.{number}") for number in sorted(numbers)]
+
+
+@given(NUMBERS, st.integers(0, 15), st.integers(0, 99))
+def test_a_choice_is_free_allowed_and_prefers_the_previous_one(numbers: set[int], before: int, dice: int) -> None:
+    previous = ip_network(f"10.5.0.{16 * before}/28")
+    free = set(range(1, 16)) - numbers
+    if not free:
+        with pytest.raises(OutOfSubnets):
+            choose_subnets(CONF, taken_by(numbers), PUBLIC, [previous], lambda count: dice % count)
+        return
+    (subnet,) = choose_subnets(CONF, taken_by(numbers), PUBLIC, [previous], lambda count: dice % count).subnets
+    assert int(subnet.network_address) % 256 // 16 in free
+    assert CONF.blocks[0].allows(subnet)
+    if before in free:
+        assert subnet == previous
+
+
+@given(NUMBERS, st.integers(1, 15))
+def test_the_lease_with_our_address_wins(numbers: set[int], ours: int) -> None:
+    mine = lease(f"10.5.0.{16 * ours}/28", "192.168.77.1")
+    choice = choose_subnets(CONF, [*taken_by(numbers - {ours}), mine], PUBLIC, [], lambda count: 0)
+    assert choice.existing == mine
+
+
+def test_a_lease_that_no_longer_fits_is_not_taken_over_and_odd_sizes_block() -> None:
+    leases = [lease("10.6.0.0/28", "192.168.77.1"), lease("10.5.0.0/25", "192.168.78.1")]
+    choice = choose_subnets(CONF, leases, PUBLIC, [], lambda count: 0)
+    assert (choice.existing, [str(subnet) for subnet in choice.subnets]) == (None, ["10.5.0.128/28"])
+
+
+def test_the_random_choice_is_among_the_first_hundred() -> None:
+    conf = parse_netconf('{"Network":"10.0.0.0/8"}')
+    seen = []
+    choose_subnets(conf, [], PUBLIC, [], lambda count: seen.append(count) or count - 1)
+    assert seen == [100]
+
+
+# --- the kernel state --------------------------------------------------------------------------------------------
+
+UNDERLAY = Underlay("eth0", 1500, PUBLIC, PUBLIC, (ip_network("192.168.77.0/24"),))
+OWN = lease("10.5.1.0/24", "192.168.77.1")
+
+
+def peer(number: int, mac: int | None = None) -> Lease:
+    return lease(f"10.5.{number}.0/24", f"192.168.77.{number}", f"02:00:00:00:01:{mac or number:02x}")
+
+
+def test_what_makes_no_peer() -> None:
+    alone = desired_vxlan(OWN, [], VxlanOptions(), UNDERLAY)
+    for odd in (
+        OWN, lease("10.5.9.0/24", "192.168.77.1"), replace(peer(9), backend="host-gw"), lease("10.5.9.0/24", "192.168.77.9", "?"),
+        lease("10.5.0.0/16", "192.168.77.9"), Lease((Part(ip_network("10.5.9.0/24"), None, {}),)),
+    ):
+        assert desired_vxlan(OWN, [odd], VxlanOptions(), UNDERLAY) == alone
+
+
+def test_direct_routing_takes_neighbours_without_a_tunnel() -> None:
+    far = lease("10.5.9.0/24", "192.0.2.9", "02:00:00:00:01:09")
+    state = desired_vxlan(OWN, [peer(2), far], VxlanOptions(direct_routing=True), UNDERLAY)
+    assert Route(ip_network("10.5.2.0/24"), "eth0", ip_address("192.168.77.2")) in state.routes
+    assert Route(ip_network("10.5.9.0/24"), "flannel.1", ip_address("10.5.9.0"), onlink=True) in state.routes
+    assert [str(entry.dst) for entry in state.fdb] == ["192.0.2.9"]
+
+
+PEERS = st.sets(st.integers(2, 250), max_size=20)
+
+
+@given(PEERS, PEERS)
+@settings(max_examples=40, deadline=None)
+def test_any_state_leads_to_any_other_and_stays_there(before: set[int], after: set[int]) -> None:
+    async def scenario() -> None:
+        network = FakeNetwork(Link("eth0", mtu=1500, mac="02:00:00:00:aa:01"))
+        for numbers in (before, after):
+            wanted = desired_vxlan(OWN, [peer(number) for number in numbers], VxlanOptions(), UNDERLAY)
+            ops = plan_changes(await network.read(scope_of(wanted)), wanted)
+            kinds = [type(op) for op in ops if isinstance(op, Put | Remove)]
+            assert kinds == sorted(kinds, key=[Put, Remove].index), "add before delete"
+            await network.apply(ops)
+            assert await network.read(scope_of(wanted)) == wanted
+            assert plan_changes(wanted, wanted) == ()
+
+    asyncio.run(scenario())
+
+
+@given(PEERS)
+def test_switched_off_is_the_empty_state(numbers: set[int]) -> None:
+    state = desired_vxlan(OWN, [peer(number) for number in numbers], VxlanOptions(), UNDERLAY)
+    ops = plan_changes(state, NetState())
+    assert [op.describe() for op in ops] == ["delete link flannel.1"]
+
+
+# --- rules, files, interfaces ------------------------------------------------------------------------------------
+
+
+def test_rules_switched_off_leave_nothing() -> None:
+    net, subnet = ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24")
+    assert desired_table(Family.IPV4, net, subnet, masquerade=False, forward=False, fully_random=True).script == ""
+    assert desired_table(Family.IPV6, None, None, masquerade=True, forward=True, fully_random=True).script == ""
+    assert "postrtg" not in desired_table(Family.IPV4, net, subnet, masquerade=False, forward=True, fully_random=True).script
+
+
+def test_ipv6_rules_golden() -> None:
+    table = desired_table(
+        Family.IPV6, ip_network("fd00:5::/48"), ip_network("fd00:5:0:1::/64"), masquerade=True, forward=False, fully_random=False
+    )
+    assert table.script == """add table ip6 flannel-ipv6
+delete table ip6 flannel-ipv6
+table ip6 flannel-ipv6 {
+	chain postrtg {
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x4000 == 0x4000 return
+		ip6 saddr fd00:5:0:1::/64 ip6 daddr fd00:5::/48 return
+		ip6 saddr fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return
+		ip6 saddr != fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return
+		ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade
+		ip6 saddr != fd00:5::/48 ip6 daddr fd00:5::/48 masquerade
+	}
+}
+"""
+
+
+def test_subnet_env_is_as_the_sample_and_reads_back(tmp_path) -> None:
+    conf = parse_netconf('{"Network":"10.5.0.0/16"}')
+    text = render_subnet_file(conf, decode_lease("10.5.75.0-24", SAMPLE), 1450, ip_masq=True)
+    assert text == "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.75.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+    file = tmp_path / "subnet.env"
+    assert read_previous(file) == ()
+    file.write_text(text)
+    assert read_previous(file) == (ip_network("10.5.75.0/24"),)
+    file.write_text("FLANNEL_SUBNET=nonsense\n\x00")
+    assert read_previous(file) == ()
+
+
+class Machine:
+    """A `Host` with two interfaces; the default route is by eth1."""
+
+    def interfaces(self) -> tuple[Interface, ...]:
+        return (
+            Interface("lo", 65536, up=True, addresses=(ip_address("127.0.0.1"),), networks=()),
+            Interface("eth0", 1500, up=True, addresses=(ip_address("10.0.2.15"),), networks=(ip_network("10.0.2.0/24"),)),
+            Interface("eth1", 9000, up=True, addresses=(ip_address("192.0.2.1"), ip_address("192.0.2.2")), networks=()),
+        )
+
+    def path_to(self, address):
+        if str(address).startswith("203."):
+            raise Unreachable("no route")
+        return Path("eth0" if str(address).startswith("10.") else "eth1", None, None)
+
+    def link(self, name: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("wishes", "link", "address", "public"), [
+    (Wishes(), "eth1", "192.0.2.1", "192.0.2.1"),
+    (Wishes(names=("nosuch", "eth0")), "eth0", "10.0.2.15", "10.0.2.15"),
+    (Wishes(names=("192.0.2.2",)), "eth1", "192.0.2.2", "192.0.2.2"),
+    (Wishes(patterns=("^10[.]0[.]2",)), "eth0", "10.0.2.15", "10.0.2.15"),
+    (Wishes(patterns=("th1$",)), "eth1", "192.0.2.1", "192.0.2.1"),
+    (Wishes(names=("nosuch",), can_reach="10.9.9.9"), "eth0", "10.0.2.15", "10.0.2.15"),
+    (Wishes(public={Family.IPV4: ip_address("10.0.2.15")}), "eth0", "10.0.2.15", "10.0.2.15"),
+    (Wishes(names=("eth0",), public={Family.IPV4: ip_address("198.51.100.7")}), "eth0", "10.0.2.15", "198.51.100.7"),
+])
+def test_the_choice_of_an_interface(wishes: Wishes, link: str, address: str, public: str) -> None:
+    found = choose_underlay(Machine(), [Family.IPV4], wishes)
+    assert (found.link, str(found.addresses[Family.IPV4]), str(found.public[Family.IPV4])) == (link, address, public)
+
+
+@pytest.mark.parametrize(("wishes", "kind", "words"), [
+    (Wishes(names=("eth7",)), UserError, "--iface: no interface called 'eth7'"),
+    (Wishes(patterns=("[",)), UserError, "--iface-regex"),
+    (Wishes(can_reach="here"), UserError, "--iface-can-reach: 'here'"),
+    (Wishes(can_reach="203.0.113.1"), NotFound, "no route to 203.0.113.1"),
+    (Wishes(public={Family.IPV4: ip_address("198.51.100.7")}), UserError, "--public-ip"),
+])
+def test_interfaces_there_are_not(wishes: Wishes, kind: type, words: str) -> None:
+    with pytest.raises(kind) as caught:
+        choose_underlay(Machine(), [Family.IPV4], wishes)
+    assert words in str(caught.value)
+
+
+def test_when_a_lease_is_renewed() -> None:
+    from flanneld_py.store.port import Held
+
+    assert renewal_delay(Held(OWN, 7, 1, 86400.0), 3600.0) == 82800.0
+    assert renewal_delay(Held(OWN, 7, 1, 6.0), 3600.0) == 2.0
+    assert renewal_delay(Held(OWN, 0, 1, 0.0), 3600.0) is None
