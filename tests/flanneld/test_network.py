@@ -107,12 +107,8 @@ def test_term_ends_cleanly_and_leaves_the_data_path(site: Site) -> None:
     "nft flush ruleset",
     "nft flush chain ip flannel-ipv4 postrtg",
 ])
-def test_damage_by_hand_is_healed_within_a_second(site: Site, damage: str) -> None:
-    one, two = site.add_node(), site.add_node()
-    one.start()
-    two.start()
-    site.add_pods()
-    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
+def test_damage_by_hand_is_healed_within_a_second(lasting_site: Site, damage: str) -> None:
+    one, two = lasting_site.nodes
     before = one.state()
     one.ns.run(damage.format(mac=two.mac()).split())
     took = until(lambda: one.state() == before, f"healed after {damage}", 1.0)
