@@ -68,6 +68,7 @@ class Agent:
     options: vxlan.VxlanOptions = field(init=False)
     underlay: Underlay = field(init=False)
     tenure: Tenure = field(init=False)
+    target: NodeTarget = field(init=False)
     reconciler: Reconciler = field(init=False)
     macs: dict[Family, str] = field(default_factory=dict)
     count: Callable[[Outcome], None] = lambda outcome: None
@@ -75,9 +76,9 @@ class Agent:
 
     async def run(self) -> None:
         """Start, then work for ever."""
-        target = NodeTarget(self.ports.network, self.ports.firewall, self.inputs)
+        self.target = NodeTarget(self.ports.network, self.ports.firewall, self.inputs)
         self.reconciler = Reconciler(
-            "flanneld", target, resync=RESYNC, min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._passed
+            "flanneld", self.target, resync=RESYNC, min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._passed
         )
         self._serve_health()
         await self._learn()
@@ -139,10 +140,11 @@ class Agent:
     def _passed(self, outcome: Outcome) -> None:
         """After every pass that worked: tell the CNI plugin and the service manager."""
         self.count(outcome)
-        if outcome.error:
+        served = self.target.served
+        if outcome.error or not served:
             return
         text = render_subnet_file(
-            self.conf, self.tenure.lease, vxlan.device_mtu(self.options, self.underlay), ip_masq=self.settings.features.ip_masq
+            self.conf, served.own, vxlan.device_mtu(self.options, self.underlay), ip_masq=self.settings.features.ip_masq
         )
         write_subnet_file(self.settings.subnet_file, text)
         if not self.ready:

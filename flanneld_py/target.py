@@ -22,6 +22,7 @@ class NodeTarget:
 
     def __init__(self, network: Network, firewall: Firewall, inputs: Callable[[], Inputs | None]) -> None:
         self._network, self._firewall, self._inputs = network, firewall, inputs
+        self.served: Inputs | None = None  # what the pass now running, or else the last one, is for
         self._loaded: dict[str, tuple[str, str]] = {}  # table -> the script we loaded, and how nft lists it
 
     def synced(self) -> bool:
@@ -30,9 +31,9 @@ class NodeTarget:
 
     def desired(self) -> Desired:
         """What the node should hold."""
-        inputs = self._inputs()
-        assert inputs
-        return desired(inputs)
+        self.served = self._inputs()
+        assert self.served
+        return desired(self.served)
 
     async def observe(self, wanted: Desired) -> Observed:
         """What it holds."""

@@ -58,7 +58,7 @@ class Tenure:
         if not held or snapshot.revision <= held.revision:
             return
         there = snapshot.leases.get(held.lease.key)
-        if there != held.lease:
+        if there != held.lease and not self._lost.is_set():
             log.warning("our lease %s is gone: %s", held.lease.key, f"it is {there.describe()} now" if there else "revoked")
             self._lost.set()
 

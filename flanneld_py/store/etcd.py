@@ -131,7 +131,7 @@ class EtcdLeaseStore:
                 backoff.reset()
                 async for batch in self._client.watch(self._subnets, revision + 1, previous=False):
                     if self._follow(leases, batch):
-                        yield Snapshot(dict(leases), batch.revision)
+                        yield Snapshot(dict(leases), batch.events[-1].kv.mod_revision)
             except Expired:
                 log.info("etcd has compacted what we watch: reading all leases again")
             except Fault as fault:
