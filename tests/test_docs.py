@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "docs/reference/flanneld-py.md": ["flanneld_py.__main__:command"],
     "docs/reference/kube-proxy-py.md": ["proxy.__main__:command"],
-    "docs/reference/minik8s.md": [f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet")],
+    "docs/reference/minik8s.md": [
+        f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet")
+    ],
     "docs/reference/lab.md": ["minik8s.lab.__main__:command"],
 }
 
@@ -50,7 +52,10 @@ def test_no_flag_is_documented_that_is_not_there(page: str) -> None:
     assert named - known == set()
 
 
-@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]))
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_files_named_are_there(page: str) -> None:
     named = re.findall(r"`((?:nodecore|flanneld_py|proxy|minik8s|tests|bench|examples)/[\w./-]+\.\w+)`", (ROOT / page).read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []

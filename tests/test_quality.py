@@ -12,6 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+HELP_THEN_MODULES = """
+import runpy, sys
+sys.argv = ["x", "--help"]
+try:
+    runpy.run_module("{module}", run_name="__main__")
+except SystemExit:
+    pass
+heavy = {{"aiohttp", "grpc", "pyroute2", "cryptography", "yaml", "prometheus_client"}}
+print("LOADED", *sorted(heavy & set(sys.modules)))
+"""
+
+
 def check(*argv: str) -> None:
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}\n{done.stdout[-6000:]}{done.stderr[-2000:]}"
@@ -50,7 +62,6 @@ def test_help_is_there(module: str) -> None:
 @pytest.mark.parametrize("module", ["flanneld_py", "proxy", "minik8s", "minik8s.apiserver", "minik8s.kubelet"])
 def test_help_loads_nothing_heavy(module: str) -> None:
     """What makes `--help` slow is imports; which ones happen does not depend on how busy the machine is."""
-    code = f"import runpy, sys; sys.argv = ['x', '--help']\ntry: runpy.run_module('{module}', run_name='__main__')\nexcept SystemExit: pass\n"
-    code += "print('LOADED', *sorted({'aiohttp', 'grpc', 'pyroute2', 'cryptography', 'yaml', 'prometheus_client'} & set(sys.modules)))"
+    code = HELP_THEN_MODULES.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "LOADED"

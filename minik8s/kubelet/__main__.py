@@ -40,7 +40,7 @@ def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) ->
     config.check()
     logs.setup(verbosity)
 
-    os.environ.setdefault("SSL_CERT_FILE", os.devnull)  # the HTTP library reads the host's CAs when imported: 2 MB for nothing
+    os.environ["SSL_CERT_FILE"] = os.devnull  # the HTTP library reads the host's CAs when imported: 2 MB for nothing
     from .agent import run
 
     asyncio.run(run(config))
