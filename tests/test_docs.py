@@ -52,10 +52,11 @@ def test_no_flag_is_documented_that_is_not_there(page: str) -> None:
     assert named - known == set()
 
 
+NAMED = re.compile(r"`((?:nodecore|flanneld_py|proxy|minik8s|tests|bench|examples)/[\w./-]+\.\w+)`")
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_are_there(page: str) -> None:
-    named = re.findall(r"`((?:nodecore|flanneld_py|proxy|minik8s|tests|bench|examples)/[\w./-]+\.\w+)`", (ROOT / page).read_text())
+    named = NAMED.findall((ROOT / page).read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
