@@ -9,6 +9,9 @@
     from N to anywhere        masquerade     pods on their way out
     from outside N to N       masquerade     this host, or somebody behind it, to a pod elsewhere: the answer must come back here
 
+The tunnel's own packets are kept out of connection tracking: the packets inside are tracked anyway, and no rule asks about
+the outer ones. That is worth several percent of throughput (`lab bench throughput`).
+
 Go flanneld's nftables mode has `saddr != P daddr N` in the fourth place, which leaves nothing for the last line.
 The mark is a bit, so it is tested as a bit.
 
@@ -39,9 +42,10 @@ class Table:
 
 
 def desired_table(
-    family: Family, network: IPNetwork | None, subnet: IPNetwork | None, *, masquerade: bool, forward: bool, fully_random: bool
+    family: Family, network: IPNetwork | None, subnet: IPNetwork | None, *,
+    masquerade: bool, forward: bool, fully_random: bool, tunnel_port: int = 0,
 ) -> Table:
-    """The table of a family; empty when it is switched off."""
+    """The table of a family; empty when it is switched off. `tunnel_port` is the UDP port of the tunnel, 0 for none."""
     name = f"flannel-ipv{family.value}"
     if network is None or subnet is None or not (masquerade or forward):
         return Table(family.nft, name)
@@ -51,6 +55,10 @@ def desired_table(
     if masquerade:
         rules = _masquerade(family, network, subnet, fully_random=fully_random)
         chains.append(_chain("postrtg", "type nat hook postrouting priority srcnat; policy accept;", rules))
+    if tunnel_port:
+        for hook in ("prerouting", "output"):
+            head = f"type filter hook {hook} priority raw; policy accept;"
+            chains.append(_chain(f"untracked-{hook}", head, [f"udp dport {tunnel_port} notrack"]))
     head = f"table {family.nft} {name}"
     return Table(family.nft, name, f"add {head}\ndelete {head}\n{head} {{\n" + "\n".join(chains) + "}\n")
 

@@ -104,6 +104,7 @@ def _table(inputs: Inputs, family: Family) -> Table:
     return desired_table(
         family, block.network if block else None, part.subnet if part else None,
         masquerade=inputs.features.ip_masq, forward=inputs.features.forward_rules, fully_random=inputs.features.fully_random,
+        tunnel_port=inputs.options.udp_port,
     )
 
 

@@ -42,6 +42,11 @@ class VxlanOptions:
     learning: bool = False
     direct_routing: bool = False
 
+    @property
+    def udp_port(self) -> int:
+        """Where the outer packets go."""
+        return self.port or KERNEL_PORT
+
     def device(self, family: Family) -> str:
         """The name of the device of a family."""
         return f"{DEVICE[family]}.{self.vni}"
@@ -94,7 +99,7 @@ def desired_vxlan(own: Lease, leases: Sequence[Lease], options: VxlanOptions, un
 def _device(part: Part, options: VxlanOptions, underlay: Underlay) -> NetState:
     name = options.device(part.family)
     vxlan = Vxlan(
-        options.vni, underlay.link, underlay.addresses[part.family], options.port or KERNEL_PORT, options.gbp, options.learning
+        options.vni, underlay.link, underlay.addresses[part.family], options.udp_port, options.gbp, options.learning
     )
     return NetState(
         links=frozenset({Link(name, vxlan, device_mtu(options, underlay), vtep_mac(part))}),

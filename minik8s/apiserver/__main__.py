@@ -34,6 +34,9 @@ def command(verbosity: int, **flags: object) -> None:
     import asyncio
     import os
 
+    from nodecore.daemon.heap import stay_small
+
+    stay_small()
     os.environ["SSL_CERT_FILE"] = os.devnull  # our HTTP library reads the host's CAs when imported: 2 MB for nothing
 
     from minik8s.apiserver.config import Flags

@@ -24,6 +24,7 @@ from minik8s.apiserver.config import Flags
 from minik8s.apiserver.default_objects import look_after
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
+from nodecore.daemon.heap import keep_small
 from nodecore.daemon.systemd import listen_sockets, notify
 from nodecore.etcd.client import EtcdClient
 from nodecore.loop.supervise import run_tasks
@@ -55,7 +56,7 @@ async def serve(flags: Flags) -> None:
                 log.info("ready")
 
         try:
-            await run_tasks({**cluster.tasks(), "default objects": look_after(cluster, where, prepared)})
+            await run_tasks({**cluster.tasks(), "default objects": look_after(cluster, where, prepared), "heap": keep_small()})
         finally:
             health.stopping = True
             await runner.cleanup()

@@ -28,7 +28,9 @@ def command(kubeconfig: str, cluster_cidr: str, node_cidr_mask_size: int, node_c
     import asyncio
 
     from nodecore.daemon import logs
+    from nodecore.daemon.heap import stay_small
 
+    stay_small()
     from . import agent
 
     logs.setup(verbosity)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nodecore.daemon import health, systemd
+from nodecore.daemon.heap import keep_small
 from nodecore.errors import UserError
 from nodecore.kube import config as kubeconfig
 from nodecore.kube import resource as r
@@ -134,7 +135,7 @@ async def run(settings: Settings) -> None:
         tasks |= {loop.name: _after(leading, loop.run) for loop in loops}
         _serve_health(settings.healthz_port, synced, leading, loops)
         try:
-            await run_tasks(tasks)
+            await run_tasks({**tasks, "heap": keep_small()})
         finally:
             if leading.is_set() and settings.leader_elect:
                 await election.release()

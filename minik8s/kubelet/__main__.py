@@ -33,6 +33,7 @@ def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) ->
     import os
 
     from nodecore.daemon import logs
+    from nodecore.daemon.heap import stay_small
 
     from .config import Config
 
@@ -40,6 +41,7 @@ def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) ->
     config.check()
     logs.setup(verbosity)
 
+    stay_small()
     os.environ["SSL_CERT_FILE"] = os.devnull  # the HTTP library reads the host's CAs when imported: 2 MB for nothing
     from .agent import run
 

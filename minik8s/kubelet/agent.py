@@ -180,11 +180,11 @@ def _make_directories(config: Config) -> None:
 
 async def run(config: Config) -> None:
     """Be the kubelet until told to stop; what runs goes on running."""
+    from nodecore.daemon.heap import keep_small
     from nodecore.daemon.systemd import notify, watchdog
     from nodecore.kube.config import load
     from nodecore.loop.supervise import run_tasks
 
-    from .heap import keep_small
     from .log_rotation import rotate_logs
     from .server import listen, serve
 

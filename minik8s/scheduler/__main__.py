@@ -20,7 +20,9 @@ def command(kubeconfig: str, identity: str, healthz_port: int, verbosity: int, *
     import asyncio
 
     from nodecore.daemon import logs
+    from nodecore.daemon.heap import stay_small
 
+    stay_small()
     from . import agent
 
     logs.setup(verbosity)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nodecore.daemon import health, systemd
+from nodecore.daemon.heap import keep_small
 from nodecore.errors import Busy, Fault, NotFound, Unreachable, UserError
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import STRATEGIC, KubeClient, wait_reachable
@@ -274,7 +275,7 @@ async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool
             check = health.check(lambda: binder.synced() and loop.condition.failures < loop.unhealthy_after)
             health.serve("127.0.0.1", healthz_port, {"/healthz": check, "/readyz": check})
         try:
-            await run_tasks(tasks)
+            await run_tasks({**tasks, "heap": keep_small()})
         finally:
             if leading.is_set() and leader_elect:
                 await election.release()

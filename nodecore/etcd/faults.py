@@ -15,6 +15,7 @@ BY_TEXT = (  # etcd's own words come first: one gRPC code stands for several of 
     ("authentication failed", errors.Denied),
     ("user name is empty", errors.Denied),
     ("permission denied", errors.Denied),
+    ("Received http2 header with status", errors.Unreachable),  # a starting etcd: its port is open, its services are not
     ("too many requests", errors.Busy),
     ("database space exceeded", errors.Busy),
 )

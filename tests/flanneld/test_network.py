@@ -215,5 +215,15 @@ def test_the_rules_as_the_kernel_lists_them(site: Site) -> None:
 		ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
 		ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random
 	}
+
+	chain untracked-prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		udp dport 8472 notrack
+	}
+
+	chain untracked-output {
+		type filter hook output priority raw; policy accept;
+		udp dport 8472 notrack
+	}
 }
 """
