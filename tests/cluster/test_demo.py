@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.labs import Lab
+from tests.labs import Lab, until
 
 pytestmark = pytest.mark.cluster
 
@@ -40,9 +40,15 @@ def test_logs_print_what_an_agent_wrote(lab: Lab) -> None:
 
 
 def test_agents_at_rest_keep_below_sixty_megabytes(lab: Lab) -> None:
+    """At rest is what it comes back to soon after work; the limit is in millions of bytes, the smaller unit."""
     ours = ("flanneld", "proxy", "kubelet", "apiserver", "controllers", "scheduler")
-    sizes = {
-        f"{node} {name}": round(report["rss"] / 2**20, 1)
-        for node in ("node-1", "node-2", "node-3") for name, report in lab.services(node).items() if name in ours
-    }
-    assert all(size <= 60 for size in sizes.values()), sizes
+
+    def too_large() -> dict[str, float]:
+        sizes = {
+            f"{node} {name}": report["rss"] / 1e6
+            for node in ("node-1", "node-2", "node-3") for name, report in lab.services(node).items() if name in ours
+        }
+        assert len(sizes) == 12
+        return {name: size for name, size in sizes.items() if size > 60}
+
+    until(lambda: not too_large(), seconds=70, what="every agent at 60 MB or less")
