@@ -14,15 +14,18 @@ from typing import Protocol
 
 from nodecore.errors import Fault, Invalid
 from nodecore.kernel.conntrack import Conntrack
+from nodecore.kernel.model import Sysctl
 from nodecore.kernel.nft import Nft
+from nodecore.kernel.sysctl import read_sysctl, write_sysctl
 from nodecore.net import Family
 
-from . import names, sysctls
+from . import names
 from .ledger import Delta, Ledger
 from .render.nftables import Layout
 from .services import Skipped
 from .snapshot import Route, Snapshot
 from .stale import Targets, changed, is_stale, udp_targets
+from .sysctls import WANTED
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class ForgetFlows:
         return f"forget stale UDP flows of {len(self.targets)} ports"
 
 
-RuleOp = sysctls.Switch | Replace | Update | ForgetFlows
+RuleOp = Sysctl | Replace | Update | ForgetFlows
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Actual:
     """What is known of the kernel: tables that are as written, switches that are wrong."""
 
     known: frozenset[Family]
-    wrong: tuple[sysctls.Switch, ...]
+    wrong: tuple[Sysctl, ...]
 
 
 @dataclass
@@ -103,7 +106,7 @@ class Rules:
         self._snapshot, self._nft, self._conntrack = snapshot, nft, conntrack
         self._halves = {layout.family: _Half(layout) for layout in layouts}
         self._skipped: dict[str, list[Skipped]] = {}
-        self._denied: set[sysctls.Switch] = set()
+        self._denied: set[Sysctl] = set()
         self.inputs: Sequence[Input] = ()
 
     def synced(self) -> bool:
@@ -145,8 +148,8 @@ class Rules:
     async def observe(self, wanted: Mapping[Family, Ledger]) -> Actual:
         """Which tables are as they were last written; the switches are read each time."""
         known = frozenset(family for family in wanted if self._halves[family].known)
-        wrong = dict.fromkeys(switch for family in wanted for switch in sysctls.read_wrong(family) if switch not in self._denied)
-        return Actual(known, tuple(wrong))
+        wrong = dict.fromkeys(switch for family in wanted for switch in WANTED[family] if _is_wrong(switch))
+        return Actual(known, tuple(switch for switch in wrong if switch not in self._denied))
 
     def plan(self, actual: Actual, wanted: Mapping[Family, Ledger]) -> list[RuleOp]:
         """The switches, one transaction per family that needs one, then the flows to forget."""
@@ -173,7 +176,7 @@ class Rules:
             raise ExceptionGroup("not everything was written", failed)
 
     async def _write(self, op: RuleOp) -> None:
-        if isinstance(op, sysctls.Switch):
+        if isinstance(op, Sysctl):
             self._set(op)
             return
         if isinstance(op, ForgetFlows):
@@ -197,9 +200,9 @@ class Rules:
             if count:
                 log.info("forgot %d stale UDP flows", count)
 
-    def _set(self, switch: sysctls.Switch) -> None:
+    def _set(self, switch: Sysctl) -> None:
         try:
-            sysctls.write(switch)
+            write_sysctl(switch)
         except Fault as error:  # /proc/sys is read-only in some containers: the host may have set it up otherwise
             log.warning("%s; it should be %s", error, switch.value)
             self._denied.add(switch)
@@ -244,6 +247,11 @@ class Rules:
         return "".join(
             self._halves[family].layout.full_script(ledger.everything()) for family, ledger in self.desired().items()
         )
+
+
+def _is_wrong(switch: Sysctl) -> bool:
+    """Whether it exists here and is set otherwise."""
+    return read_sysctl(switch.name) not in (None, switch.value)
 
 
 def _note_udp(half: _Half, key: str, routes: list[Route]) -> None:

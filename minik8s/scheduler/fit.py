@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from nodecore.kube import placement
-from nodecore.kube.workload import NodeTaint
+from nodecore.kube.workload import NodeTaint, PodSpec
 
 from .cluster import Load, Place
 
@@ -26,9 +26,23 @@ def taints_of(place: Place) -> list[NodeTaint]:
     return taints
 
 
+def unsupported(spec: PodSpec) -> str:
+    """The binding rule in the pod that this scheduler does not know, or nothing; what is only preferred may be passed over."""
+    affinity = spec.affinity
+    rules = {"podAffinity": affinity.pod_affinity, "podAntiAffinity": affinity.pod_anti_affinity} if affinity else {}
+    for name, rule in rules.items():
+        if rule and rule.required_during_scheduling_ignored_during_execution:
+            return f"required {name}"
+    if any(rule.when_unsatisfiable == "DoNotSchedule" for rule in spec.topology_spread_constraints or ()):
+        return "topologySpreadConstraints with DoNotSchedule"
+    return ""
+
+
 def obstacles(load: Load, place: Place) -> list[str]:
     """Why the node cannot take the pod; empty if it can. The first kind of reason found speaks alone."""
     spec, node = load.pod.spec, place.node
+    if unknown := unsupported(spec):
+        return [f"node(s) not considered: {unknown} is not supported by this scheduler"]
     if spec.node_name and spec.node_name != node.metadata.name:
         return ["node(s) didn't match the requested node name"]
     if node.spec.unschedulable:

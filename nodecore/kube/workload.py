@@ -138,10 +138,24 @@ class NodeAffinity(View, frozen=True):
     preferred_during_scheduling_ignored_during_execution: list[PreferredTerm] | None = None
 
 
+class PodAffinity(View, frozen=True):
+    """core/v1 PodAffinity and PodAntiAffinity: whether something is required, not what."""
+
+    required_during_scheduling_ignored_during_execution: list[dict[str, object]] | None = None
+
+
 class Affinity(View, frozen=True):
-    """core/v1 Affinity, the part about nodes."""
+    """core/v1 Affinity."""
 
     node_affinity: NodeAffinity | None = None
+    pod_affinity: PodAffinity | None = None
+    pod_anti_affinity: PodAffinity | None = None
+
+
+class TopologySpreadConstraint(View, frozen=True):
+    """core/v1 TopologySpreadConstraint, as far as to see whether it binds."""
+
+    when_unsatisfiable: str = ""
 
 
 class PodSpec(View, frozen=True):
@@ -151,6 +165,7 @@ class PodSpec(View, frozen=True):
     scheduler_name: str = ""
     node_selector: dict[str, str] | None = None
     affinity: Affinity | None = None
+    topology_spread_constraints: list[TopologySpreadConstraint] | None = None
     tolerations: list[Toleration] | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None

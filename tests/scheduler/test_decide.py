@@ -139,3 +139,23 @@ def test_a_node_that_returns_still_has_its_pods() -> None:
     found.remove_node("n1")
     found.set_node(node("n1", cpu="1"))
     assert refusal(found, pod("q", cpu="1")) == "0/1 nodes are available: 1 Insufficient cpu."
+
+
+REQUIRED = {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}
+
+
+def spread(unsatisfiable: str) -> dict[str, Any]:
+    return {"topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": unsatisfiable}]}
+
+
+@pytest.mark.parametrize(("rule", "name"), [
+    ({"affinity": {"podAffinity": REQUIRED}}, "required podAffinity"),
+    ({"affinity": {"podAntiAffinity": REQUIRED}}, "required podAntiAffinity"),
+    (spread("DoNotSchedule"), "topologySpreadConstraints with DoNotSchedule"),
+])
+def test_a_binding_rule_it_does_not_know_is_refused_by_name(rule: dict[str, Any], name: str) -> None:
+    assert f"{name} is not supported by this scheduler" in refusal(cluster(node("n1")), pod("p", **rule))
+
+
+def test_what_is_only_preferred_may_be_passed_over() -> None:
+    assert places(decide(cluster(node("n1")), [pod("p", **spread("ScheduleAnyway"))])) == ["n1"]
