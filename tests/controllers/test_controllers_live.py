@@ -13,7 +13,7 @@ import pytest
 from tests.controllers.cluster import Kubelets, deployment, kubelets, node, service
 from tests.plane import Plane, until
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 FLAGS = ("--node-monitor-grace-period", "1h", "--allocate-node-cidrs", "--cluster-cidr", "10.244.0.0/16")
 
 

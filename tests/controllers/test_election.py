@@ -16,7 +16,7 @@ from nodecore.kube.resource import LEASES, NODES, PODS
 from tests.controllers.cluster import deployment, kubelets, node, now
 from tests.plane import Plane, until
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from .conftest import Stage, phase
 
-pytestmark = [pytest.mark.kernel, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 PORT = 10250
 
 

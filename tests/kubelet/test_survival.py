@@ -13,7 +13,7 @@ from nodecore.kube.resource import PODS
 
 from .conftest import Stage, first, is_ready, node_ready
 
-pytestmark = [pytest.mark.kernel, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
