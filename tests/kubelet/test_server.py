@@ -35,7 +35,8 @@ def session_of(stage: Stage, identity: str) -> aiohttp.ClientSession:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def talker(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
-    await stage.run("talker", "for i in 1 2 3; do echo line $i; done; echo oops >&2; httpd -f -p 80 -h /etc & "
+    # the runtime reads the two streams side by side: only what is apart in time has an order
+    await stage.run("talker", "for i in 1 2 3; do echo line $i; done; sleep 0.5; echo oops >&2; httpd -f -p 80 -h /etc & "
                               "trap 'exit 0' TERM; while :; do sleep 0.1; done")
     await stage.ready("talker")
     async with session_of(stage, "client") as session:
