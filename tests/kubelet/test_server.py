@@ -40,6 +40,9 @@ async def talker(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
                               "trap 'exit 0' TERM; while :; do sleep 0.1; done")
     await stage.ready("talker")
     async with session_of(stage, "client") as session:
+        async with asyncio.timeout(10):
+            while "oops" not in await (await session.get("/containerLogs/default/talker/main")).text():
+                await asyncio.sleep(0.05)
         yield session
     await stage.delete("talker")
     await stage.gone("talker")
