@@ -80,7 +80,6 @@ class Flags:
     def server_tls(self) -> ssl.SSLContext:
         """Our certificate, and the CA a client's certificate must be from if it shows one."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.num_tickets = 0  # nobody resumes: each client keeps its connections
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         _load(context, self.tls_cert_file, self.tls_private_key_file, "--tls-cert-file", "--tls-private-key-file")

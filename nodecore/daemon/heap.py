@@ -1,8 +1,8 @@
-"""Keeps a process small: small TLS buffers, one heap, and what is no longer needed given back.
+"""Keeps a process small: small TLS buffers, and what is no longer needed given back.
 
 asyncio gives every TLS connection a zeroed buffer of 256 KiB, of which a record can fill 16: an apiserver with fifty clients
 holds 12 MB of nothing. Program text that only ran at the start is unmapped as well (7 MB of gRPC's): it is the file's, and comes
-back from the page cache when it is called. What belongs to the C library does nothing where that is not glibc; see mallopt(3).
+back from the page cache when it is called. What belongs to the C library does nothing where that is not glibc.
 Read next: `nodecore/daemon/metrics.py`.
 """
 
@@ -14,19 +14,14 @@ import gc
 from asyncio import sslproto
 from pathlib import Path
 
-M_MMAP_THRESHOLD, M_ARENA_MAX, MADV_DONTNEED = -3, -8, 4
-LARGE = 64 * 1024
+MADV_DONTNEED = 4
 TLS_BUFFER = 16 * 1024
 FIRST, PERIOD = 5.0, 60.0
 
 
 def stay_small() -> None:
-    """Set buffers and allocator up; before any connection is made."""
+    """Make the buffers of TLS connections small; before any is made."""
     sslproto.SSLProtocol.max_size = TLS_BUFFER
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, LARGE)
-        mallopt(M_ARENA_MAX, 1)
 
 
 async def keep_small() -> None:

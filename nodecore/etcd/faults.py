@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from nodecore import errors
 
-NOT_SERVING = "Received http2 header with status"  # something answers there in HTTP, but it is no gRPC service, or not yet
 BY_TEXT = (  # etcd's own words come first: one gRPC code stands for several of them
     ("has been compacted", errors.Expired),
     ("lease not found", errors.NotFound),
@@ -16,7 +15,6 @@ BY_TEXT = (  # etcd's own words come first: one gRPC code stands for several of 
     ("authentication failed", errors.Denied),
     ("user name is empty", errors.Denied),
     ("permission denied", errors.Denied),
-    (NOT_SERVING, errors.Unreachable),
     ("too many requests", errors.Busy),
     ("database space exceeded", errors.Busy),
 )
@@ -51,7 +49,7 @@ def token_is_stale(details: str) -> bool:
 
 def never_sent(code: str, details: str) -> bool:
     """Whether the request surely changed nothing, so that even a write may be sent again."""
-    return NOT_SERVING in details or (code == "UNAVAILABLE" and any(words in details for words in NEVER_SENT))
+    return code == "UNAVAILABLE" and any(words in details for words in NEVER_SENT)
 
 
 def is_passing(fault: errors.Fault) -> bool:

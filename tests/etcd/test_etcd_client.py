@@ -16,7 +16,6 @@ import pytest
 from etcdserver import EtcdCluster, EtcdServer, make_pki, shared_etcd
 
 from nodecore.errors import AlreadyExists, Denied, Expired, NotFound, Unreachable, UserError
-from nodecore.etcd import faults
 from nodecore.etcd.client import Compare, Delete, EtcdClient, EtcdConfig, Get, Put, absent, parse_endpoints, unchanged
 
 __all__ = ["shared_etcd"]
@@ -281,11 +280,3 @@ async def _until(done: object, what: object) -> None:
     while not done():  # type: ignore[operator]
         assert time.monotonic() < deadline, what()  # type: ignore[operator]
         await asyncio.sleep(0.02)
-
-
-def test_an_etcd_that_only_starts_is_asked_again() -> None:
-    """What answers in HTTP with a status is no gRPC service, or not yet; gRPC calls that UNIMPLEMENTED."""
-    details = "Received http2 header with status: 404"
-    assert isinstance(faults.translate("UNIMPLEMENTED", details, "h:2379"), Unreachable)
-    assert faults.never_sent("UNIMPLEMENTED", details)
-    assert not faults.never_sent("UNIMPLEMENTED", "unknown service")
