@@ -11,6 +11,7 @@ from typing import Any
 from minik8s.apiserver.allocate import Allocator
 from minik8s.apiserver.compaction import compact_for_ever
 from minik8s.apiserver.kinds import BY_PLURAL, KINDS, Kind
+from minik8s.apiserver.lifetimes import Lifetime
 from minik8s.apiserver.status import not_found
 from minik8s.apiserver.storage import Storage
 from minik8s.apiserver.watchcache import WatchCache
@@ -23,14 +24,19 @@ Object = dict[str, Any]
 class Cluster:
     """The objects of the cluster this server serves."""
 
-    def __init__(self, etcd: EtcdClient, allocator: Allocator) -> None:
+    def __init__(self, etcd: EtcdClient, allocator: Allocator, *, passing_after: float) -> None:
         self.etcd, self.allocator = etcd, allocator
         self.storage = Storage(etcd)
+        self._lifetime = Lifetime(etcd, passing_after)
         self.caches = {kind.resource.plural: WatchCache(self.storage, kind.prefix) for kind in KINDS}
 
     def cache(self, kind: Kind) -> WatchCache:
         """The watch cache of a kind."""
         return self.caches[kind.resource.plural]
+
+    async def lease(self, kind: Kind) -> int:
+        """What an object of that kind hangs on when it is written now; 0 for those that stay."""
+        return await self._lifetime.lease() if kind.passing else 0
 
     @property
     def synced(self) -> bool:

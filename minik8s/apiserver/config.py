@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from minik8s.apiserver.default_objects import Advertised
+from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.etcd.config import EtcdConfig, parse_endpoints
 from nodecore.net import IPNetwork, parse_address, parse_network
@@ -40,6 +41,7 @@ class Flags:
     kubelet_certificate_authority: str
     token_auth_file: str
     cache_dir: str
+    event_ttl: str
 
     def etcd(self) -> EtcdConfig:
         """Where etcd is."""
@@ -67,6 +69,13 @@ class Flags:
             text = self.service_node_port_range
             raise UserError(f"--service-node-port-range: {text!r} is not of the form LOW-HIGH, both 1-65535")
         return int(low), int(high)
+
+    def event_seconds(self) -> float:
+        """How long an Event lives."""
+        seconds = parse_duration(self.event_ttl, what="--event-ttl")
+        if seconds < 1:
+            raise UserError(f"--event-ttl: {self.event_ttl} is too short, at least 1s")
+        return seconds
 
     def advertised(self) -> Advertised:
         """Where others reach this server."""

@@ -31,7 +31,10 @@ SCALE = Sub("scale", ("get", "patch", "update"), "Scale", "autoscaling", "v1")
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One served kind; `fields` are the field selectors beside metadata.name and metadata.namespace."""
+    """One served kind; `fields` are the field selectors beside metadata.name and metadata.namespace.
+
+    Objects of a `passing` kind have a limited life.
+    """
 
     resource: Resource
     singular: str
@@ -40,6 +43,7 @@ class Kind:
     categories: tuple[str, ...] = ()
     subresources: tuple[Sub, ...] = ()
     fields: tuple[str, ...] = ()
+    passing: bool = False
 
     @property
     def has_status(self) -> bool:
@@ -79,7 +83,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(r.CONFIG_MAPS, "configmap", "/registry/configmaps/", ("cm",)),
     Kind(r.ENDPOINTS, "endpoints", "/registry/services/endpoints/", ("ep",)),
     Kind(r.EVENTS, "event", "/registry/events/", ("ev",),
-         fields=(*INVOLVED, "reason", "reportingComponent", "source", "type")),
+         fields=(*INVOLVED, "reason", "reportingComponent", "source", "type"), passing=True),
     Kind(r.NAMESPACES, "namespace", "/registry/namespaces/", ("ns",), (), (Sub("finalize", ("update",)), STATUS),
          fields=("status.phase",)),
     Kind(r.NODES, "node", "/registry/minions/", ("no",), (), (STATUS,), fields=("spec.unschedulable",)),

@@ -44,10 +44,10 @@ class Storage:
     def __init__(self, etcd: EtcdClient) -> None:
         self.etcd = etcd
 
-    async def create(self, key: str, obj: Object) -> Object:
-        """Write an object that must not be there yet; returns it with its resourceVersion."""
+    async def create(self, key: str, obj: Object, *, lease: int = 0) -> Object:
+        """Write an object that must not be there yet; returns it with its resourceVersion. It ends with its lease, if any."""
         value = encode(obj)
-        done = await self.etcd.txn([absent(key)], [Put(key, value)])
+        done = await self.etcd.txn([absent(key)], [Put(key, value, lease)])
         if not done.succeeded:
             raise AlreadyExists(f"{key} already exists")
         return versioned(decode(value, key), done.revision)
@@ -69,12 +69,13 @@ class Storage:
             if not at or (limit and len(objects) >= limit):
                 return Listing(objects, revision, at, page.count - len(page.items))
 
-    async def update(self, key: str, change: Callable[[Object], Object | None], *, expect: str = "") -> Object:
+    async def update(self, key: str, change: Callable[[Object], Object | None], *, expect: str = "",
+                     lease: int = 0) -> Object:
         """Store what `change` makes of the object (it may alter its argument), deleting it on None.
 
         `change` is called anew with the newer object when somebody else wrote in between, unless `expect`, a
         resourceVersion, says which state it was meant for: then Conflict is raised. Nothing is written when
-        nothing changed.
+        nothing changed. What is written hangs on `lease`, and on none it had before.
         """
         kv = _present(await self.etcd.get(key), key)
         while True:
@@ -87,7 +88,7 @@ class Storage:
                 value = encode(wanted)
                 if value == kv.value or _same(value, kv.value):
                     return _object(kv)
-                found = await self._write(kv, value)
+                found = await self._write(kv, value, lease)
             if isinstance(found, dict):
                 return found
             kv = found
@@ -103,9 +104,9 @@ class Storage:
                 return found
             kv = found
 
-    async def _write(self, kv: KeyValue, value: bytes) -> Object | KeyValue:
+    async def _write(self, kv: KeyValue, value: bytes, lease: int) -> Object | KeyValue:
         """The object as stored, or the key-value that came in between."""
-        done = await self.etcd.txn([unchanged(kv.key, kv.mod_revision)], [Put(kv.key, value)], [Get(kv.key)])
+        done = await self.etcd.txn([unchanged(kv.key, kv.mod_revision)], [Put(kv.key, value, lease)], [Get(kv.key)])
         if done.succeeded:
             return versioned(decode(value, kv.key), done.revision)
         return _present(next(iter(done.responses[0].items), None), kv.key)

@@ -67,7 +67,7 @@ class Writer:
                 raise AlreadyExists(key)
             return obj
         if kind.resource.plural != "services":
-            return await self._cluster.storage.create(key, obj)
+            return await self._cluster.storage.create(key, obj, lease=await self._cluster.lease(kind))
         if await self._cluster.etcd.get(key):
             raise AlreadyExists(key)
         claim = await self._cluster.allocator.claim({"spec": {}}, obj)
@@ -128,7 +128,7 @@ class Writer:
                 return alter(clone(old)) or old
             if kind.resource.plural == "services":
                 return await self._alter_service(key, alter)
-            return await self._cluster.storage.update(key, alter)
+            return await self._cluster.storage.update(key, alter, lease=await self._cluster.lease(kind))
         except NotFound:
             raise not_found(kind.resource.plural, kind.resource.group, name) from None
 

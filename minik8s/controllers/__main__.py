@@ -31,14 +31,16 @@ def command(kubeconfig: str, cluster_cidr: str, node_cidr_mask_size: int, node_c
     from nodecore.daemon.heap import stay_small
 
     stay_small()
+    from nodecore.duration import parse_duration
+
     from . import agent
 
     logs.setup(verbosity)
     networks, prefixes = (agent.cluster_networks(cluster_cidr, node_cidr_mask_size, node_cidr_mask_size_ipv6)
                           if flags["allocate_node_cidrs"] else ((), ()))
-    settings = agent.Settings(
-        kubeconfig, identity or socket.gethostname(), networks, prefixes, agent.parse_duration(node_monitor_grace_period),
-        healthz_port, flags["leader_elect"])
+    grace = parse_duration(node_monitor_grace_period, what="--node-monitor-grace-period")
+    settings = agent.Settings(kubeconfig, identity or socket.gethostname(), networks, prefixes, grace, healthz_port,
+                              flags["leader_elect"])
     asyncio.run(agent.run(settings))
 
 

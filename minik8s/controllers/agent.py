@@ -6,7 +6,6 @@ Read next: `minik8s/controllers/driver.py`.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,15 +69,6 @@ def cluster_networks(text: str, mask_v4: int, mask_v6: int = 64) -> tuple[tuple[
         if not network.prefixlen <= prefix <= network.max_prefixlen:
             raise UserError(f"--node-cidr-mask-size: a /{prefix} does not fit into --cluster-cidr {network}")
     return networks, prefixes
-
-
-def parse_duration(text: str) -> float:
-    """`40`, `40s` or `1m30s` in seconds."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
-    if not found or not text.strip():
-        raise UserError(f"--node-monitor-grace-period: {text!r} is not a duration such as 40s or 1m30s")
-    hours, minutes, rest = (float(each or 0) for each in found.groups())
-    return hours * 3600 + minutes * 60 + rest
 
 
 def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]]) -> list[Controller]:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minik8s.controllers.agent import cluster_networks, parse_duration
+from minik8s.controllers.agent import cluster_networks
 from minik8s.controllers.daemonset import HASH, plan_daemons
 from minik8s.controllers.nodecidr import plan_cidrs
 from minik8s.controllers.nodehealth import plan_node
 from minik8s.controllers.ops import Create, Delete, Patch, Plan, Told
+from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.kube.workload import DaemonSet, Node, Pod, stamp
 from nodecore.net import parse_network
@@ -99,9 +100,11 @@ def test_a_wrong_network_is_named(text: str, mask: int, complaint: str) -> None:
 
 
 def test_durations() -> None:
-    assert [parse_duration(text) for text in ("40", "40s", "1m30s", "1h", "0.5")] == [40, 40, 90, 3600, 0.5]
-    with pytest.raises(UserError):
-        parse_duration("soon")
+    good = {"40": 40, "40s": 40, "1m30s": 90, "1h": 3600, "0.5": 0.5, "1h0m0s": 3600, "250ms": 0.25}
+    assert {text: parse_duration(text, what="--x") for text in good} == good
+    for text in ("soon", "", "1s later", "5 s", "-1s"):
+        with pytest.raises(UserError, match="--x"):
+            parse_duration(text, what="--x")
 
 
 def daemons(image: str = "a", **spec: Any) -> DaemonSet:

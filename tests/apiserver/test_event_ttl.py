@@ -1,0 +1,65 @@
+"""Events pass: after --event-ttl they are gone, from etcd, from lists, and from watches as a deletion."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.apiserver.apiprocess import ROOT, ApiServer
+from tests.etcdserver import EtcdServer
+
+pytestmark = pytest.mark.etcd
+EVENTS = "/api/v1/namespaces/default/events"
+
+
+@pytest.fixture(scope="module")
+def forgetful(api_etcd: EtcdServer) -> Iterator[ApiServer]:
+    server = ApiServer.start(api_etcd, "--event-ttl", "2s")
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def event(name: str) -> dict[str, object]:
+    involved = {"kind": "Pod", "name": "web", "namespace": "default"}
+    return {"kind": "Event", "apiVersion": "v1", "metadata": {"name": name}, "involvedObject": involved, "reason": "Tested"}
+
+
+def test_an_event_passes_and_a_change_gives_it_new_time(forgetful: ApiServer) -> None:
+    for name in ("short", "told-again"):
+        assert forgetful.call("POST", EVENTS, event(name)).code == 201
+    assert forgetful.call("POST", "/api/v1/namespaces/default/configmaps", {"metadata": {"name": "stays"}}).code == 201
+    began = time.monotonic()
+    while forgetful.call("GET", f"{EVENTS}/short").code == 200:
+        assert time.monotonic() - began < 15
+        patched = forgetful.call("PATCH", f"{EVENTS}/told-again", {"count": time.monotonic_ns() % 10**6},
+                                 content="application/merge-patch+json")
+        assert patched.code == 200
+        time.sleep(0.1)
+    assert time.monotonic() - began > 1.5
+    names = [item["metadata"]["name"] for item in forgetful.call("GET", EVENTS).body["items"]]
+    assert "told-again" in names
+    assert "short" not in names
+    while forgetful.call("GET", f"{EVENTS}/told-again").code == 200:
+        assert time.monotonic() - began < 30
+        time.sleep(0.1)
+    assert forgetful.call("GET", "/api/v1/namespaces/default/configmaps/stays").code == 200
+
+
+def test_a_watch_is_told(forgetful: ApiServer) -> None:
+    assert forgetful.call("POST", EVENTS, event("seen")).code == 201
+    found = forgetful.call("GET", f"{EVENTS}?watch=true&fieldSelector=metadata.name%3Dseen&timeoutSeconds=6", seconds=20)
+    text = found.body if isinstance(found.body, str) else str(found.body)
+    assert '"DELETED"' in text
+
+
+@pytest.mark.parametrize("value", ["soon", "0s", "500ms"])
+def test_a_wrong_time_is_one_line(api: ApiServer, value: str) -> None:
+    argv = [*api.argv(), "--secure-port", "0", "--event-ttl", value]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert "--event-ttl" in done.stderr
