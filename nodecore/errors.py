@@ -63,6 +63,10 @@ class Invalid(Fault):
     """The other side understood the request and rejected its content (EINVAL, 400, 422)."""
 
 
+class Unsupported(Fault):
+    """The other side does not know how (EOPNOTSUPP, 501): a kernel without the module, say."""
+
+
 class Bug(Fault):
     """A thing that cannot happen did: ours to mend."""
 

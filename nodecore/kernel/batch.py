@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from nodecore.errors import AlreadyExists, Busy, Denied, Fault, Invalid, NotFound, Unreachable
+from nodecore.errors import AlreadyExists, Busy, Denied, Fault, Invalid, NotFound, Unreachable, Unsupported
 from nodecore.kernel.netns import inside
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -45,6 +45,7 @@ FAULTS: Mapping[int, type[Fault]] = {
     errno.ENODEV: NotFound, errno.ENOENT: NotFound, errno.ESRCH: NotFound, errno.EADDRNOTAVAIL: NotFound, errno.ENXIO: NotFound,
     errno.EEXIST: AlreadyExists, errno.EADDRINUSE: AlreadyExists,
     errno.EBUSY: Busy, errno.EAGAIN: Busy, errno.ENOBUFS: Busy, errno.EINTR: Busy,
+    errno.EOPNOTSUPP: Unsupported,
     errno.EPERM: Denied, errno.EACCES: Denied,
     errno.ENETDOWN: Unreachable, errno.ENETUNREACH: Unreachable, errno.EHOSTUNREACH: Unreachable,
 }
@@ -70,25 +71,28 @@ def attribute(kind: int, value: bytes) -> bytes:
     return ATTR.pack(size, kind) + value + b"\0" * (-size % 4)
 
 
-def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
-    """The attributes of a body from `start` on; of a repeated one the last."""
-    found: dict[int, bytes] = {}
+def each_attribute(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a body from `start` on, in order."""
     end = len(data)
     while start + 4 <= end:
         size, kind = ATTR.unpack_from(data, start)
         if size < 4:
             break
-        found[kind & NLA_TYPE_MASK] = data[start + 4 : start + size]
+        yield kind & NLA_TYPE_MASK, data[start + 4 : start + size]
         start += size + 3 & ~3
-    return found
+
+
+def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
+    """The same by kind; of a repeated one the last."""
+    return dict(each_attribute(data, start))
 
 
 class NetlinkSocket:
-    """A routing netlink socket of this or another network namespace."""
+    """A netlink socket, of the routing kind unless told otherwise, of this or another network namespace."""
 
-    def __init__(self, netns: str = "", groups: Sequence[int] = ()) -> None:
+    def __init__(self, netns: str = "", groups: Sequence[int] = (), protocol: int = socket.NETLINK_ROUTE) -> None:
         with inside(netns) if netns else nullcontext():
-            self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+            self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self.sock.setsockopt(SOL_NETLINK, option, 1)
         for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):

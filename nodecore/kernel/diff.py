@@ -4,8 +4,9 @@ The order keeps traffic flowing: links first (what lives on a link needs it), th
 only then what is to go. A peer's neighbour and forwarding entries come before its route, so that no packet takes a
 route whose next hop is unknown; on the way out the route goes first.
 
-A VXLAN device is made anew only when VNI, parent, local address, port or GBP differ (the kernel cannot change those);
-whatever was on it counts as gone and is added again in the same plan. A change of MAC flushes the link's neighbours,
+A tunnel device is made anew only when what the kernel cannot change differs (a VXLAN's VNI, parent, local address, port
+or GBP, the ends of an IPIP tunnel); whatever was on it counts as gone and is added again in the same plan. WireGuard's
+own key and port change in place. A change of MAC flushes the link's neighbours,
 permanent ones too: they are added again as well.
 
 Pure. Must not know: netlink. Read next: `nodecore/kernel/ports.py`.
@@ -17,7 +18,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from nodecore.kernel.model import Address, Entry, FdbEntry, Link, Neighbour, NetState, Record, Route, Sysctl
+from nodecore.kernel.model import (
+    Address,
+    Entry,
+    FdbEntry,
+    Link,
+    Neighbour,
+    NetState,
+    Record,
+    Route,
+    Sysctl,
+    Wireguard,
+    WireguardPeer,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +63,12 @@ class ChangeLink:
     mtu: int | None = None
     mac: str | None = None
     up: bool | None = None
+    tunnel: Wireguard | None = None
 
     def describe(self) -> str:
         """In words."""
-        words = [f"mtu {self.mtu}"] if self.mtu is not None else []
+        words = [self.tunnel.describe()] if self.tunnel else []
+        words += [f"mtu {self.mtu}"] if self.mtu is not None else []
         words += [f"address {self.mac}"] if self.mac is not None else []
         words += ["up" if self.up else "down"] if self.up is not None else []
         return f"set link {self.name} {' '.join(words)}"
@@ -109,7 +124,7 @@ def plan_changes(actual: NetState, wanted: NetState) -> tuple[NetOp, ...]:
     removals: list[NetOp] = []
     for there, want in (
         (left.addresses, wanted.addresses), (left.neighbours, wanted.neighbours),
-        (left.fdb, wanted.fdb), (left.routes, wanted.routes),
+        (left.fdb, wanted.fdb), (left.peers, wanted.peers), (left.routes, wanted.routes),
     ):
         kind_puts, kind_removals = _entries(there, want)
         puts += kind_puts
@@ -123,7 +138,9 @@ def plan_changes(actual: NetState, wanted: NetState) -> tuple[NetOp, ...]:
 
 def needs_remaking(there: Link | None, wanted: Link) -> bool:
     """Whether a device exists that must go for the wanted one to be made."""
-    return there is not None and there.vxlan != wanted.vxlan
+    if there is None or (isinstance(there.tunnel, Wireguard) and isinstance(wanted.tunnel, Wireguard)):
+        return False
+    return there.tunnel != wanted.tunnel
 
 
 def without_links(state: NetState, names: set[str]) -> NetState:
@@ -136,6 +153,7 @@ def without_links(state: NetState, names: set[str]) -> NetState:
         neighbours=frozenset(n for n in state.neighbours if n.link not in names),
         fdb=frozenset(f for f in state.fdb if f.link not in names),
         routes=frozenset(r for r in state.routes if r.link not in names),
+        peers=frozenset(p for p in state.peers if p.link not in names),
     )
 
 
@@ -153,6 +171,7 @@ def _links(actual: NetState, wanted: NetState, remade: set[str]) -> Iterable[Net
                 mtu=link.mtu if link.mtu not in (0, there.mtu) else None,
                 mac=link.mac if link.mac not in ("", there.mac) else None,
                 up=link.up if link.up != there.up else None,
+                tunnel=link.tunnel if isinstance(link.tunnel, Wireguard) and link.tunnel != there.tunnel else None,
             )
             if change != ChangeLink(link.name):
                 yield change
@@ -183,3 +202,5 @@ def _order(record: Record) -> tuple[Any, ...]:
             return (record.address.version, record.address, record.link)
         case FdbEntry():
             return (record.mac, record.link)
+        case WireguardPeer():
+            return (record.public_key, record.link)

@@ -1,7 +1,8 @@
 """A `Network` in memory that refuses what the kernel refuses.
 
 State is the same frozen records; `apply` holds references to account (a route needs its link up, a gateway on it or
-`onlink`; a device's parent must exist; one VNI a port), and what lives on a link goes with it. `dump()` prints it all.
+`onlink`; a device's parent must exist; one VNI a port; a network is behind one WireGuard peer), and what lives on a link
+goes with it. `dump()` prints it all.
 The contract tests (tests/kernel/test_contract.py) run against this and against a real namespace.
 
 Must not know: netlink. Read next: `tests/kernel/test_contract.py`.
@@ -14,11 +15,26 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_interface
 
-from nodecore.errors import AlreadyExists, Fault, NotFound, Unreachable
+from nodecore.errors import AlreadyExists, Fault, NotFound, Unreachable, Unsupported
 from nodecore.kernel.diff import ChangeLink, CreateLink, DeleteLink, NetOp, Put, Remove, SetSysctl, without_links
-from nodecore.kernel.model import Address, Entry, FdbEntry, Link, Neighbour, NetState, Record, Route, Scope
+from nodecore.kernel.model import (
+    Address,
+    Entry,
+    FdbEntry,
+    Ipip,
+    Link,
+    Neighbour,
+    NetState,
+    Record,
+    Route,
+    Scope,
+    Tun,
+    Vxlan,
+    Wireguard,
+    WireguardPeer,
+)
 
-FIELDS = {Address: "addresses", Neighbour: "neighbours", FdbEntry: "fdb", Route: "routes"}
+FIELDS = {Address: "addresses", Neighbour: "neighbours", FdbEntry: "fdb", Route: "routes", WireguardPeer: "peers"}
 
 
 class FakeNetwork:
@@ -64,7 +80,7 @@ class FakeNetwork:
     def dump(self) -> str:
         """Everything, sorted, a line each."""
         s = self.state
-        records: tuple[Record, ...] = (*s.links, *s.sysctls, *s.addresses, *s.neighbours, *s.fdb, *s.routes)
+        records: tuple[Record, ...] = (*s.links, *s.sysctls, *s.addresses, *s.neighbours, *s.fdb, *s.peers, *s.routes)
         return "".join(sorted(record.describe() + "\n" for record in records))
 
     def _do(self, op: NetOp) -> None:
@@ -73,10 +89,10 @@ class FakeNetwork:
                 self._create(link)
             case DeleteLink(name):
                 self._must(name)
-                children = {x.name for x in self.state.links if x.vxlan and x.vxlan.parent == name}
+                children = {x.name for x in self.state.links if isinstance(x.tunnel, Vxlan) and x.tunnel.parent == name}
                 self.state = without_links(self.state, {name} | children)
-            case ChangeLink(name, mtu, mac, up):
-                self._change(self._must(name), mtu, mac, up)
+            case ChangeLink(name):
+                self._change(self._must(name), op)
             case SetSysctl(sysctl):
                 others = {s for s in self.state.sysctls if s.key != sysctl.key}
                 self.state = replace(self.state, sysctls=frozenset(others | {sysctl}))
@@ -89,18 +105,29 @@ class FakeNetwork:
     def _create(self, link: Link) -> None:
         if self.state.link(link.name):
             raise AlreadyExists("File exists")
-        if link.vxlan:
-            self._must(link.vxlan.parent)
-            for other in self.state.links:
-                if other.vxlan and (other.vxlan.vni, other.vxlan.port) == (link.vxlan.vni, link.vxlan.port):
-                    raise AlreadyExists("A VXLAN device with the specified VNI already exists")
-        self._macs += 1
-        made = replace(link, mac=link.mac or f"02:00:00:00:00:{self._macs:02x}", mtu=link.mtu or 1450)
+        self._refuse_twins(link)
+        mac = link.mac
+        if not mac and not isinstance(link.tunnel, Ipip | Wireguard | Tun):
+            self._macs += 1
+            mac = f"02:00:00:00:00:{self._macs:02x}"
+        made = replace(link, mac=mac, mtu=link.mtu or 1450)
         self.state = replace(self.state, links=self.state.links | {made})
 
-    def _change(self, link: Link, mtu: int | None, mac: str | None, up: bool | None) -> None:  # noqa: FBT001
+    def _refuse_twins(self, link: Link) -> None:
+        wanted = link.tunnel
+        if isinstance(wanted, Vxlan):
+            self._must(wanted.parent)
+        for other in (x.tunnel for x in self.state.links):
+            match wanted, other:
+                case Vxlan(), Vxlan() if (other.vni, other.port) == (wanted.vni, wanted.port):
+                    raise AlreadyExists("A VXLAN device with the specified VNI already exists")
+                case Ipip(), Ipip() if other == wanted:
+                    raise AlreadyExists("File exists")
+
+    def _change(self, link: Link, op: ChangeLink) -> None:
         changed = replace(
-            link, mtu=link.mtu if mtu is None else mtu, mac=link.mac if mac is None else mac, up=link.up if up is None else up
+            link, mtu=link.mtu if op.mtu is None else op.mtu, mac=link.mac if op.mac is None else op.mac,
+            up=link.up if op.up is None else op.up, tunnel=op.tunnel or link.tunnel,
         )
         self.state = replace(self.state, links=self.state.links - {link} | {changed})
         if not changed.up:
@@ -118,6 +145,8 @@ class FakeNetwork:
 
     def _check(self, entry: Entry) -> None:
         link = self._must(entry.link) if entry.link else None
+        if isinstance(entry, WireguardPeer) and link and not isinstance(link.tunnel, Wireguard):
+            raise Unsupported(f"{link.name} is no WireGuard device")
         if isinstance(entry, Route) and link:
             if not link.up:
                 raise Unreachable("Network is down")
@@ -133,5 +162,7 @@ class FakeNetwork:
     def _store(self, entry: Entry, *, add: bool) -> None:
         field = FIELDS[type(entry)]
         kept = {e for e in getattr(self.state, field) if e.key != entry.key}
+        if add and isinstance(entry, WireguardPeer):
+            kept = {replace(e, allowed=e.allowed - entry.allowed) if e.link == entry.link else e for e in kept}
         changed = frozenset(kept | {entry} if add else kept)
         self.state = replace(self.state, **{field: changed})

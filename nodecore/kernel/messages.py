@@ -1,7 +1,7 @@
 """Kernel records as netlink message bodies, and back.
 
-Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h. Links are named in records and numbered in messages:
-whoever calls passes the number.
+Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h; what makes a link a tunnel is in `linkinfo.py`.
+Links are named in records and numbered in messages: whoever calls passes the number.
 
 Pure. Must not know: sockets. Read next: `nodecore/kernel/netlink.py`.
 """
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 
 from nodecore.kernel.batch import CREATE, EXCL, REPLACE, Message, attribute, attributes
-from nodecore.kernel.model import Address, Entry, FdbEntry, Link, Neighbour, Route, Vxlan
+from nodecore.kernel.linkinfo import pack_info, read_info
+from nodecore.kernel.model import Address, FdbEntry, Link, Neighbour, Route
 from nodecore.net import Family, IPAddress
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -23,8 +24,6 @@ RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-VXLAN_ID, VXLAN_LINK, VXLAN_LOCAL, VXLAN_LEARNING, VXLAN_PORT, VXLAN_LOCAL6, VXLAN_GBP = 1, 3, 4, 7, 15, 17, 23
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
@@ -40,12 +39,15 @@ RTNH_F_ONLINK = 4
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
 KERNEL_PROTOCOL = 2
 IPV6_DEFAULT_METRIC = 1024
+MAC_LENGTH = 6  # an IPIP device has its IP address for one
 
 IFINFO = struct.Struct("=BxHiII")
 IFADDR = struct.Struct("=BBBBI")
 NDMSG = struct.Struct("=BxxxiHBB")
 RTMSG = struct.Struct("=BBBBBBBBI")
 U32 = struct.Struct("=I")
+
+Entry = Address | Neighbour | FdbEntry | Route
 
 
 def _u32(value: int) -> bytes:
@@ -61,24 +63,15 @@ def _mac_text(raw: bytes) -> str:
 
 
 def new_link(link: Link, parent: int) -> Message:
-    """Make a VXLAN device, down: it is set up by a second message, once its address is right."""
+    """Make a tunnel device, down: it is set up by a second message, once its address is right."""
     body = IFINFO.pack(0, 0, 0, 0, 0) + attribute(IFLA_IFNAME, link.name.encode() + b"\0")
     if link.mtu:
         body += attribute(IFLA_MTU, _u32(link.mtu))
     if link.mac:
         body += attribute(IFLA_ADDRESS, _mac_bytes(link.mac))
-    if link.vxlan:
-        info = attribute(IFLA_INFO_KIND, b"vxlan\0") + attribute(IFLA_INFO_DATA, _vxlan_data(link.vxlan, parent))
-        body += attribute(IFLA_LINKINFO, info)
+    if link.tunnel:
+        body += attribute(IFLA_LINKINFO, pack_info(link.tunnel, parent))
     return Message(RTM_NEWLINK, CREATE | EXCL, body)
-
-
-def _vxlan_data(vxlan: Vxlan, parent: int) -> bytes:
-    local = VXLAN_LOCAL if vxlan.local.version == 4 else VXLAN_LOCAL6
-    data = attribute(VXLAN_ID, _u32(vxlan.vni)) + attribute(VXLAN_LINK, _u32(parent))
-    data += attribute(local, vxlan.local.packed) + attribute(VXLAN_PORT, struct.pack("!H", vxlan.port))
-    data += attribute(VXLAN_LEARNING, bytes([vxlan.learning]))
-    return data + (attribute(VXLAN_GBP, b"") if vxlan.gbp else b"")
 
 
 def change_link(index: int, *, mtu: int | None = None, mac: str | None = None, up: bool | None = None) -> Message:
@@ -159,22 +152,11 @@ def read_link(body: bytes, names: Mapping[int, str]) -> tuple[int, Link]:
     """A device and its number; `names` knows the parent."""
     _, _, index, flags, _ = IFINFO.unpack_from(body)
     found = attributes(body, IFINFO.size)
-    info = attributes(found.get(IFLA_LINKINFO, b""))
-    vxlan = None
-    if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") == b"vxlan":
-        vxlan = _read_vxlan(attributes(info.get(IFLA_INFO_DATA, b"")), names)
+    tunnel = read_info(found.get(IFLA_LINKINFO, b""), names)
     (mtu,) = U32.unpack(found[IFLA_MTU])
     name = found[IFLA_IFNAME].rstrip(b"\0").decode()
-    return index, Link(name, vxlan, mtu, _mac_text(found.get(IFLA_ADDRESS, b"")), up=bool(flags & IFF_UP))
-
-
-def _read_vxlan(data: Mapping[int, bytes], names: Mapping[int, str]) -> Vxlan:
-    (parent,) = U32.unpack(data.get(VXLAN_LINK, b"\0\0\0\0"))
-    local = data.get(VXLAN_LOCAL) or data.get(VXLAN_LOCAL6) or b"\0\0\0\0"
-    return Vxlan(
-        vni=U32.unpack(data[VXLAN_ID])[0], parent=names.get(parent, ""), local=ip_address(local),
-        port=struct.unpack("!H", data[VXLAN_PORT])[0], gbp=VXLAN_GBP in data, learning=data.get(VXLAN_LEARNING) == b"\1",
-    )
+    mac = found.get(IFLA_ADDRESS, b"")
+    return index, Link(name, tunnel, mtu, _mac_text(mac) if len(mac) == MAC_LENGTH else "", up=bool(flags & IFF_UP))
 
 
 def read_address(body: bytes, names: Mapping[int, str]) -> Address | None:

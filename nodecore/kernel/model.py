@@ -1,9 +1,10 @@
 """What a kernel holds of a node network, as frozen records.
 
-    Link        a device: name, MTU, MAC, and its VXLAN parameters
+    Link        a device: name, MTU, MAC, and what makes it a tunnel (Vxlan, Ipip, Wireguard, Tun)
     Address     an IP address on a link
     Neighbour   a permanent neighbour entry: who answers for an address on a link
     FdbEntry    a permanent forwarding entry of a VXLAN link: behind which host a MAC lives
+    WireguardPeer   who is behind a WireGuard link: its key, where it is reached, what it may send and get
     Route       a route of the main table
     Sysctl      one file under /proc/sys
     NetState    all of these together: what is there, or what is wanted
@@ -16,7 +17,9 @@ Pure. Must not know: netlink. Read next: `nodecore/kernel/diff.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from nodecore.net import Family, IPAddress, IPNetwork
 
@@ -37,13 +40,54 @@ class Vxlan:
     gbp: bool = False
     learning: bool = field(default=False, compare=False)
 
+    def describe(self) -> str:
+        """In words."""
+        words = f"vxlan id {self.vni} local {self.local} dev {self.parent} dstport {self.port}"
+        return words + (" gbp" if self.gbp else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Ipip:
+    """IPv4 in IPv4; without `remote` each route says where its packets go."""
+
+    local: IPAddress
+    remote: IPAddress | None = None
+
+    def describe(self) -> str:
+        """In words."""
+        return f"ipip local {self.local} remote {self.remote or 'any'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wireguard:
+    """A WireGuard device's own key and UDP port, which can be changed while it exists. The key is told to nobody."""
+
+    private_key: bytes = field(default=b"", repr=False)
+    port: int = 0
+
+    def describe(self) -> str:
+        """In words."""
+        return f"wireguard listen-port {self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """A device whose packets a program reads and writes; it stays when the program ends."""
+
+    def describe(self) -> str:
+        """In words."""
+        return "tun"
+
+
+Tunnel = Vxlan | Ipip | Wireguard | Tun
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
     """A device. An empty `mac` and an `mtu` of 0 mean "as it is"."""
 
     name: str
-    vxlan: Vxlan | None = None
+    tunnel: Tunnel | None = None
     mtu: int = 0
     mac: str = ""
     up: bool = True
@@ -55,10 +99,7 @@ class Link:
 
     def describe(self) -> str:
         """In words."""
-        kind = ""
-        if self.vxlan:
-            v = self.vxlan
-            kind = f" vxlan id {v.vni} local {v.local} dev {v.parent} dstport {v.port}" + (" gbp" if v.gbp else "")
+        kind = f" {self.tunnel.describe()}" if self.tunnel else ""
         mac = f" address {self.mac}" if self.mac else ""
         return f"link {self.name}{kind} mtu {self.mtu}{mac} {'up' if self.up else 'down'}"
 
@@ -118,6 +159,34 @@ class FdbEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class WireguardPeer:
+    """Somebody behind a WireGuard link; keys as people write them (base64), the pre-shared one told to nobody."""
+
+    link: str
+    public_key: str
+    endpoint: tuple[IPAddress, int] | None = None
+    allowed: frozenset[IPNetwork] = frozenset()
+    keepalive: int = 0
+    psk: bytes = field(default=b"", repr=False)
+
+    @property
+    def key(self) -> Key:
+        """One peer a public key and link."""
+        return (self.link, self.public_key)
+
+    def describe(self) -> str:
+        """In words."""
+        allowed = ",".join(sorted(map(str, self.allowed))) or "none"
+        where = f" endpoint {_host_port(*self.endpoint)}" if self.endpoint else ""
+        alive = f" persistent-keepalive {self.keepalive}" if self.keepalive else ""
+        return f"wireguard peer {self.public_key}{where} allowed-ips {allowed}{alive} dev {self.link}"
+
+
+def _host_port(address: IPAddress, port: int) -> str:
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A route of the main table; without `link` it is a blackhole."""
 
@@ -163,7 +232,7 @@ class Sysctl:
         return f"sysctl {self.name} = {self.value}"
 
 
-Entry = Address | Neighbour | FdbEntry | Route
+Entry = Address | Neighbour | FdbEntry | WireguardPeer | Route
 Record = Link | Sysctl | Entry
 
 
@@ -177,6 +246,7 @@ class NetState:
     neighbours: frozenset[Neighbour] = frozenset()
     fdb: frozenset[FdbEntry] = frozenset()
     routes: frozenset[Route] = frozenset()
+    peers: frozenset[WireguardPeer] = frozenset()
 
     def link(self, name: str) -> Link | None:
         """The link of that name, if it is there."""
@@ -184,10 +254,13 @@ class NetState:
 
     def __or__(self, other: NetState) -> NetState:
         """Both together."""
-        return NetState(
-            self.links | other.links, self.sysctls | other.sysctls, self.addresses | other.addresses,
-            self.neighbours | other.neighbours, self.fdb | other.fdb, self.routes | other.routes,
-        )
+        return NetState.union((self, other))
+
+    @classmethod
+    def union(cls, states: Collection[NetState]) -> NetState:
+        """All together; sets are joined without a look into their records, so thousands of states are no burden."""
+        none: frozenset[Any] = frozenset()
+        return cls(*(none.union(*[getattr(state, one.name) for state in states]) for one in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,36 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface
+from itertools import groupby
 
-from nodecore.errors import Busy, Fault, NotFound
+from nodecore.errors import Busy, Fault, NotFound, Unsupported
 from nodecore.kernel import messages as nl
 from nodecore.kernel.batch import HEADER, Message, NetlinkSocket, attribute, attributes
 from nodecore.kernel.diff import ChangeLink, CreateLink, DeleteLink, NetOp, Put, Remove, SetSysctl
-from nodecore.kernel.model import Address, FdbEntry, Link, Neighbour, NetState, Route, Scope, Sysctl
+from nodecore.kernel.linkinfo import KINDS
+from nodecore.kernel.model import (
+    Address,
+    FdbEntry,
+    Link,
+    Neighbour,
+    NetState,
+    Route,
+    Scope,
+    Sysctl,
+    Tun,
+    Tunnel,
+    Vxlan,
+    Wireguard,
+    WireguardPeer,
+)
 from nodecore.kernel.ports import Interface, Path
 from nodecore.kernel.sysctl import read_sysctl, write_sysctl
+from nodecore.kernel.tun import create_tun
+from nodecore.kernel.wireguard import WireguardDevices
 from nodecore.net import Family, IPAddress
 
 GROUPS = (1, 3, 5, 7, 9, 11)  # link, neigh (and fdb), IPv4 address and route, IPv6 address and route
@@ -34,12 +53,14 @@ class KernelNetwork:
     def __init__(self, netns: str = "") -> None:
         self._netns = netns
         self._sock = NetlinkSocket(netns)
+        self._wireguard = WireguardDevices(netns)
         self._ours: frozenset[int] = frozenset()
         self._scope = Scope()
 
     def close(self) -> None:
-        """Close the socket; the network stays as it is."""
+        """Close the sockets; the network stays as it is."""
         self._sock.close()
+        self._wireguard.close()
 
     async def read(self, scope: Scope) -> NetState:
         """What is there of what is ours; read again when it changed under the hand."""
@@ -58,7 +79,12 @@ class KernelNetwork:
         addresses: set[Address] = set()
         neighbours: set[Neighbour] = set()
         fdb: set[FdbEntry] = set()
-        for index in found:
+        peers: set[WireguardPeer] = set()
+        for index, link in found.items():
+            if isinstance(link.tunnel, Wireguard):
+                device, behind = self._wireguard.read(link.name)
+                found[index] = replace(link, tunnel=device)
+                peers |= behind
             addresses |= {a for a in self._addresses(index, names)}
             for entry in self._neighbours(index, names):
                 (fdb if isinstance(entry, FdbEntry) else neighbours).add(entry)  # type: ignore[arg-type]
@@ -71,6 +97,7 @@ class KernelNetwork:
             neighbours=frozenset(neighbours),
             fdb=frozenset(fdb),
             routes=frozenset(route for route in self._routes(names) if scope.owns_route(route)),
+            peers=frozenset(peers),
         )
 
     def _links(self, wanted: frozenset[str]) -> tuple[dict[int, str], dict[int, Link]]:
@@ -133,25 +160,52 @@ class KernelNetwork:
         indexes = {name: index for index, name in self._links(frozenset())[0].items()}
         missing = [op for op in ops if op.entry.link and op.entry.link not in indexes]
         ready = [op for op in ops if not op.entry.link or op.entry.link in indexes]
-        answers = self._sock.send([_message(op, indexes.get(op.entry.link, 0)) for op in ready])
+        answers = self._write(ready, indexes)
         faults = [_named(NotFound(f"no link {op.entry.link}"), op) for op in missing if isinstance(op, Put)]
         for op, fault in zip(ready, answers, strict=True):
             if fault and not (isinstance(op, Remove) and isinstance(fault, NotFound)):
                 faults.append(_named(fault, op))
         return faults
 
+    def _write(self, ops: Sequence[Put | Remove], indexes: Mapping[str, int]) -> list[Fault | None]:
+        """Runs of a kind go to whoever knows it, together; one answer each, in order."""
+        answers: list[Fault | None] = []
+        for which, run in groupby(ops, _recipient):
+            entries = list(run)
+            if which is None:
+                answers += self._sock.send([_message(op, indexes.get(op.entry.link, 0)) for op in entries])
+                continue
+            peers = [op.entry for op in entries if isinstance(op.entry, WireguardPeer)]
+            answers += self._wireguard.put(peers) if which is Put else self._wireguard.remove(peers)
+        return answers
+
     def _single(self, op: CreateLink | DeleteLink | ChangeLink | SetSysctl) -> None:
         match op:
             case CreateLink(link):
-                parent = self._index(link.vxlan.parent) if link.vxlan else 0
-                self._do(nl.new_link(link, parent))
-                self._do(nl.change_link(self._index(link.name), up=link.up))
+                self._create(link)
             case DeleteLink(name):
                 self._do(nl.delete_link(self._index(name)))
-            case ChangeLink(name, mtu, mac, up):
-                self._do(nl.change_link(self._index(name), mtu=mtu, mac=mac, up=up))
+            case ChangeLink(name, mtu, mac, up, tunnel):
+                if tunnel:
+                    self._wireguard.configure(name, tunnel)
+                if op != ChangeLink(name, tunnel=tunnel):
+                    self._do(nl.change_link(self._index(name), mtu=mtu, mac=mac, up=up))
             case SetSysctl(sysctl):
                 write_sysctl(sysctl, self._netns)
+
+    def _create(self, link: Link) -> None:
+        if isinstance(link.tunnel, Tun):
+            create_tun(link.name, self._netns)
+            self._do(nl.change_link(self._index(link.name), mtu=link.mtu or None, up=link.up))
+            return
+        parent = self._index(link.tunnel.parent) if isinstance(link.tunnel, Vxlan) else 0
+        try:
+            self._do(nl.new_link(link, parent))
+        except Unsupported:
+            raise Unsupported(_missing(link.tunnel)) from None
+        if isinstance(link.tunnel, Wireguard):
+            self._wireguard.configure(link.name, link.tunnel)
+        self._do(nl.change_link(self._index(link.name), up=link.up))
 
     def _do(self, message: Message) -> None:
         for fault in self._sock.send([message]):
@@ -255,8 +309,18 @@ def _link_name(body: bytes) -> tuple[int, str]:
     return nl.IFINFO.unpack_from(body)[2], found.get(nl.IFLA_IFNAME, b"").rstrip(b"\0").decode()
 
 
+def _recipient(op: Put | Remove) -> type[Put | Remove] | None:
+    return type(op) if isinstance(op.entry, WireguardPeer) else None
+
+
 def _message(op: Put | Remove, index: int) -> Message:
+    assert not isinstance(op.entry, WireguardPeer)
     return nl.put(op.entry, index) if isinstance(op, Put) else nl.remove(op.entry, index)
+
+
+def _missing(tunnel: Tunnel | None) -> str:
+    kind = KINDS[type(tunnel)] if tunnel else "device of that kind"
+    return f"this kernel has no {kind} (the module {kind} is not there or cannot be loaded)"
 
 
 def _named(fault: Fault, op: NetOp) -> Fault:

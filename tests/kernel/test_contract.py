@@ -104,7 +104,7 @@ async def test_an_entry_is_replaced_under_its_key(world: World) -> None:
 
 async def test_another_vni_makes_the_device_anew_with_all_that_was_on_it(world: World) -> None:
     await converge(world.network, WANTED)
-    wanted = replace(WANTED, links=frozenset({replace(LINK, vxlan=replace(VXLAN, vni=8))}))
+    wanted = replace(WANTED, links=frozenset({replace(LINK, tunnel=replace(VXLAN, vni=8))}))
     plan = plan_changes(await world.network.read(scope_of(wanted)), wanted)
     assert plan[0] == DeleteLink("flannel.7")
     await converge(world.network, wanted)
@@ -144,7 +144,7 @@ async def test_errors_are_gathered_and_do_not_stop_the_rest(world: World) -> Non
 
 
 @pytest.mark.parametrize(("op", "kind"), [
-    (CreateLink(replace(LINK, name="flannel.8", vxlan=replace(VXLAN, parent="eth9", vni=8))), NotFound),
+    (CreateLink(replace(LINK, name="flannel.8", tunnel=replace(VXLAN, parent="eth9", vni=8))), NotFound),
     (DeleteLink("flannel.9"), NotFound),
     (ChangeLink("flannel.9", mtu=1300), NotFound),
     (CreateLink(replace(LINK, name="flannel.8", mac="")), AlreadyExists),

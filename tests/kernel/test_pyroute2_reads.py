@@ -129,16 +129,16 @@ def test_the_device(written: KernelNetwork, reader: Reader) -> None:
     assert info.get_attr("IFLA_INFO_KIND") == "vxlan"
     assert (link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_MTU"), link.get_attr("IFLA_ADDRESS")) == (NAME, LINK.mtu, LINK.mac)
     assert link["flags"] & 1, "up"
-    assert LINK.vxlan
+    assert isinstance(LINK.tunnel, Vxlan)
     assert {name: data.get_attr(f"IFLA_VXLAN_{name}") for name in ("ID", "LINK", "LOCAL", "PORT", "LEARNING", "GBP")} == {
-        "ID": LINK.vxlan.vni, "LINK": reader.index("eth0"), "LOCAL": str(LINK.vxlan.local), "PORT": LINK.vxlan.port,
+        "ID": LINK.tunnel.vni, "LINK": reader.index("eth0"), "LOCAL": str(LINK.tunnel.local), "PORT": LINK.tunnel.port,
         "LEARNING": 0, "GBP": None,
     }
 
 
 def test_a_device_with_gbp_and_another_port_and_a_change(ours: KernelNetwork, reader: Reader) -> None:
     vxlan = Vxlan(0xFFFFFE, "eth0", ip_address("192.0.2.1"), port=4789, gbp=True)
-    asyncio.run(ours.apply([CreateLink(replace(LINK, vxlan=vxlan, up=False))]))
+    asyncio.run(ours.apply([CreateLink(replace(LINK, tunnel=vxlan, up=False))]))
     data = reader.link(NAME).get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
     assert (data.get_attr("IFLA_VXLAN_ID"), data.get_attr("IFLA_VXLAN_PORT")) == (0xFFFFFE, 4789)
     assert data.get_attr("IFLA_VXLAN_GBP") is not None
