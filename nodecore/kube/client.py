@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -36,6 +36,8 @@ class Meta(msgspec.Struct, rename="camel"):
     """The part of ListMeta and ObjectMeta that reading a stream needs."""
 
     resource_version: str = ""
+    name: str = ""
+    namespace: str = ""
 
 
 class _Versioned(msgspec.Struct):
@@ -61,11 +63,20 @@ class Status(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An object that is not of the type asked for: its `namespace/name`, as far as that can be read, and what is wrong."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectList(Generic[T]):
     """A list as it stood at `version`."""
 
     items: list[T]
     version: str
+    unreadable: list[Unreadable] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,7 @@ class WatchEvent(Generic[T]):
     type: str
     object: T | None
     version: str
+    unreadable: Unreadable | None = None
 
 
 class KubeClient:
@@ -106,11 +118,20 @@ class KubeClient:
         return _decode(await self._call("GET", resource.path(namespace, name, subresource)), into)
 
     async def list(self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = "",
-                   into: Any = dict, version: str = "") -> ObjectList[Any]:
-        """Read all objects that match the label and field selectors."""
+                   into: Any = dict, version: str = "", strict: bool = True) -> ObjectList[Any]:
+        """Read all objects that match the label and field selectors; if not `strict`, what cannot be read is set apart."""
         query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version)
         head = _decode(await self._call("GET", resource.path(namespace), query=query), _ListHead)
-        return ObjectList([_decode(raw, into) for raw in head.items or []], head.metadata.resource_version)
+        found: ObjectList[Any] = ObjectList([], head.metadata.resource_version)
+        for raw in head.items or []:
+            item = _read(raw, into)
+            if not isinstance(item, Unreadable):
+                found.items.append(item)
+            elif strict:
+                raise errors.Invalid(f"{resource.plural} {item.key}: {item.reason}")
+            else:
+                found.unreadable.append(item)
+        return found
 
     async def create(self, resource: Resource, body: Body, namespace: str | None = None, *,
                      subresource: str | None = None, name: str | None = None) -> Any:
@@ -147,7 +168,10 @@ class KubeClient:
 
     async def watch(self, resource: Resource, version: str, namespace: str | None = None, *, labels: str = "",
                     fields: str = "", into: Any = dict, timeout: int = 300) -> AsyncIterator[WatchEvent[Any]]:
-        """Stream what happens after `version`; ends when the server ends it. Raises `Expired` when it is too old."""
+        """Stream what happens after `version`; ends when the server ends it. Raises `Expired` when it is too old.
+
+        Of an object that cannot be read, the event has None and says so in `unreadable`.
+        """
         query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version, watch="true",
                        allowWatchBookmarks="true", timeoutSeconds=str(timeout))
         limit = aiohttp.ClientTimeout(total=timeout + WATCH_GRACE, sock_connect=5)
@@ -218,8 +242,27 @@ def _event(line: bytes, into: Any) -> WatchEvent[Any]:
     if head.type == "ERROR":
         status = _decode(head.object, Status)
         raise _error(status.code or 500, bytes(head.object))
-    version = _decode(head.object, _Versioned).metadata.resource_version
-    return WatchEvent(head.type, None if head.type == "BOOKMARK" else _decode(head.object, into), version)
+    version = _meta(head.object).resource_version
+    item = None if head.type == "BOOKMARK" else _read(head.object, into)
+    if isinstance(item, Unreadable):
+        return WatchEvent(head.type, None, version, item)
+    return WatchEvent(head.type, item, version)
+
+
+def _read(raw: msgspec.Raw, into: Any) -> Any:
+    """The object, or the `Unreadable` that tells why not."""
+    try:
+        return msgspec.json.decode(raw, type=into)
+    except msgspec.DecodeError as error:
+        meta = _meta(raw)
+        return Unreadable(f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name or "?", str(error))
+
+
+def _meta(raw: msgspec.Raw) -> Meta:
+    try:
+        return msgspec.json.decode(raw, type=_Versioned).metadata
+    except msgspec.DecodeError:
+        return Meta()
 
 
 def _decode(data: bytes | msgspec.Raw, into: Any) -> Any:

@@ -6,6 +6,8 @@
 
 A watch that ends is resumed at the last version seen (bookmarks move it on); one that is `Expired` is listed
 anew, and what vanished meanwhile vanishes here. `on_change` gets no argument: it only says "look again".
+An object that is not of the type asked for is skipped, told once and kept in `unreadable`; of one that could be read
+before, that stays: one wrong object is no reason to be blind to the others, or to forget what this one was.
 The pattern is client-go's Reflector (k8s.io/client-go/tools/cache). Read next: `nodecore/loop/reconcile.py`.
 """
 
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from nodecore.errors import Expired, Fault
-from nodecore.kube.client import KubeClient, WatchEvent
+from nodecore.kube.client import KubeClient, Unreadable, WatchEvent
 from nodecore.kube.resource import Resource
 from nodecore.loop.backoff import Backoff
 
@@ -43,6 +45,7 @@ class Informer(Generic[T]):
         self.client, self.resource, self.into, self.namespace = client, resource, into, namespace
         self.labels, self.fields = labels, fields
         self.items: dict[str, T] = {}
+        self.unreadable: dict[str, str] = {}  # what is wrong with it, by key
         self.synced = False
         self.version = ""
         self._on_change, self._on_item = on_change, on_item
@@ -67,8 +70,12 @@ class Informer(Generic[T]):
             await asyncio.sleep(backoff.next())
 
     async def _list(self) -> None:
-        found = await self.client.list(self.resource, self.namespace, labels=self.labels, fields=self.fields, into=self.into)
+        found = await self.client.list(self.resource, self.namespace, labels=self.labels, fields=self.fields, into=self.into,
+                                       strict=False)
         fresh = {key_of(item): item for item in found.items}
+        fresh |= {bad.key: self.items[bad.key] for bad in found.unreadable if bad.key in self.items}
+        self._complain(found.unreadable)
+        self.unreadable = {bad.key: bad.reason for bad in found.unreadable}
         gone = self.items.keys() - fresh.keys()
         self.items = fresh
         self.version, self.synced = found.version, True
@@ -87,13 +94,28 @@ class Informer(Generic[T]):
 
     def _take(self, event: WatchEvent[T]) -> None:
         self.version = event.version or self.version
-        if event.object is None:
-            return
-        key = key_of(event.object)
-        if event.type == "DELETED":
+        bad = event.unreadable
+        if bad and event.type != "DELETED":
+            self._complain([bad])
+            self.unreadable[bad.key] = bad.reason
+        elif bad:
+            self._put(bad.key, None)
+        elif event.object is not None:
+            self._put(key_of(event.object), None if event.type == "DELETED" else event.object)
+
+    def _put(self, key: str, item: T | None) -> None:
+        self.unreadable.pop(key, None)
+        if item is None:
             self.items.pop(key, None)
         else:
-            self.items[key] = event.object
+            self.items[key] = item
         if self._on_item:
-            self._on_item(key, None if event.type == "DELETED" else event.object)
+            self._on_item(key, item)
         self._on_change()
+
+    def _complain(self, found: list[Unreadable]) -> None:
+        """One line for those whose trouble is news."""
+        news = [bad for bad in found if self.unreadable.get(bad.key) != bad.reason]
+        if news:
+            more = f" (and {len(news) - 1} more)" if len(news) > 1 else ""
+            log.warning("%s %s cannot be read and is skipped: %s%s", self.resource.plural, news[0].key, news[0].reason, more)

@@ -185,6 +185,51 @@ async def test_typed_views_decode_only_their_fields() -> None:
     assert found.version == "1"
 
 
+class Numbered(msgspec.Struct):
+    metadata: dict[str, Any]
+    data: dict[str, int] | None = None
+
+
+def numbered(name: str, version: int, value: object) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "d", "resourceVersion": str(version)}, "data": {"v": value}}
+
+
+async def test_one_unreadable_object_costs_nobody_else_anything(caplog: pytest.LogCaptureFixture) -> None:
+    """Skipped, counted, named in one line; what was read of it before stays until it goes; readable again, it is back."""
+    server = Scripted(
+        [(5, [numbered("a", 3, 1), numbered("bad", 4, "x")])],
+        [[("ADDED", numbered("b", 6, 2)), ("MODIFIED", numbered("bad", 7, "y")), ("MODIFIED", numbered("a", 8, "z")),
+          ("BOOKMARK", {"metadata": {"resourceVersion": "9"}}), "break"],
+         [("MODIFIED", numbered("bad", 10, 3)), ("DELETED", numbered("a", 11, "z")), "hang"]],
+    )
+    seen: list[tuple[str, bool]] = []
+    async with serving(server) as client:
+        informer: Informer[Numbered] = Informer(client, CONFIG_MAPS, into=Numbered,
+                                                on_item=lambda key, item: seen.append((key, item is not None)))
+        task = asyncio.create_task(informer.run())
+        try:
+            await until(lambda: informer.version == "11")
+        finally:
+            task.cancel()
+    assert (set(informer.items), informer.unreadable) == ({"d/b", "d/bad"}, {})
+    assert server.asked == ["list", "5", "9"]
+    assert seen == [("d/a", True), ("d/b", True), ("d/bad", True), ("d/a", False)]
+    told = [record.message for record in caplog.records if "cannot be read" in record.message]
+    assert len(told) == 2, told
+    assert "d/bad" in told[0]
+    assert "Expected `int`, got `str`" in told[0]
+    assert "d/a" in told[1]
+
+
+async def test_a_list_for_others_says_which_object_is_wrong() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": [numbered("bad", 1, "x")]})
+
+    async with serving(handler) as client:
+        with pytest.raises(errors.Invalid, match="d/bad"):
+            await client.list(CONFIG_MAPS, into=Numbered)
+
+
 @pytest.mark.parametrize(("text", "complaint"), [
     ("{", "neither JSON nor YAML"),
     ("[1]", "not a kubeconfig"),
