@@ -3,20 +3,24 @@
     async with forwarder(server.client_port) as way:
         EtcdClient(EtcdConfig((f"http://127.0.0.1:{way.port}",)))
         way.cut(); ...; way.mend()
+
+`listen` is a listening socket, and `dial` makes a connected one, where either end is in another network namespace.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
 class Forwarder:
     """Forwards `port` to `target` while not cut."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, dial: Callable[[], socket.socket] | None = None) -> None:
         self.target, self.port = target, 0
+        self._dial = dial
         self._whole = True
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -33,13 +37,22 @@ class Forwarder:
         if not self._whole:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        try:
+            there, back = await self._open()
+        except OSError:
+            writer.transport.abort()
+            return
         ends = {writer, back}
         self._writers |= ends
         try:
             await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         finally:
             self._writers -= ends
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._dial:
+            return await asyncio.open_connection(sock=self._dial())
+        return await asyncio.open_connection("127.0.0.1", self.target)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -53,9 +66,10 @@ class Forwarder:
 
 
 @asynccontextmanager
-async def forwarder(target: int) -> AsyncIterator[Forwarder]:
-    made = Forwarder(target)
-    server = await asyncio.start_server(made.take, "127.0.0.1", 0)
+async def forwarder(target: int, *, listen: socket.socket | None = None,
+                    dial: Callable[[], socket.socket] | None = None) -> AsyncIterator[Forwarder]:
+    made = Forwarder(target, dial)
+    server = await asyncio.start_server(made.take, sock=listen or socket.create_server(("127.0.0.1", 0)))
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made

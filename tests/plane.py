@@ -25,7 +25,8 @@ from tests.etcdserver import EtcdServer, Pki, free_ports, make_pki
 
 KUBECTL = shutil.which("kubectl") or "kubectl"
 TOKEN = "test-admin-token"
-IDENTITIES = {"controllers": "system:kube-controller-manager", "scheduler": "system:kube-scheduler"}
+IDENTITIES = {"controllers": "system:kube-controller-manager,2", "scheduler": "system:kube-scheduler,2",
+              "kubelet": 'system:node:cell-1,2,"system:nodes"'}
 
 
 def until(check: Callable[[], Any], what: str, timeout: float = 20.0, pause: float = 0.03) -> Any:
@@ -93,14 +94,16 @@ class Plane:
     etcd: EtcdServer
     pki: Pki
     port: int
+    flags: tuple[str, ...] = ()
     agents: list[Agent] = field(default_factory=list)
 
     @classmethod
-    def start(cls, directory: Path) -> Plane:
+    def start(cls, directory: Path, *flags: str) -> Plane:
+        """`flags` are further ones for the API server."""
         pki = make_pki(directory)
-        plane = cls(directory, EtcdServer.start(), pki, free_ports(1)[0])
+        plane = cls(directory, EtcdServer.start(), pki, free_ports(1)[0], flags)
         try:
-            lines = [f'{TOKEN},admin,1,"system:masters"', *(f"{part}-token,{user},2" for part, user in IDENTITIES.items())]
+            lines = [f'{TOKEN},admin,1,"system:masters"', *(f"{part}-token,{user}" for part, user in IDENTITIES.items())]
             (directory / "tokens.csv").write_text("\n".join(lines))
             for part, token in (("admin", TOKEN), *((part, f"{part}-token") for part in IDENTITIES)):
                 (directory / f"{part}.kubeconfig").write_text(json.dumps(plane.config(token)))
@@ -114,8 +117,8 @@ class Plane:
     def kubeconfig(self) -> Path:
         return self.directory / "admin.kubeconfig"
 
-    def config(self, token: str) -> dict[str, Any]:
-        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": self.pki.ca}
+    def config(self, token: str, port: int = 0) -> dict[str, Any]:
+        cluster = {"server": f"https://127.0.0.1:{port or self.port}", "certificate-authority": self.pki.ca}
         return {"apiVersion": "v1", "kind": "Config", "current-context": "c",
                 "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {"token": token}}],
                 "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}
@@ -125,7 +128,7 @@ class Plane:
             "--etcd-servers", self.etcd.endpoint, "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1",
             "--secure-port", str(self.port), "--tls-cert-file", self.pki.cert, "--tls-private-key-file", self.pki.key,
             "--client-ca-file", self.pki.ca, "--token-auth-file", str(self.directory / "tokens.csv"),
-            "--service-cluster-ip-range", "10.96.0.0/16", "--cache-dir", str(self.directory / "cache")])
+            "--service-cluster-ip-range", "10.96.0.0/16", "--cache-dir", str(self.directory / "cache"), *self.flags])
         agent.ready(60)
         return agent
 

@@ -33,6 +33,7 @@ class Cell:
         self.directory = directory
         self.name = f"kubelet-test-{uuid.uuid4().hex[:8]}"
         self.netns = Netns.create()
+        self.kubelet_port = 10250
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (directory / "etc-cni").mkdir()
         (directory / "log").mkdir()
@@ -105,15 +106,14 @@ class Cell:
         self.start("kubelet", [
             sys.executable, "-m", "minik8s", "kubelet", "--kubeconfig", str(kubeconfig), "--hostname-override", NODE,
             "--node-ip", NODE_IP, "--tls-cert-file", f"{pki}/kubelet.crt", "--tls-private-key-file", f"{pki}/kubelet.key",
-            "--client-ca-file", f"{pki}/ca.crt", "--root-dir", f"{self.directory}/kubelet",
+            "--client-ca-file", f"{pki}/ca.crt", "--port", str(self.kubelet_port), "--root-dir", f"{self.directory}/kubelet",
             "--pod-log-dir", f"{self.directory}/pods", "--cgroup-root", f"/{self.name}", "-v", "4",
         ])
 
-    def listen(self) -> tuple[socket.socket, socket.socket]:
-        """A listening socket inside, and one on the host's loopback."""
+    def listen(self) -> socket.socket:
+        """A listening socket inside."""
         with self.netns.enter():
-            inner = socket.create_server(("127.0.0.1", 0))
-        return inner, socket.create_server(("127.0.0.1", 0))
+            return socket.create_server(("127.0.0.1", 0))
 
     def connect(self, port: int, host: str = "127.0.0.1") -> socket.socket:
         with self.netns.enter():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,20 +18,34 @@ import pytest_asyncio
 from nodecore.errors import Fault, NotFound
 from nodecore.kube.client import KubeClient
 from nodecore.kube.config import KubeConfig
-from nodecore.kube.resource import NODES, PODS
+from nodecore.kube.resource import NODES, PODS, Resource
+from tests.cuttable import Forwarder, forwarder
+from tests.plane import TOKEN, Plane
 
 from .cell import NODE, Cell, cell
-from .smallapi import SmallApi
 
 Pod = dict[str, Any]
 BUSYBOX = "lab.local/busybox:1"
 
 
 class Stage:
-    """A cell, an API and a client of it."""
+    """A cell, a control plane and a client of it; `way` is the kubelet's connection to the API, which can be cut."""
 
-    def __init__(self, made: Cell, api: SmallApi, client: KubeClient, kubeconfig: Path) -> None:
-        self.cell, self.api, self.client, self.kubeconfig = made, api, client, kubeconfig
+    def __init__(self, made: Cell, plane: Plane, client: KubeClient, way: Forwarder, kubeconfig: Path) -> None:
+        self.cell, self.plane, self.client, self.way, self.kubeconfig = made, plane, client, way, kubeconfig
+
+    async def kubectl(self, *argv: str, check: bool = True, body: Any = None) -> str:
+        """The real kubectl, beside the event loop that carries the API server's connections to the kubelet."""
+        return await asyncio.to_thread(self.plane.kubectl, *argv, check=check, body=body)
+
+    async def version(self) -> str:
+        """Where the API stands."""
+        return (await self.client.list(PODS)).version
+
+    async def told(self, resource: Resource, name: str, since: str) -> list[dict[str, Any]]:
+        """Every state of an object after `since`."""
+        events = self.client.watch(resource, since, fields=f"metadata.name={name}", timeout=1)
+        return [event.object async for event in events if event.object]
 
     async def run(self, name: str, command: list[str] | str, *, spec: dict[str, Any] | None = None, **container: Any) -> Pod:
         argv = ["sh", "-c", command] if isinstance(command, str) else command
@@ -100,21 +115,25 @@ def kubelet_cell() -> Iterator[Cell]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stage(kubelet_cell: Cell) -> AsyncIterator[Stage]:
-    api = SmallApi()
-    inner, outer = kubelet_cell.listen()
-    await api.start(inner, outer)
-    kubeconfig = kubelet_cell.directory / "kubeconfig"
-    server = "http://{}:{}".format(*inner.getsockname())
-    kubeconfig.write_text(json.dumps({
-        "current-context": "cell", "contexts": [{"name": "cell", "context": {"cluster": "cell", "user": "cell"}}],
-        "clusters": [{"name": "cell", "cluster": {"server": server}}], "users": [{"name": "cell", "user": {}}]}))
-    async with KubeClient(KubeConfig("http://{}:{}".format(*outer.getsockname()))) as client:
-        made = Stage(kubelet_cell, api, client, kubeconfig)
-        kubelet_cell.start_kubelet(kubeconfig)
-        await node_ready(made)
-        yield made
-        kubelet_cell.kill("kubelet")
-    await api.stop()
+    """The API server runs on the host's loopback: two forwarders join it with the cell, whose kubelet's port is the same outside."""
+    directory = kubelet_cell.directory
+    inner, outer = kubelet_cell.listen(), socket.create_server(("127.0.0.1", 0))
+    kubelet_cell.kubelet_port = outer.getsockname()[1]
+    trust = ("--kubelet-client-certificate", f"{directory}/client.crt", "--kubelet-client-key", f"{directory}/client.key",
+             "--kubelet-certificate-authority", f"{directory}/ca.crt")
+    (directory / "plane").mkdir()
+    kubeconfig = directory / "kubeconfig"
+    with Plane.start(directory / "plane", *trust) as plane:
+        kubeconfig.write_text(json.dumps(plane.config("kubelet-token", inner.getsockname()[1])))
+        config = KubeConfig(f"https://127.0.0.1:{plane.port}", Path(plane.pki.ca).read_bytes(), token=TOKEN)
+        async with (forwarder(plane.port, listen=inner) as way,
+                    forwarder(0, listen=outer, dial=lambda: kubelet_cell.connect(kubelet_cell.kubelet_port)),
+                    KubeClient(config) as client):
+            made = Stage(kubelet_cell, plane, client, way, kubeconfig)
+            kubelet_cell.start_kubelet(kubeconfig)
+            await node_ready(made)
+            yield made
+            kubelet_cell.kill("kubelet")
 
 
 async def node_ready(made: Stage) -> dict[str, Any]:

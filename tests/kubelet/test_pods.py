@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tarfile
 import time
@@ -159,8 +160,9 @@ async def test_what_is_not_supported_is_refused_by_name(stage: Stage) -> None:
     pod = await stage.until("claims", lambda pod: state(pod))
     assert state(pod)["waiting"]["reason"] == "Unsupported"
     assert "volume data of type persistentVolumeClaim" in state(pod)["waiting"]["message"]
-    await stage.until("claims", lambda _pod: "persistentVolumeClaim" in str(stage.api.objects.get("", "")) or any(
-        item["reason"] == "Unsupported" for key, item in stage.api.objects.items() if f"/{EVENTS.plural}/" in key))
+    async with asyncio.timeout(20):
+        while not (await stage.client.list(EVENTS, "default", fields="involvedObject.name=claims,reason=Unsupported")).items:
+            await asyncio.sleep(0.05)
     await stage.delete("claims")
     await stage.gone("claims")
 
@@ -202,8 +204,7 @@ async def test_a_pod_in_the_nodes_network(stage: Stage) -> None:
 
 
 async def test_an_image_is_pulled_from_a_registry(stage: Stage) -> None:
-    inner, outer = stage.cell.listen()
-    outer.close()
+    inner = stage.cell.listen()
     name = f"127.0.0.1:{inner.getsockname()[1]}/tools:7"
     with tarfile.open(stage.cell.directory / "images.tar") as tar:
         files = {member.name: file.read() for member in tar.getmembers() if (file := tar.extractfile(member))}

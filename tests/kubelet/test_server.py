@@ -15,7 +15,6 @@ import pytest_asyncio
 from .conftest import Stage, phase
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
-PORT = 10250
 
 
 def session_of(stage: Stage, identity: str) -> aiohttp.ClientSession:
@@ -30,7 +29,7 @@ def session_of(stage: Stage, identity: str) -> aiohttp.ClientSession:
 
             return socket.socket(address[0], address[1], address[2])
 
-    return aiohttp.ClientSession(f"https://127.0.0.1:{PORT}", connector=aiohttp.TCPConnector(ssl=context, socket_factory=inside))
+    return aiohttp.ClientSession(f"https://127.0.0.1:{stage.cell.kubelet_port}", connector=aiohttp.TCPConnector(ssl=context, socket_factory=inside))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

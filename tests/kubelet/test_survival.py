@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nodecore.kube.resource import PODS
+from nodecore.kube.resource import LEASES, NODES, PODS
 
+from .cell import NODE
 from .conftest import Stage, first, is_ready, node_ready
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -29,7 +30,7 @@ async def test_a_killed_kubelet_adopts_what_runs(stage: Stage) -> None:
     forced = await stage.pod("forced")
     assert forced
     await stage.client.delete(PODS, "forced", "default", grace=0)
-    seen = len(stage.api.history)
+    seen = await stage.version()
     stage.cell.start_kubelet(stage.kubeconfig)
     await stage.gone("leaves")
     logs = stage.cell.directory / "pods"
@@ -37,8 +38,7 @@ async def test_a_killed_kubelet_adopts_what_runs(stage: Stage) -> None:
     after = await stage.ready("stays")
     assert first(after)["containerID"] == first(before)["containerID"]
     assert first(after)["restartCount"] == 0
-    told = [obj for _, key, _, obj in stage.api.history[seen:] if key.endswith("/pods/stays")]
-    assert all(is_ready(obj) for obj in told)
+    assert all(is_ready(obj) for obj in await stage.told(PODS, "stays", seen))
     await stage.delete("stays")
     await stage.gone("stays")
 
@@ -46,14 +46,15 @@ async def test_a_killed_kubelet_adopts_what_runs(stage: Stage) -> None:
 async def test_a_killed_containerd_comes_back_to_the_same_pods(stage: Stage) -> None:
     await stage.run("through", SLEEP)
     before = await stage.ready("through")
-    seen = len(stage.api.history)
+    seen = await stage.version()
     stage.cell.kill("containerd")
     stage.cell.start_containerd()
     await stage.run("next", SLEEP)
     await stage.ready("next")
     after = await stage.ready("through")
     assert first(after)["containerID"] == first(before)["containerID"]
-    assert all(is_ready(obj) for _, key, _, obj in stage.api.history[seen:] if key.endswith(("/pods/through", "/nodes/cell-1")))
+    told = [*await stage.told(PODS, "through", seen), *await stage.told(NODES, NODE, seen)]
+    assert all(is_ready(obj) for obj in told)
     for name in ("through", "next"):
         await stage.delete(name)
         await stage.gone(name)
@@ -78,7 +79,8 @@ async def test_the_node_registers_and_keeps_what_others_set(stage: Stage) -> Non
     assert node["metadata"]["labels"]["kubernetes.io/hostname"] == "cell-1"
     assert node["status"]["nodeInfo"]["containerRuntimeVersion"].startswith("containerd://1")
     assert {item["type"] for item in node["status"]["conditions"]} == {"MemoryPressure", "DiskPressure", "PIDPressure", "Ready"}
-    assert any(key.endswith("/leases/cell-1") for key in stage.api.objects)
+    lease = await stage.client.get(LEASES, NODE, "kube-node-lease")
+    assert lease["spec"]["holderIdentity"] == NODE
 
 
 async def test_pods_go_on_without_the_api(stage: Stage) -> None:
@@ -87,7 +89,7 @@ async def test_pods_go_on_without_the_api(stage: Stage) -> None:
                     spec={"volumes": [{"name": "data", "emptyDir": {}}]}, volumeMounts=[{"name": "data", "mountPath": "/data"}])
     pod = await stage.ready("alone")
     marker = stage.cell.directory / f"kubelet/pods/{pod['metadata']['uid']}/volumes/kubernetes.io~empty-dir/data/again"
-    stage.api.leave()
+    stage.way.cut()
     try:
         marker.unlink()
         logs = stage.cell.directory / "pods"
@@ -95,7 +97,7 @@ async def test_pods_go_on_without_the_api(stage: Stage) -> None:
             while not list(logs.glob("default_alone_*/main/1.log")):
                 await asyncio.sleep(0.05)
     finally:
-        stage.api.away = False
+        stage.way.mend()
     after = await stage.until("alone", lambda pod: first(pod)["restartCount"] == 1 and is_ready(pod))
     assert after["metadata"]["uid"] == pod["metadata"]["uid"]
     await stage.delete("alone")
