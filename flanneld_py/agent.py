@@ -1,7 +1,7 @@
 """The overlay daemon, put together.
 
     etcd --leases--> Tenure (ours)   \\
-         --watch---> snapshot (all)   >- Inputs -> plan.py -> Reconciler -> kernel network, nft tables
+         --watch---> snapshot (all)   >- Inputs -> plan.py -> Reconciler -> kernel network, nft tables, attendant
     netlink and nft monitors: "look again"                     |
                                                                `-> subnet.env, READY=1
 
@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from flanneld_py import plan
-from flanneld_py.backends import vxlan
+from flanneld_py.attend.choice import choose_attendant
+from flanneld_py.backends.choice import parse_backend
+from flanneld_py.backends.port import Backend
 from flanneld_py.config import Settings
+from flanneld_py.identity import Identity
 from flanneld_py.iface import Underlay, choose_underlay
-from flanneld_py.lease import Lease, Part
+from flanneld_py.lease import Lease
 from flanneld_py.netconf import NetConf, parse_netconf
 from flanneld_py.store.etcd import EtcdLeaseStore
 from flanneld_py.store.port import LeaseStore, Snapshot, Wish
@@ -30,7 +31,7 @@ from flanneld_py.subnetfile import read_previous, render_subnet_file, write_subn
 from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
-from nodecore.errors import Blame, Fault, UserError
+from nodecore.errors import Blame, Fault
 from nodecore.etcd.client import EtcdClient, EtcdConfig, parse_endpoints
 from nodecore.kernel.netlink import KernelHost, KernelNetwork
 from nodecore.kernel.nft import EVERYTHING, Nft
@@ -65,12 +66,12 @@ class Agent:
     ports: Ports
     leases: tuple[Lease, ...] | None = None
     conf: NetConf = field(init=False)
-    options: vxlan.VxlanOptions = field(init=False)
+    backend: Backend = field(init=False)
+    identity: Identity = field(init=False)
     underlay: Underlay = field(init=False)
     tenure: Tenure = field(init=False)
     target: NodeTarget = field(init=False)
     reconciler: Reconciler = field(init=False)
-    macs: dict[Family, str] = field(default_factory=dict)
     count: Callable[[Outcome], None] = lambda outcome: None
     ready: bool = False
 
@@ -83,39 +84,40 @@ class Agent:
         self._serve_health()
         await self._learn()
         await self.tenure.begin()
-        await run_tasks({
-            "lease": self.tenure.run(), "leases": self._follow_leases(), "reconciler": self.reconciler.run(),
-            "network monitor": self._follow_network(), "nft monitor": self._follow_tables(),
-            "watchdog": systemd.watchdog(lambda: True),
-        }, signals=False)
+        self.target.attendant = choose_attendant(self.backend, self.underlay)
+        try:
+            await run_tasks({
+                "lease": self.tenure.run(), "leases": self._follow_leases(), "reconciler": self.reconciler.run(),
+                "network monitor": self._follow_network(), "nft monitor": self._follow_tables(),
+                "watchdog": systemd.watchdog(lambda: True),
+            }, signals=False)
+        finally:
+            if self.target.attendant:
+                await self.target.attendant.close()
 
     def inputs(self) -> plan.Inputs | None:
         """All we know, None until it is complete."""
         if self.leases is None:
             return None
-        return plan.Inputs(self.conf, self.options, self.underlay, self.settings.features, self.tenure.lease, self.leases)
+        return plan.Inputs(self.conf, self.backend, self.underlay, self.settings.features, self.tenure.lease, self.leases)
 
     async def _learn(self) -> None:
         """The configuration, the way out, and what we wish for."""
         self.conf = await wait_for_config(self.ports.store)
-        self.options = read_options(self.conf)
+        self.backend = parse_backend(self.conf)
         ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
         self.underlay = choose_underlay(self.ports.host, self.conf.families, self.settings.wishes, ipv6=ipv6)
         log.info("Using interface %s, MTU %d, addresses %s, public %s", self.underlay.link, self.underlay.mtu,
                  _joined(self.underlay.addresses), _joined(self.underlay.public))
-        log.info("VXLAN: %s", self.options)
+        log.info("Backend: %s", self.backend)
+        self.backend.check(self.underlay)
+        self.identity = Identity(self.ports.host, self.backend)
         self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self.reconciler.mark)
 
     def _wish(self) -> Wish:
-        return Wish(self.conf, self.underlay.public, read_previous(self.settings.subnet_file), self._backend_data)
-
-    def _backend_data(self, family: Family, before: Part | None) -> Mapping[str, Any]:
-        """Our VTEP's MAC is the device's, else the one our lease tells already, else a new one; and then it stays."""
-        if family not in self.macs:
-            device = self.ports.host.link(self.options.device(family))
-            kept = device.mac if device and device.vxlan else vxlan.vtep_mac(before)
-            self.macs[family] = kept or random_mac()
-        return vxlan.lease_data(self.options, self.macs[family])
+        return Wish(
+            self.conf, self.underlay.public, read_previous(self.settings.subnet_file), self.identity.lease_data, self.backend.type
+        )
 
     async def _follow_leases(self) -> None:
         async for snapshot in self.ports.store.watch():
@@ -144,7 +146,7 @@ class Agent:
         if outcome.error or not served:
             return
         text = render_subnet_file(
-            self.conf, served.own, vxlan.device_mtu(self.options, self.underlay), ip_masq=self.settings.features.ip_masq
+            self.conf, served.own, served.backend.mtu(served.underlay), ip_masq=self.settings.features.ip_masq
         )
         write_subnet_file(self.settings.subnet_file, text)
         if not self.ready:
@@ -184,7 +186,7 @@ async def dry_run(settings: Settings) -> None:
         lease = await ports.store.preview(agent._wish())
         snapshot = await anext(ports.store.watch())
         wanted = plan.desired(plan.Inputs(
-            agent.conf, agent.options, agent.underlay, settings.features, lease, tuple(snapshot.leases.values())
+            agent.conf, agent.backend, agent.underlay, settings.features, lease, tuple(snapshot.leases.values())
         ))
         print(f"lease {lease.describe()}")
         for op in target.plan(await target.observe(wanted), wanted):
@@ -220,20 +222,6 @@ async def wait_for_config(store: LeaseStore) -> NetConf:
         delay = backoff.next()
         log.error("Couldn't fetch the network config: %s; again in %.1f s", trouble, delay)
         await asyncio.sleep(delay)
-
-
-def read_options(conf: NetConf) -> vxlan.VxlanOptions:
-    """The backend's options; backends there are not are refused by name."""
-    if conf.backend != vxlan.TYPE:
-        raise UserError(f'network config: Backend.Type: {conf.backend!r} is not supported; say {{"Type": "{vxlan.TYPE}"}}')
-    return vxlan.parse_options(conf.options)
-
-
-def random_mac() -> str:
-    """A locally administered unicast MAC."""
-    raw = bytearray(os.urandom(6))
-    raw[0] = raw[0] & 0xFC | 0x02
-    return raw.hex(":")
 
 
 def _joined(addresses: Mapping[Family, object]) -> str:

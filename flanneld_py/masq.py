@@ -20,6 +20,7 @@ Pure. Must not know: nft. Read next: `flanneld_py/plan.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nodecore.net import Family, IPNetwork
@@ -43,9 +44,9 @@ class Table:
 
 def desired_table(
     family: Family, network: IPNetwork | None, subnet: IPNetwork | None, *,
-    masquerade: bool, forward: bool, fully_random: bool, tunnel_port: int = 0,
+    masquerade: bool, forward: bool, fully_random: bool, untracked_ports: Sequence[int] = (),
 ) -> Table:
-    """The table of a family; empty when it is switched off. `tunnel_port` is the UDP port of the tunnel, 0 for none."""
+    """The table of a family; empty when it is switched off. `untracked_ports` are the tunnel's UDP ports."""
     name = f"flannel-ipv{family.value}"
     if network is None or subnet is None or not (masquerade or forward):
         return Table(family.nft, name)
@@ -55,10 +56,11 @@ def desired_table(
     if masquerade:
         rules = _masquerade(family, network, subnet, fully_random=fully_random)
         chains.append(_chain("postrtg", "type nat hook postrouting priority srcnat; policy accept;", rules))
-    if tunnel_port:
+    if untracked_ports:
+        rules = [f"udp dport {port} notrack" for port in untracked_ports]
         for hook in ("prerouting", "output"):
             head = f"type filter hook {hook} priority raw; policy accept;"
-            chains.append(_chain(f"untracked-{hook}", head, [f"udp dport {tunnel_port} notrack"]))
+            chains.append(_chain(f"untracked-{hook}", head, rules))
     head = f"table {family.nft} {name}"
     return Table(family.nft, name, f"add {head}\ndelete {head}\n{head} {{\n" + "\n".join(chains) + "}\n")
 

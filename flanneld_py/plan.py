@@ -1,20 +1,20 @@
 """All this node should hold, from all the agent knows: the whole decision of the daemon in one place.
 
-    Inputs (own lease, all leases, configuration, underlay, flags)
-      -> desired() -> Desired (kernel records, nft tables)
+    Inputs (own lease, all leases, configuration, backend, underlay, flags)
+      -> desired() -> Desired (kernel records, nft tables, peers an attendant serves)
       -> plan_node(Observed, Desired) -> operations
 
-Pure. Must not know: where leases come from, who writes. Read next: `flanneld_py/backends/vxlan.py`, `flanneld_py/masq.py`.
+Pure. Must not know: where leases come from, who writes. Read next: `flanneld_py/backends/port.py`, `flanneld_py/masq.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flanneld_py.backends.vxlan import VxlanOptions, desired_vxlan
+from flanneld_py.backends.port import Backend
 from flanneld_py.iface import Underlay
-from flanneld_py.lease import Lease
+from flanneld_py.lease import Lease, Part
 from flanneld_py.masq import Table, desired_table
 from flanneld_py.netconf import NetConf
 from nodecore.kernel.diff import NetOp, plan_changes
@@ -39,7 +39,7 @@ class Inputs:
     """All the agent knows."""
 
     conf: NetConf
-    options: VxlanOptions
+    backend: Backend
     underlay: Underlay
     features: Features
     own: Lease
@@ -52,6 +52,8 @@ class Desired:
 
     net: NetState
     tables: tuple[Table, ...]
+    serving: Lease | None = None
+    peers: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Observed:
 
     net: NetState
     tables: Mapping[str, str] = field(default_factory=dict)
+    serving: Lease | None = None
+    peers: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +89,53 @@ class DropTable:
         return f"delete nft table {self.table.key}"
 
 
-NodeOp = NetOp | LoadTable | DropTable
+@dataclass(frozen=True, slots=True)
+class StartServing:
+    """Have the attendant be there for a lease of ours."""
+
+    own: Lease
+
+    def describe(self) -> str:
+        """In words."""
+        return f"start serving peers of {self.own.describe()}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddPeer:
+    """Have the attendant serve a peer."""
+
+    peer: Part
+
+    def describe(self) -> str:
+        """In words."""
+        return f"add peer {self.peer.subnet} at {self.peer.public_ip}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePeer:
+    """Have it serve a peer no longer."""
+
+    peer: Part
+
+    def describe(self) -> str:
+        """In words."""
+        return f"remove peer {self.peer.subnet} at {self.peer.public_ip}"
+
+
+PeerOp = StartServing | AddPeer | RemovePeer
+NodeOp = NetOp | LoadTable | DropTable | PeerOp
 
 
 def desired(inputs: Inputs) -> Desired:
     """Everything, from nothing but the inputs."""
-    net = desired_vxlan(inputs.own, inputs.leases, inputs.options, inputs.underlay)
+    net = inputs.backend.desired(inputs.own, inputs.leases, inputs.underlay)
     forwarding = {Sysctl(FORWARDING[family], "1") for family in inputs.conf.families}
     blackholes = {Route(part.subnet) for part in inputs.own.parts} if inputs.features.blackhole_route else set()
     return Desired(
         net | NetState(sysctls=frozenset(forwarding), routes=frozenset(blackholes)),
         tuple(_table(inputs, family) for family in Family),
+        inputs.own if inputs.backend.attendant else None,
+        inputs.backend.attended(inputs.own, inputs.leases, inputs.underlay),
     )
 
 
@@ -104,7 +144,7 @@ def _table(inputs: Inputs, family: Family) -> Table:
     return desired_table(
         family, block.network if block else None, part.subnet if part else None,
         masquerade=inputs.features.ip_masq, forward=inputs.features.forward_rules, fully_random=inputs.features.fully_random,
-        tunnel_port=inputs.options.udp_port,
+        untracked_ports=inputs.backend.untracked_ports,
     )
 
 
@@ -117,4 +157,15 @@ def plan_node(observed: Observed, wanted: Desired) -> tuple[NodeOp, ...]:
             ops.append(LoadTable(table, replaces=there is not None))
         elif not table.script and there is not None:
             ops.append(DropTable(table))
-    return tuple(ops)
+    return (*ops, *_peer_ops(observed, wanted))
+
+
+def _peer_ops(observed: Observed, wanted: Desired) -> Iterator[PeerOp]:
+    there = observed.peers
+    if wanted.serving and wanted.serving != observed.serving:
+        yield StartServing(wanted.serving)
+        there = ()
+    served = {part.subnet: part for part in there}
+    subnets = {part.subnet for part in wanted.peers}
+    yield from (AddPeer(part) for part in wanted.peers if served.get(part.subnet) != part)
+    yield from (RemovePeer(part) for part in there if part.subnet not in subnets)

@@ -1,4 +1,4 @@
-"""What the reconciler runs: look at the node through two ports, write through the same two.
+"""What the reconciler runs: look at the node through its ports, write through the same.
 
 Must not know: leases in etcd, which adapter is behind a port. Read next: `flanneld_py/plan.py`.
 """
@@ -7,8 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from flanneld_py.attend.port import Attendant
 from flanneld_py.masq import Table
-from flanneld_py.plan import Desired, DropTable, Inputs, LoadTable, NodeOp, Observed, desired, plan_node
+from flanneld_py.plan import (
+    AddPeer,
+    Desired,
+    DropTable,
+    Inputs,
+    LoadTable,
+    NodeOp,
+    Observed,
+    PeerOp,
+    RemovePeer,
+    StartServing,
+    desired,
+    plan_node,
+)
 from nodecore.errors import Fault, leaves
 from nodecore.kernel.diff import NetOp
 from nodecore.kernel.model import scope_of
@@ -18,10 +32,11 @@ UNKNOWN = "?"
 
 
 class NodeTarget:
-    """One node: its kernel network and its nft tables; `inputs` gives None until they are complete."""
+    """One node: its kernel network, its nft tables, its backend's attendant; `inputs` gives None until they are complete."""
 
     def __init__(self, network: Network, firewall: Firewall, inputs: Callable[[], Inputs | None]) -> None:
         self._network, self._firewall, self._inputs = network, firewall, inputs
+        self.attendant: Attendant | None = None
         self.served: Inputs | None = None  # what the pass now running, or else the last one, is for
         self._loaded: dict[str, tuple[str, str]] = {}  # table -> the script we loaded, and how nft lists it
 
@@ -39,7 +54,8 @@ class NodeTarget:
         """What it holds."""
         net = await self._network.read(scope_of(wanted.net))
         tables = {table.key: await self._script_of(table) for table in wanted.tables}
-        return Observed(net, {key: script for key, script in tables.items() if script is not None})
+        serving, peers = (self.attendant.serving(), self.attendant.peers()) if self.attendant else (None, ())
+        return Observed(net, {key: script for key, script in tables.items() if script is not None}, serving, peers)
 
     async def _script_of(self, table: Table) -> str | None:
         listing = await self._firewall.list_table(table.family, table.name)
@@ -55,20 +71,32 @@ class NodeTarget:
     async def apply(self, ops: Sequence[NodeOp]) -> None:
         """Write; the firewall goes on when the network fails, and the other way round."""
         faults: list[Fault] = []
-        net: list[NetOp] = [op for op in ops if not isinstance(op, LoadTable | DropTable)]
+        net: list[NetOp] = [op for op in ops if not isinstance(op, LoadTable | DropTable | PeerOp)]
         if net:
             try:
                 await self._network.apply(net)
             except ExceptionGroup as group:
                 faults += [leaf for leaf in leaves(group) if isinstance(leaf, Fault)]
         for op in ops:
-            if isinstance(op, LoadTable | DropTable):
-                try:
+            try:
+                if isinstance(op, LoadTable | DropTable):
                     await self._write_table(op)
-                except Fault as fault:
-                    faults.append(fault)
+                elif isinstance(op, PeerOp):
+                    await self._attend(op)
+            except Fault as fault:
+                faults.append(fault)
         if faults:
             raise ExceptionGroup("node writes", faults)
+
+    async def _attend(self, op: PeerOp) -> None:
+        assert self.attendant
+        match op:
+            case StartServing(own):
+                await self.attendant.start(own)
+            case AddPeer(peer):
+                await self.attendant.add(peer)
+            case RemovePeer(peer):
+                await self.attendant.remove(peer)
 
     async def _write_table(self, op: LoadTable | DropTable) -> None:
         table = op.table

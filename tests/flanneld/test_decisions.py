@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flanneld_py.alloc import OutOfSubnets, choose_subnets
-from flanneld_py.backends.vxlan import VxlanOptions, desired_vxlan, parse_options
+from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
 from flanneld_py.iface import Underlay, Wishes, choose_underlay
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
 from flanneld_py.masq import desired_table
@@ -98,7 +98,7 @@ def test_every_subnet_of_a_block_lies_in_it_and_is_allowed(prefix: int, address:
 ])
 def test_vxlan_option_refusals(options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        parse_options(options)
+        parse_vxlan(options)
 
 
 # --- leases ------------------------------------------------------------------------------------------------------
@@ -193,17 +193,17 @@ def peer(number: int, mac: int | None = None) -> Lease:
 
 
 def test_what_makes_no_peer() -> None:
-    alone = desired_vxlan(OWN, [], VxlanOptions(), UNDERLAY)
+    alone = VxlanBackend().desired(OWN, [], UNDERLAY)
     for odd in (
         OWN, lease("10.5.9.0/24", "192.168.77.1"), replace(peer(9), backend="host-gw"), lease("10.5.9.0/24", "192.168.77.9", "?"),
         lease("10.5.0.0/16", "192.168.77.9"), Lease((Part(ip_network("10.5.9.0/24"), None, {}),)),
     ):
-        assert desired_vxlan(OWN, [odd], VxlanOptions(), UNDERLAY) == alone
+        assert VxlanBackend().desired(OWN, [odd], UNDERLAY) == alone
 
 
 def test_direct_routing_takes_neighbours_without_a_tunnel() -> None:
     far = lease("10.5.9.0/24", "192.0.2.9", "02:00:00:00:01:09")
-    state = desired_vxlan(OWN, [peer(2), far], VxlanOptions(direct_routing=True), UNDERLAY)
+    state = VxlanBackend(direct_routing=True).desired(OWN, [peer(2), far], UNDERLAY)
     assert Route(ip_network("10.5.2.0/24"), "eth0", ip_address("192.168.77.2")) in state.routes
     assert Route(ip_network("10.5.9.0/24"), "flannel.1", ip_address("10.5.9.0"), onlink=True) in state.routes
     assert [str(entry.dst) for entry in state.fdb] == ["192.0.2.9"]
@@ -218,7 +218,7 @@ def test_any_state_leads_to_any_other_and_stays_there(before: set[int], after: s
     async def scenario() -> None:
         network = FakeNetwork(Link("eth0", mtu=1500, mac="02:00:00:00:aa:01"))
         for numbers in (before, after):
-            wanted = desired_vxlan(OWN, [peer(number) for number in numbers], VxlanOptions(), UNDERLAY)
+            wanted = VxlanBackend().desired(OWN, [peer(number) for number in numbers], UNDERLAY)
             ops = plan_changes(await network.read(scope_of(wanted)), wanted)
             kinds = [type(op) for op in ops if isinstance(op, Put | Remove)]
             assert kinds == sorted(kinds, key=[Put, Remove].index), "add before delete"
@@ -231,7 +231,7 @@ def test_any_state_leads_to_any_other_and_stays_there(before: set[int], after: s
 
 @given(PEERS)
 def test_switched_off_is_the_empty_state(numbers: set[int]) -> None:
-    state = desired_vxlan(OWN, [peer(number) for number in numbers], VxlanOptions(), UNDERLAY)
+    state = VxlanBackend().desired(OWN, [peer(number) for number in numbers], UNDERLAY)
     ops = plan_changes(state, NetState())
     assert [op.describe() for op in ops] == ["delete link flannel.1"]
 

@@ -1,0 +1,16 @@
+"""Which attendant a backend has: most have none.
+
+Imports are made when they are needed: what one backend uses should not weigh on the others.
+Read next: `flanneld_py/attend/port.py`.
+"""
+
+from __future__ import annotations
+
+from flanneld_py.attend.port import Attendant
+from flanneld_py.backends.port import Backend
+from flanneld_py.iface import Underlay
+
+
+def choose_attendant(backend: Backend, underlay: Underlay) -> Attendant | None:
+    """The one that serves this backend's peers, None where the kernel does all."""
+    return None

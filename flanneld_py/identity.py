@@ -1,0 +1,45 @@
+"""Who this node is to its peers: the MAC of its VXLAN device, or its WireGuard public key; and then it stays.
+
+    MAC: the device's, else the one our lease tells already, else a random one
+
+Read next: `flanneld_py/backends/port.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from flanneld_py.backends.port import Backend
+from flanneld_py.backends.vxlan import VxlanBackend, vtep_mac
+from flanneld_py.lease import Part
+from nodecore.kernel.ports import Host
+from nodecore.net import Family
+
+
+class Identity:
+    """What our leases say of us."""
+
+    def __init__(self, host: Host, backend: Backend) -> None:
+        self._host, self._backend = host, backend
+        self._known: dict[Family, str] = {}
+
+    def lease_data(self, family: Family, before: Part | None) -> Mapping[str, Any]:
+        """The backend's data for a lease; `before` is what the lease said until now."""
+        if family not in self._known:
+            self._known[family] = self._find(family, before)
+        return self._backend.lease_data(family, self._known[family])
+
+    def _find(self, family: Family, before: Part | None) -> str:
+        if isinstance(self._backend, VxlanBackend):
+            device = self._host.link(self._backend.device(family))
+            return (device.mac if device else vtep_mac(before)) or random_mac()
+        return ""
+
+
+def random_mac() -> str:
+    """A locally administered unicast MAC."""
+    raw = bytearray(os.urandom(6))
+    raw[0] = raw[0] & 0xFC | 0x02
+    return raw.hex(":")
