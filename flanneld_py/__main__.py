@@ -1,5 +1,6 @@
 """`flanneld-py`: Go flanneld's flags, by its names. Heavy imports wait until they are needed.
 
+A plain command, as the original; only where the first word is one of `COMMANDS` is it that sub-command.
 Read next: `flanneld_py/agent.py`.
 """
 
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +19,7 @@ from nodecore.daemon import entry
 from nodecore.errors import UserError
 
 NAME = "flanneld-py"
+COMMANDS = {"mk-docker-opts": "flanneld_py.dockeropts"}
 
 
 def _option(flag: Flag) -> click.Option:
@@ -34,7 +37,7 @@ def _option(flag: Flag) -> click.Option:
 def start(*, dry_run: bool, version: bool, **given: Any) -> None:
     """Read the flags and run."""
     if version:
-        click.echo(metadata.version("flanneld-py"))
+        click.echo(f"v{metadata.version('flanneld-py')}", err=True)  # as flannel: on stderr
         return
     settings = build_settings({flag.name: given[flag.name.replace("-", "_")] for flag in FLAGS})
 
@@ -43,7 +46,7 @@ def start(*, dry_run: bool, version: bool, **given: Any) -> None:
     from flanneld_py import agent
     from nodecore.daemon import logs
 
-    logs.setup(settings.verbosity)
+    logs.setup(settings.verbosity, settings.vmodule, settings.log_backtrace_at)
     asyncio.run(agent.dry_run(settings) if dry_run else agent.run(settings))
 
 
@@ -62,12 +65,20 @@ command = click.Command(
 
 def invoke(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what click complains about becomes a `UserError`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    words = [f"-{word}" if word.startswith("-v=") else word for word in given]  # click takes the = of a short flag for its value
+    name = Path(sys.argv[0]).name.removesuffix(".sh")
+    if name in COMMANDS:
+        words.insert(0, name)
+    chosen, prefix = command, NAME
+    if words and words[0] in COMMANDS:
+        chosen, prefix = import_module(COMMANDS[words[0]]).command, f"{NAME} {words.pop(0)}"
     try:
-        command.main(args=list(arguments) if arguments is not None else None, prog_name=NAME, standalone_mode=False)
+        chosen.main(args=words, prog_name=prefix, standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.NoSuchOption as error:
-        raise UserError(f"there is no flag {_as_given(error.option_name, arguments or sys.argv[1:])}") from None
+        raise UserError(f"there is no flag {_as_given(error.option_name, words)}") from None
     except click.ClickException as error:
         raise UserError(error.format_message().replace("\n", " ")) from None
 

@@ -59,8 +59,8 @@ FLAGS = (
     Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "Of use with --kube-subnet-mgr only."),
     Flag("set-node-network-unavailable", ON, "Of use with --kube-subnet-mgr only."),
     Flag("v", 0, "Verbosity; 4 and up is debugging."),
-    Flag("vmodule", "", "Accepted and ignored."),
-    Flag("log_backtrace_at", "", "Accepted and ignored."),
+    Flag("vmodule", "", "Verbosity by file: target=4,tun*=0."),
+    Flag("log_backtrace_at", "", "Add the stack to the line logged at file.py:123."),
 )
 
 
@@ -81,6 +81,8 @@ class Settings:
     renew_margin: float
     healthz: tuple[str, int]
     verbosity: int
+    vmodule: str = ""
+    log_backtrace_at: str = ""
     ignored: tuple[str, ...] = ()
 
 
@@ -105,7 +107,7 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
             forward_rules=given["iptables-forward-rules"], blackhole_route=given["ip-blackhole-route"],
         ),
         subnet_file=Path(given["subnet-file"]), renew_margin=margin * 60.0, healthz=(given["healthz-ip"], port),
-        verbosity=given["v"], ignored=tuple(name for name in ("vmodule", "log_backtrace_at") if given[name]),
+        verbosity=given["v"], vmodule=given["vmodule"], log_backtrace_at=given["log_backtrace_at"],
     )
 
 

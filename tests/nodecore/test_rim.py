@@ -44,6 +44,51 @@ def test_log_lines_are_klogs() -> None:
     assert re.fullmatch(r"W\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ vxlan\.py:138\] device flannel\.1\\nmade", line)
 
 
+LOUD = """
+import logging, sys
+from nodecore.daemon import logs
+logs.setup(*eval(sys.argv[1]))
+logging.getLogger("nodecore.x").debug("debug")
+logging.getLogger("nodecore.x").info("info")
+logging.getLogger("nodecore.x").warning("warning")
+logging.getLogger("aiohttp").info("foreign")
+"""
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ((0,), ["info", "warning"]),
+    ((3,), ["info", "warning"]),
+    ((4,), ["debug", "info", "warning"]),
+    ((0, "loud=4"), ["debug", "info", "warning"]),
+    ((0, "lo*.py=9,loud=0"), ["debug", "info", "warning"]),
+    ((0, "other=4"), ["info", "warning"]),
+    ((4, "loud=0"), ["info", "warning"]),
+])
+def test_verbosity_and_vmodule(arguments: tuple[object, ...], words: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "loud.py"
+    script.write_text(LOUD)
+    done = subprocess.run([sys.executable, script, repr(arguments)], capture_output=True, text=True, check=True)
+    assert [line.rpartition("] ")[2] for line in done.stderr.splitlines()] == words
+
+
+def test_a_line_may_show_its_stack(tmp_path: Path) -> None:
+    script = tmp_path / "loud.py"
+    script.write_text(LOUD)
+    done = subprocess.run([sys.executable, script, '(0, "", "loud.py:6")'], capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert lines[0].endswith("loud.py:6] info")
+    assert any(f'File "{script}", line 6' in line for line in lines)
+    assert lines[-1].endswith("] warning")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ((0, "x"), "--vmodule: 'x'"), ((0, "x=y"), "--vmodule: 'x=y'"), ((0, "", "agent.py"), "--log_backtrace_at: 'agent.py'"),
+])
+def test_wrong_log_flags_are_named(arguments: tuple[int, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        logs.setup(*arguments)
+
+
 def test_health_answers_and_a_taken_port_is_the_users_mistake() -> None:
     good = [True]
     server = health.serve("127.0.0.1", 0, {"/healthz": health.check(lambda: good[0])})
