@@ -115,7 +115,7 @@ def kubelet_cell() -> Iterator[Cell]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stage(kubelet_cell: Cell) -> AsyncIterator[Stage]:
-    """The API server runs on the host's loopback: two forwarders join it with the cell, whose kubelet's port is the same outside."""
+    """The API server is on the host's loopback: two forwarders join it with the cell, whose kubelet's port is the same outside."""
     directory = kubelet_cell.directory
     inner, outer = kubelet_cell.listen(), socket.create_server(("127.0.0.1", 0))
     kubelet_cell.kubelet_port = outer.getsockname()[1]

@@ -29,7 +29,8 @@ def session_of(stage: Stage, identity: str) -> aiohttp.ClientSession:
 
             return socket.socket(address[0], address[1], address[2])
 
-    return aiohttp.ClientSession(f"https://127.0.0.1:{stage.cell.kubelet_port}", connector=aiohttp.TCPConnector(ssl=context, socket_factory=inside))
+    connector = aiohttp.TCPConnector(ssl=context, socket_factory=inside)
+    return aiohttp.ClientSession(f"https://127.0.0.1:{stage.cell.kubelet_port}", connector=connector)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

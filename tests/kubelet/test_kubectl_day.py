@@ -1,0 +1,105 @@
+"""A day's work of the real kubectl on a real node: our API server, controllers, scheduler, kubelet, and containerd."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from .conftest import BUSYBOX, Stage
+
+pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+SCRIPT = "echo hello from $(hostname); trap 'exit 0' TERM; while :; do sleep 0.1; done"
+CONTAINER = {"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", SCRIPT]}
+
+
+def workload(kind: str, **spec: Any) -> dict[str, Any]:
+    template = {"metadata": {"labels": {"app": "day"}}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [CONTAINER]}}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": "day"},
+            "spec": {"selector": {"matchLabels": {"app": "day"}}, "template": template, **spec}}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def day(stage: Stage) -> AsyncIterator[Stage]:
+    agents = [stage.plane.agent("controllers"), stage.plane.agent("scheduler")]
+    await stage.kubectl("apply", "-f", "-", body=workload("Deployment", replicas=1))
+    await stage.kubectl("rollout", "status", "deployment/day", "--timeout=30s")
+    yield stage
+    await stage.kubectl("delete", "deployment/day", "--cascade=foreground", "--timeout=30s")
+    for agent in agents:
+        agent.stop()
+
+
+async def names(day: Stage) -> list[str]:
+    return (await day.kubectl("get", "pods", "-l", "app=day", "-o", "name", "--sort-by=.metadata.creationTimestamp")).split()
+
+
+async def test_it_is_seen(day: Stage) -> None:
+    assert "1/1" in await day.kubectl("get", "deployments,pods", "-o", "wide")
+    assert "cell-1" in await day.kubectl("get", "nodes")
+    pod = (await names(day))[0]
+    assert "Started container main" in await day.kubectl("describe", pod)
+    assert "NewReplicaSetAvailable" in await day.kubectl("describe", "deployment/day")
+    assert "kubepods" not in await day.kubectl("describe", "node/cell-1")
+    assert (await day.kubectl("get", pod, "-o", "jsonpath={.status.phase}")) == "Running"
+    assert "Created pod" in await day.kubectl("events")
+
+
+async def test_logs_exec_attach_and_copies(day: Stage) -> None:
+    pod = (await names(day))[0].removeprefix("pod/")
+    assert await day.kubectl("logs", pod) == f"hello from {pod}\n"
+    assert await day.kubectl("logs", "deployment/day", "--tail=1", "--timestamps") != ""
+    assert await day.kubectl("exec", pod, "--", "sh", "-c", "echo $((6 * 7))") == "42\n"
+    assert "exit code 3" in await day.kubectl("exec", pod, "--", "sh", "-c", "exit 3", check=False)
+    assert await day.kubectl("exec", "-i", pod, "--", "cat", body={"to": "cat"}) == '{"to": "cat"}'
+    hosts = day.cell.directory / "hosts"
+    await day.kubectl("cp", f"{pod}:/etc/hosts", str(hosts))
+    assert pod in hosts.read_text()
+    assert "not found" in await day.kubectl("logs", "nobody", check=False)
+
+
+async def test_it_is_changed_in_every_way(day: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    await day.kubectl("patch", "deployment/day", "-p", '{"metadata":{"labels":{"strategic":"yes"}}}')
+    await day.kubectl("patch", "deployment/day", "--type=merge", "-p", '{"metadata":{"labels":{"merge":"yes"}}}')
+    await day.kubectl("patch", "deployment/day", "--type=json", "-p",
+                      '[{"op":"add","path":"/metadata/labels/json","value":"yes"}]')
+    monkeypatch.setenv("KUBE_EDITOR", f"{shutil.which('sed')} -i s/strategic:/edited:/")
+    assert "edited" in await day.kubectl("edit", "deployment/day")
+    labels = json.loads(await day.kubectl("get", "deployment/day", "-o", "json"))["metadata"]["labels"]
+    assert labels == {"edited": "yes", "merge": "yes", "json": "yes"}
+    await day.kubectl("scale", "deployment/day", "--replicas=2")
+    await day.kubectl("rollout", "status", "deployment/day", "--timeout=30s")
+    await day.kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=day", "--timeout=20s")
+    assert len(await names(day)) == 2
+
+
+async def test_it_is_rolled_forth_and_back(day: Stage) -> None:
+    await day.kubectl("set", "env", "deployment/day", "WORD=two")
+    await day.kubectl("rollout", "status", "deployment/day", "--timeout=60s")
+    assert "WORD" in await day.kubectl("rollout", "history", "deployment/day", "--revision=2")
+    await day.kubectl("rollout", "undo", "deployment/day")
+    await day.kubectl("rollout", "status", "deployment/day", "--timeout=60s")
+    shown = json.loads(await day.kubectl("get", "deployment/day", "-o", "json"))
+    assert not shown["spec"]["template"]["spec"]["containers"][0].get("env")
+    await day.kubectl("wait", "--for=condition=Available", "deployment/day", "--timeout=20s")
+
+
+async def test_a_pod_is_waited_for_and_deleted(day: Stage) -> None:
+    await day.kubectl("run", "once", f"--image={BUSYBOX}", "--image-pull-policy=IfNotPresent", "--restart=Never", "--",
+                      "sh", "-c", "echo done")
+    await day.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/once", "--timeout=20s")
+    assert await day.kubectl("logs", "once") == "done\n"
+    assert '"once" deleted' in await day.kubectl("delete", "pod", "once", "--timeout=20s")
+    assert "not found" in await day.kubectl("get", "pod", "once", check=False)
+
+
+async def test_what_there_is_and_is_not(day: Stage) -> None:
+    assert "FIELD: containers" in (await day.kubectl("explain", "pod.spec.containers")).replace("\t", " ")
+    assert "daemonsets" in await day.kubectl("api-resources")
+    assert "Metrics API not available" in await day.kubectl("top", "nodes", check=False)
+    assert "apply-patch" in await day.kubectl("apply", "--server-side", "-f", "-", body=workload("Deployment"), check=False)
+    assert "could not find the requested resource" in await day.kubectl("create", "token", "default", check=False)
