@@ -23,6 +23,7 @@ FILTER_OUTPUT = "filter-output"  # the same for this node's own packets
 # Chains those share.
 SERVICES = "services"  # which Service is this packet for?
 NODE_PORTS = "nodeports"  # ... and if it is for this node itself, which NodePort?
+FIRST_PACKET = "first-packet"  # of a connection: one rule is all that the other packets of it cost
 UNSERVED = "unserved"  # a Service's address, but no endpoint was chosen
 REFUSE = "refuse"  # tell the caller: TCP reset, or ICMP port unreachable
 MASQUERADE = "take-own-address"  # unmark and take the node's address

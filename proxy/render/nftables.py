@@ -198,7 +198,7 @@ class Layout:
         here = f"fib daddr type local {ip} daddr != {loopback}"
         if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
             here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
-        new = f"ct state new ct status and dnat == 0 jump {names.UNSERVED}"
+        new = f"ct state new jump {names.FIRST_PACKET}"
         local = f"meta l4proto . th dport vmap @{names.LOCAL.verdicts}"
         services = f"jump {names.SERVICES}"
         yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", services)
@@ -208,9 +208,8 @@ class Layout:
             f"meta mark and {names.MASQUERADE_MARK:#x} != 0 jump {names.MASQUERADE}",
             f"ct status and dnat != 0 {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random",
         )
-        clear = f"meta priority >= {_number(FIRST_NUMBER)} ct state new ct status and dnat != 0 meta priority set 0:0"
-        yield from _chain(names.FILTER_PREROUTING, "type filter hook prerouting priority dstnat + 10; policy accept;", new, clear)
-        yield from _chain(names.FILTER_OUTPUT, "type filter hook output priority -90; policy accept;", new, clear)
+        yield from _chain(names.FILTER_PREROUTING, "type filter hook prerouting priority dstnat + 10; policy accept;", new)
+        yield from _chain(names.FILTER_OUTPUT, "type filter hook output priority -90; policy accept;", new)
         for path in PATHS:
             target = f"{self._key(path)} . meta priority map @{path.endpoints}"
             yield from _chain(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
@@ -220,6 +219,10 @@ class Layout:
         yield from _chain(
             names.NODE_PORTS, "", f"{self._outside()} fib saddr type != local {local}".strip(),
             f"meta l4proto . th dport vmap @{names.NODE_PORT.verdicts}",
+        )
+        yield from _chain(
+            names.FIRST_PACKET, "", f"ct status and dnat == 0 goto {names.UNSERVED}",
+            f"meta priority >= {_number(FIRST_NUMBER)} meta priority set 0:0",
         )
         yield from _chain(
             names.UNSERVED, "", f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
