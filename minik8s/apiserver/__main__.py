@@ -22,7 +22,7 @@ from nodecore.daemon.entry import run
 @click.option("--tls-private-key-file", default="", help="Its key.")
 @click.option("--client-ca-file", default="", help="CA that clients' certificates are from.")
 @click.option("--token-auth-file", default="", help="Static tokens, a line each: token,user,uid[,groups].")
-@click.option("--service-cluster-ip-range", default="10.96.0.0/16", show_default=True, help="Cluster IPs to give out.")
+@click.option("--service-cluster-ip-range", default="10.96.0.0/16", show_default=True, help="Cluster IPs; two for dual stack.")
 @click.option("--service-node-port-range", default="30000-32767", show_default=True, help="Node ports to give out.")
 @click.option("--kubelet-client-certificate", default="", help="Our client certificate for kubelets.")
 @click.option("--kubelet-client-key", default="", help="Its key.")

@@ -14,14 +14,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 
-from minik8s.apiserver import service_fields
+from minik8s.apiserver import service_families, service_fields
 from minik8s.apiserver.causes import wrong
 from minik8s.apiserver.status import Cause, Refused, invalid
 from minik8s.apiserver.storage import Storage
@@ -51,16 +51,17 @@ class Claim:
 
 
 class Allocator:
-    """One range of addresses and one of ports, shared by all API servers of a cluster."""
+    """A range of addresses for each family and one of ports, shared by all API servers of a cluster."""
 
-    def __init__(self, etcd: EtcdClient, network: IPNetwork, low: int, high: int) -> None:
-        self._etcd, self.network, self.low, self.high = etcd, network, low, high
+    def __init__(self, etcd: EtcdClient, networks: Sequence[IPNetwork], low: int, high: int) -> None:
+        self._etcd, self.low, self.high = etcd, low, high
+        self._networks = {f"IPv{network.version}": network for network in networks}
 
     async def claim(self, old: Object, new: Object) -> Claim:
         """Take what a new or changed Service needs beyond what it holds, writing it into `new`."""
         claim = Claim(new["metadata"]["uid"])
         try:
-            await self._claim_address(claim, old, new)
+            await self._claim_addresses(claim, old, new)
             await self._claim_ports(claim, old, new)
         except BaseException:
             await asyncio.shield(self.give_back(claim))
@@ -80,31 +81,38 @@ class Allocator:
             except Fault as fault:
                 log.warning("%s is not freed yet: %s", key, fault)
 
-    async def _claim_address(self, claim: Claim, old: Object, new: Object) -> None:
+    async def _claim_addresses(self, claim: Claim, old: Object, new: Object) -> None:
+        service_fields.agree(new)
         spec = new["spec"]
-        if spec.get("type") != "ExternalName" and not spec.get("clusterIP") and spec.get("clusterIPs"):
-            spec["clusterIP"] = spec["clusterIPs"][0]
-        if service_fields.needs_address(new):
-            spec["clusterIP"] = await self._any_address(claim)
-        elif (wanted := service_fields.address_of(new)) and wanted != service_fields.address_of(old):
-            await self._this_address(claim, new, wanted)
-        service_fields.spread_address(new, self.network.version)
+        if spec.get("type") == "ExternalName":
+            return
+        if problems := service_families.choose(new, tuple(self._networks)):
+            raise invalid("Service", "", str(new["metadata"].get("name", "")), problems)
+        if spec.get("clusterIP") == service_families.HEADLESS:
+            return
+        held, asked = service_fields.addresses_of(old), service_fields.addresses_of(new)
+        for address in asked:
+            if address not in held:
+                await self._this_address(claim, new, address)
+        spec["clusterIPs"] = [*asked, *[await self._any_address(claim, family) for family in spec["ipFamilies"][len(asked):]]]
+        service_fields.agree(new)
 
     async def _this_address(self, claim: Claim, obj: Object, wanted: str) -> None:
         address = ip_address(wanted)
-        if address not in self.network or address in (self.network.network_address, self.network.broadcast_address):
-            why = f"the provided IP is not in the valid range. The range of valid IPs is {self.network}"
+        network = self._networks[service_families.family_of(wanted)]
+        if address not in network or address in (network.network_address, network.broadcast_address):
+            why = f"the provided IP is not in the valid range. The range of valid IPs is {network}"
             raise _invalid(obj, wrong("spec.clusterIPs", [wanted], f"failed to allocate IP {wanted}: {why}"))
         if not await self._take(claim, IPS + str(address)):
             why = "provided IP is already allocated"
             raise _invalid(obj, wrong("spec.clusterIPs", [wanted], f"failed to allocate IP {wanted}: {why}"))
 
-    async def _any_address(self, claim: Claim) -> str:
-        size = min(self.network.num_addresses, 2**20)
-        first = int(self.network.network_address)
-        found = await self._any(claim, IPS, lambda offset: str(ip_address(first + offset)), range(2, size - 1))
+    async def _any_address(self, claim: Claim, family: str) -> str:
+        network = self._networks[family]
+        size = min(network.num_addresses, 2**20)
+        found = await self._any(claim, IPS, lambda offset: str(network.network_address + offset), range(2, size - 1))
         if not found:
-            raise Refused(500, f"Internal error occurred: failed to allocate a serviceIP: range {self.network} is full")
+            raise Refused(500, f"Internal error occurred: failed to allocate a serviceIP: range {network} is full")
         return found
 
     async def _claim_ports(self, claim: Claim, old: Object, new: Object) -> None:
@@ -184,9 +192,8 @@ class Allocator:
 
 def keys_of(obj: Object) -> set[str]:
     """The keys a Service should hold."""
-    address = service_fields.address_of(obj)
     ports = {f"{PORTS}{port}" for port in service_fields.node_ports_of(obj)}
-    return ports | ({f"{IPS}{ip_address(address)}"} if address else set())
+    return ports | {f"{IPS}{ip_address(address)}" for address in service_fields.addresses_of(obj)}
 
 
 def _read(value: bytes) -> _Taken:

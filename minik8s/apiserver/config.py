@@ -15,7 +15,7 @@ from minik8s.apiserver.default_objects import Advertised
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.etcd.config import EtcdConfig, parse_endpoints
-from nodecore.net import IPNetwork, parse_address, parse_network
+from nodecore.net import Family, IPNetwork, parse_address, parse_network
 
 LARGEST_RANGE_BITS = 20
 
@@ -53,14 +53,18 @@ class Flags:
         config.pem()
         return config
 
-    def network(self) -> IPNetwork:
-        """The range of cluster IPs."""
-        network = parse_network(self.service_cluster_ip_range, what="--service-cluster-ip-range")
-        if network.num_addresses < 8:
-            raise UserError(f"--service-cluster-ip-range: {network} is too small, it must have at least 8 addresses")
-        if network.max_prefixlen - network.prefixlen > LARGEST_RANGE_BITS:
-            raise UserError(f"--service-cluster-ip-range: {network} is too large, at most {LARGEST_RANGE_BITS} bits may vary")
-        return network
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The ranges of cluster IPs, one a family; the first is of the family Services have if they do not say."""
+        flag = "--service-cluster-ip-range"
+        networks = tuple(parse_network(text, what=flag) for text in self.service_cluster_ip_range.split(","))
+        if len(networks) > len({network.version for network in networks}):
+            raise UserError(f"{flag}: {self.service_cluster_ip_range!r} has two ranges of one family")
+        for network in networks:
+            if network.num_addresses < 8:
+                raise UserError(f"{flag}: {network} is too small, it must have at least 8 addresses")
+            if network.max_prefixlen - network.prefixlen > LARGEST_RANGE_BITS:
+                raise UserError(f"{flag}: {network} is too large, at most {LARGEST_RANGE_BITS} bits may vary")
+        return networks
 
     def node_ports(self) -> tuple[int, int]:
         """The first and last node port."""
@@ -79,11 +83,13 @@ class Flags:
 
     def advertised(self) -> Advertised:
         """Where others reach this server."""
+        network = self.networks()[0]
         text = self.advertise_address or self.bind_address
         address = parse_address(text, what="--advertise-address")
         if address.is_unspecified:
-            address = ip_address(_own_address())
-        network = self.network()
+            address = ip_address(_own_address(Family.of(network)))
+        if address.version != network.version:
+            raise UserError(f"--advertise-address: {address} is not of the family of --service-cluster-ip-range {network}")
         return Advertised(address, self.secure_port, network.network_address + 1)
 
     def server_tls(self) -> ssl.SSLContext:
@@ -153,11 +159,11 @@ def _readable(path: str, flag: str) -> None:
         raise UserError(f"{flag}: {path}: {error.strerror}") from None
 
 
-def _own_address() -> str:
+def _own_address(family: Family) -> str:
     """The address of the default route; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(family.af, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect(("192.0.2.1", 9))
+            sock.connect(("192.0.2.1" if family is Family.IPV4 else "2001:db8::1", 9))
         except OSError:
             raise UserError("--advertise-address: not given, and this host has no default route to choose one by") from None
         return str(sock.getsockname()[0])

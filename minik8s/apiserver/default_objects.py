@@ -33,6 +33,11 @@ class Advertised:
     port: int
     service: IPAddress
 
+    @property
+    def text(self) -> str:
+        """As `host:port`."""
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
 
 def service(where: Advertised) -> Object:
     """The Service `kubernetes`."""

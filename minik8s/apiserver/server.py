@@ -38,14 +38,14 @@ SHUTDOWN_SECONDS = 2.0
 async def serve(flags: Flags) -> None:
     """Serve until a signal ends it."""
     etcd, tls, kubelets, tokens = flags.etcd(), flags.server_tls(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
-    network, (low, high), where = flags.network(), flags.node_ports(), flags.advertised()
+    networks, (low, high), where = flags.networks(), flags.node_ports(), flags.advertised()
     event_ttl = flags.event_seconds()
     sockets = [*listen_sockets().values(), *flags.sockets()]
     await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
     async with EtcdClient(etcd) as client:
-        cluster = Cluster(client, Allocator(client, network, low, high), passing_after=event_ttl)
+        cluster = Cluster(client, Allocator(client, networks, low, high), passing_after=event_ttl)
         health = Health(cluster)
-        handler = Handler(cluster, health, tokens, kubelets, f"{where.address}:{where.port}")
+        handler = Handler(cluster, health, tokens, kubelets, where.text)
         runner = await _start(handler, sockets, tls)
         log.info("serving on %s", ", ".join(_name(sock) for sock in sockets))
 

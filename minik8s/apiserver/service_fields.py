@@ -1,23 +1,24 @@
 """What a Service's address fields say together, before and after an address is chosen; and what an update keeps.
 
-Pure. Must not know: which addresses are free. Read next: `allocate.py`.
+Pure. Must not know: which addresses are free. Read next: `service_families.py`, `allocate.py`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from minik8s.apiserver import service_families
 from minik8s.apiserver.defaults_pod import each, section
 
 Object = dict[str, Any]
 WITH_NODE_PORTS = ("NodePort", "LoadBalancer")
 
 
-def address_of(obj: Object) -> str:
-    """The cluster IP a Service holds, empty where it has none of its own."""
+def addresses_of(obj: Object) -> list[str]:
+    """The cluster IPs a Service holds, none where it has none of its own."""
     spec = section(obj, "spec")
-    address = spec.get("clusterIP") or ""
-    return "" if address == "None" or spec.get("type") == "ExternalName" else str(address)
+    listed = spec.get("clusterIPs") or [spec.get("clusterIP") or ""]
+    return [] if spec.get("type") == "ExternalName" else [str(address) for address in listed if address not in ("", "None")]
 
 
 def node_ports_of(obj: Object) -> set[int]:
@@ -25,12 +26,6 @@ def node_ports_of(obj: Object) -> set[int]:
     spec = section(obj, "spec")
     found = {port.get("nodePort") for port in each(spec, "ports")} | {spec.get("healthCheckNodePort")}
     return {port for port in found if isinstance(port, int) and port}
-
-
-def needs_address(obj: Object) -> bool:
-    """Whether a Service is to be given a cluster IP."""
-    spec = section(obj, "spec")
-    return spec.get("type") != "ExternalName" and not spec.get("clusterIP")
 
 
 def ports_in_need(obj: Object) -> list[Object]:
@@ -41,19 +36,16 @@ def ports_in_need(obj: Object) -> list[Object]:
     return [port for port in each(spec, "ports") if not port.get("nodePort")]
 
 
-def spread_address(obj: Object, version: int) -> None:
-    """Say a chosen address in all the fields that repeat it."""
+def agree(obj: Object) -> None:
+    """Let `clusterIP` and `clusterIPs` say the same; an ExternalName has neither."""
     spec = section(obj, "spec")
     if spec.get("type") == "ExternalName":
         for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
             spec.pop(field, None)
-        return
-    if spec.get("clusterIP"):
-        spec["clusterIPs"] = [spec["clusterIP"]]
     elif spec.get("clusterIPs"):
         spec["clusterIP"] = spec["clusterIPs"][0]
-    spec.setdefault("ipFamilies", [f"IPv{version}"])
-    spec.setdefault("ipFamilyPolicy", "SingleStack")
+    elif spec.get("clusterIP"):
+        spec["clusterIPs"] = [spec["clusterIP"]]
 
 
 def carry(old: Object, new: Object) -> None:
@@ -63,6 +55,7 @@ def carry(old: Object, new: Object) -> None:
         for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
             if field in before and not after.get(field):
                 after[field] = before[field]
+        service_families.downgrade(before, after)
     if after.get("type") in WITH_NODE_PORTS:
         held = {(port.get("protocol"), port.get("port")): port.get("nodePort") for port in each(before, "ports")}
         taken = node_ports_of(new)

@@ -37,11 +37,16 @@ class Kubelet:
     host: str
     port: int
 
+    @property
+    def text(self) -> str:
+        """As `host:port`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 def kubelet_of(node: Object) -> Kubelet:
     """The address of a node's kubelet."""
     status = node.get("status") or {}
-    addresses = {each.get("type"): each.get("address") for each in status.get("addresses") or []}
+    addresses = {each.get("type"): each.get("address") for each in reversed(status.get("addresses") or [])}
     host = addresses.get("InternalIP") or addresses.get("Hostname")
     port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or 10250
     if not host:
@@ -107,11 +112,11 @@ async def _connect(kubelet: Kubelet, context: ssl.SSLContext | None) -> tuple[as
             return await asyncio.open_connection(kubelet.host, kubelet.port, ssl=context, server_hostname=kubelet.host)
     except (OSError, TimeoutError) as error:
         why = str(error) or "timed out"
-        raise Refused(500, f"Get \"https://{kubelet.host}:{kubelet.port}\": {why}") from None
+        raise Refused(500, f"Get \"https://{kubelet.text}\": {why}") from None
 
 
 def _head(request: web.BaseRequest, kubelet: Kubelet, path: str, *, upgrade: bool) -> bytes:
-    lines = [f"{request.method} {path} HTTP/1.1".encode(), f"Host: {kubelet.host}:{kubelet.port}".encode()]
+    lines = [f"{request.method} {path} HTTP/1.1".encode(), f"Host: {kubelet.text}".encode()]
     for name, value in request.raw_headers:
         lower = name.decode("latin-1").lower()
         if lower not in DROPPED and (upgrade or lower not in ("connection", "upgrade")):

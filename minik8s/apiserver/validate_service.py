@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
 
-from minik8s.apiserver import causes
+from minik8s.apiserver import causes, service_families
 from minik8s.apiserver.defaults_pod import each, section
 from minik8s.apiserver.status import Cause
 
@@ -46,6 +46,7 @@ def _addresses(spec: Object) -> Iterator[Cause]:
         yield causes.wrong("spec.clusterIPs[0]", address, "must be a valid IP address")
     if address == "None" and spec.get("type") in ("NodePort", "LoadBalancer"):
         yield causes.wrong("spec.clusterIPs[0]", "None", "may not be set to 'None' for NodePort and LoadBalancer services")
+    yield from service_families.well_formed(spec)
     listed = spec.get("clusterIPs") or []
     if listed and address and listed[0] != address:
         yield causes.wrong("spec.clusterIPs", listed, "first value must match `clusterIP`")
@@ -107,3 +108,4 @@ def service_change(old: Object, new: Object) -> Iterator[Cause]:
         return
     if before.get("clusterIP") and before["clusterIP"] != after.get("clusterIP"):
         yield causes.immutable("spec.clusterIPs[0]", after.get("clusterIP"))
+    yield from service_families.changed(before, after)
