@@ -1,9 +1,10 @@
 """The overlay daemon, put together.
 
     etcd --leases--> Tenure (ours)   \\
-         --watch---> snapshot (all)   >- Inputs -> plan.py -> Reconciler -> kernel network, nft tables, attendant
-    netlink and nft monitors: "look again"                     |
-                                                               `-> subnet.env, READY=1
+         --watch---> snapshot (all)   >- Inputs -> plan.py -> Reconciler -> kernel network, attendant
+    netlink monitor: "look again"                              |
+    nft monitor, lease: the same for the traffic rules  -> Reconciler -> nftables or iptables
+                                                               `-> both worked: subnet.env, READY=1
 
 Events only mark the reconciler dirty. When the daemon ends, however it ends, the network stays as it is.
 Read next: `flanneld_py/plan.py`.
@@ -24,7 +25,9 @@ from flanneld_py.config import Settings
 from flanneld_py.identity import Identity
 from flanneld_py.iface import Underlay, choose_underlay
 from flanneld_py.lease import Lease
+from flanneld_py.masq import Wanted
 from flanneld_py.netconf import NetConf, parse_netconf
+from flanneld_py.rules import RulesTarget, concerns
 from flanneld_py.store.etcd import EtcdLeaseStore
 from flanneld_py.store.port import LeaseStore, Snapshot, Wish
 from flanneld_py.subnetfile import read_previous, render_subnet_file, write_subnet_file
@@ -33,9 +36,10 @@ from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
 from nodecore.errors import Blame, Fault
 from nodecore.etcd.client import EtcdClient, EtcdConfig, parse_endpoints
+from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netlink import KernelHost, KernelNetwork
 from nodecore.kernel.nft import EVERYTHING, Nft
-from nodecore.kernel.ports import Firewall, Host, Network
+from nodecore.kernel.ports import Chains, Firewall, Host, Network
 from nodecore.kernel.sysctl import read_sysctl
 from nodecore.loop.backoff import Backoff
 from nodecore.loop.reconcile import Outcome, Reconciler
@@ -56,11 +60,12 @@ class Ports:
     host: Host
     network: Network
     firewall: Firewall
+    chains: Chains
 
 
 @dataclass
 class Agent:
-    """One daemon: what it was told, what it knows, and its one reconciler."""
+    """One daemon: what it was told, what it knows, and its two reconcilers: one for the network, one for the traffic rules."""
 
     settings: Settings
     ports: Ports
@@ -72,24 +77,33 @@ class Agent:
     tenure: Tenure = field(init=False)
     target: NodeTarget = field(init=False)
     reconciler: Reconciler = field(init=False)
+    rules: Reconciler = field(init=False)
     count: Callable[[Outcome], None] = lambda outcome: None
+    count_rules: Callable[[Outcome], None] = lambda outcome: None
     ready: bool = False
 
     async def run(self) -> None:
         """Start, then work for ever."""
-        self.target = NodeTarget(self.ports.network, self.ports.firewall, self.inputs)
+        self.target = NodeTarget(self.ports.network, self.inputs)
         self.reconciler = Reconciler(
             "flanneld", self.target, resync=RESYNC, min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._passed
         )
+        self.rules = Reconciler(
+            "rules", RulesTarget(self.ports.firewall, self.ports.chains, self.traffic), resync=self.settings.rules_resync,
+            min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._rules_passed,
+        )
         self._serve_health()
         await self._learn()
+        if self.conf.nftables:
+            self.rules.resync = RESYNC  # the monitor hears of every change
         await self.tenure.begin()
         self.target.attendant = choose_attendant(self.backend, self.underlay)
         try:
             await run_tasks({
-                "lease": self.tenure.run(), "leases": self._follow_leases(), "reconciler": self.reconciler.run(),
-                "network monitor": self._follow_network(), "nft monitor": self._follow_tables(),
-                "watchdog": systemd.watchdog(lambda: True),
+                "lease": self.tenure.run(), "leases": self._follow_leases(),
+                "reconciler": self.reconciler.run(), "network monitor": self._follow_network(),
+                "rules": self.rules.run(), "nft monitor": self._follow_tables(),
+                "watchdog": systemd.watchdog(lambda: self.reconciler.alive),
             }, signals=False)
         finally:
             if self.target.attendant:
@@ -100,6 +114,10 @@ class Agent:
         if self.leases is None:
             return None
         return plan.Inputs(self.conf, self.backend, self.underlay, self.settings.features, self.tenure.lease, self.leases)
+
+    def traffic(self) -> Wanted:
+        """The traffic rules, which need no peers."""
+        return plan.desired_traffic(self.conf, self.backend, self.settings.features, self.tenure.lease)
 
     async def _learn(self) -> None:
         """The configuration, the way out, and what we wish for."""
@@ -112,12 +130,17 @@ class Agent:
         log.info("Backend: %s", self.backend)
         self.backend.check(self.underlay)
         self.identity = Identity(self.ports.host, self.backend)
-        self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self.reconciler.mark)
+        self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved)
 
     def _wish(self) -> Wish:
         return Wish(
             self.conf, self.underlay.public, read_previous(self.settings.subnet_file), self.identity.lease_data, self.backend.type
         )
+
+    def _moved(self) -> None:
+        """Our lease is another one."""
+        self.reconciler.mark()
+        self.rules.mark()
 
     async def _follow_leases(self) -> None:
         async for snapshot in self.ports.store.watch():
@@ -134,16 +157,24 @@ class Agent:
             self.reconciler.mark()
 
     async def _follow_tables(self) -> None:
-        ours = {f"{family.nft} flannel-ipv{family.value}" for family in Family} | {EVERYTHING}
-        async for name in self.ports.firewall.changes():
-            if name in ours:
-                self.reconciler.mark()
+        async for name in self.ports.firewall.changes(chains=True):
+            if name == EVERYTHING or concerns(name):
+                self.rules.mark()
 
     def _passed(self, outcome: Outcome) -> None:
-        """After every pass that worked: tell the CNI plugin and the service manager."""
         self.count(outcome)
+        if not outcome.error:
+            self._tell()
+
+    def _rules_passed(self, outcome: Outcome) -> None:
+        self.count_rules(outcome)
+        if not outcome.error and not self.ready:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Once network and rules have worked: tell the CNI plugin and the service manager."""
         served = self.target.served
-        if outcome.error or not served:
+        if not (served and self.reconciler.condition.synced_once and self.rules.condition.synced_once):
             return
         text = render_subnet_file(
             self.conf, served.own, served.backend.mtu(served.underlay), ip_masq=self.settings.features.ip_masq
@@ -161,9 +192,10 @@ class Agent:
         from nodecore.daemon import metrics
 
         self.count = metrics.reconcile_observer("flanneld")
+        self.count_rules = metrics.reconcile_observer("flanneld_rules")
         health.serve(host, port, {
             "/healthz": health.check(lambda: True, "flanneld is running"),
-            "/readyz": health.check(lambda: self.ready and self.reconciler.healthy),
+            "/readyz": health.check(lambda: self.ready and self.reconciler.healthy and self.rules.healthy),
             "/metrics": metrics.exposition,
         })
 
@@ -180,7 +212,7 @@ async def dry_run(settings: Settings) -> None:
     async with _client(settings) as client:
         ports = _ports(settings, client)
         agent = Agent(settings, ports)
-        target = NodeTarget(ports.network, ports.firewall, lambda: None)
+        target = NodeTarget(ports.network, lambda: None)
         agent.reconciler = Reconciler("flanneld", target)
         await agent._learn()
         lease = await ports.store.preview(agent._wish())
@@ -191,6 +223,10 @@ async def dry_run(settings: Settings) -> None:
         print(f"lease {lease.describe()}")
         for op in target.plan(await target.observe(wanted), wanted):
             print(op.describe())
+        rules = RulesTarget(ports.firewall, ports.chains, lambda: None)
+        traffic = plan.desired_traffic(agent.conf, agent.backend, settings.features, lease)
+        for write in rules.plan(await rules.observe(traffic), traffic):
+            print(write.describe())
 
 
 def _client(settings: Settings) -> EtcdClient:
@@ -203,7 +239,7 @@ def _client(settings: Settings) -> EtcdClient:
 def _ports(settings: Settings, client: EtcdClient) -> Ports:
     for name in settings.ignored:
         log.warning("--%s is accepted and ignored", name)
-    return Ports(EtcdLeaseStore(client, settings.prefix), KernelHost(), KernelNetwork(), Nft())
+    return Ports(EtcdLeaseStore(client, settings.prefix), KernelHost(), KernelNetwork(), Nft(), Iptables())
 
 
 async def wait_for_config(store: LeaseStore) -> NetConf:

@@ -48,7 +48,7 @@ FLAGS = (
     Flag("ip-masq", OFF, "Masquerade what leaves the network."),
     Flag("ip-masq-fully-random-disable", OFF, "Masquerade without random source ports."),
     Flag("ip-blackhole-route", OFF, "A blackhole route for our own subnet, for pods that do not exist."),
-    Flag("iptables-resync", 5, "Accepted; the tables are watched, not polled."),
+    Flag("iptables-resync", 5, "Seconds after which iptables rules are looked at even if nothing was heard of a change."),
     Flag("iptables-forward-rules", ON, "Accept forwarded packets of the network."),
     Flag("healthz-ip", "0.0.0.0", "Address for /healthz, /readyz and /metrics."),
     Flag("healthz-port", 0, "Port for them; 0 for none."),
@@ -79,6 +79,7 @@ class Settings:
     features: Features
     subnet_file: Path
     renew_margin: float
+    rules_resync: float
     healthz: tuple[str, int]
     verbosity: int
     vmodule: str = ""
@@ -97,6 +98,8 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
         raise UserError(f"--subnet-lease-renew-margin: {margin} is not between 1 and 1439 minutes")
     if not 0 <= port <= 65535:
         raise UserError(f"--healthz-port: {port} is not a port")
+    if given["iptables-resync"] < 1:
+        raise UserError(f"--iptables-resync: {given['iptables-resync']} is not a number of seconds, at least 1")
     return Settings(
         endpoints=given["etcd-endpoints"], prefix=given["etcd-prefix"],
         ca=given["etcd-cafile"], cert=given["etcd-certfile"], key=given["etcd-keyfile"],
@@ -106,7 +109,8 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
             ip_masq=given["ip-masq"], fully_random=not given["ip-masq-fully-random-disable"],
             forward_rules=given["iptables-forward-rules"], blackhole_route=given["ip-blackhole-route"],
         ),
-        subnet_file=Path(given["subnet-file"]), renew_margin=margin * 60.0, healthz=(given["healthz-ip"], port),
+        subnet_file=Path(given["subnet-file"]), renew_margin=margin * 60.0, rules_resync=float(given["iptables-resync"]),
+        healthz=(given["healthz-ip"], port),
         verbosity=given["v"], vmodule=given["vmodule"], log_backtrace_at=given["log_backtrace_at"],
     )
 

@@ -59,6 +59,7 @@ class NetConf:
     blocks: tuple[Block, ...]
     backend: str
     options: Mapping[str, Any]
+    nftables: bool = False
 
     def block(self, family: Family) -> Block | None:
         """The network of a family, None where it is switched off."""
@@ -86,7 +87,8 @@ def parse_netconf(text: str) -> NetConf:
         raise UserError(f"{WHAT}: EnableIPv4 and EnableIPv6 are both false: nothing to do")
     backend = _typed(raw, "Backend", dict, default={})
     kind = _typed(backend, "Type", str, default="", within="Backend.") or DEFAULT_BACKEND
-    return NetConf(tuple(_block(raw, family) for family in enabled), kind, backend)
+    nftables = _typed(raw, "EnableNFTables", bool, default=False)
+    return NetConf(tuple(_block(raw, family) for family in enabled), kind, backend, nftables)
 
 
 def _block(raw: Mapping[str, Any], family: Family) -> Block:

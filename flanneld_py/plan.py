@@ -1,21 +1,22 @@
 """All this node should hold, from all the agent knows: the whole decision of the daemon in one place.
 
     Inputs (own lease, all leases, configuration, backend, underlay, flags)
-      -> desired() -> Desired (kernel records, nft tables, peers an attendant serves)
+      -> desired() -> Desired (kernel records, peers an attendant serves)
       -> plan_node(Observed, Desired) -> operations
+      -> desired_traffic() -> Wanted (traffic rules: flanneld_py/rules.py writes them)
 
 Pure. Must not know: where leases come from, who writes. Read next: `flanneld_py/backends/port.py`, `flanneld_py/masq.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from flanneld_py.backends.port import Backend
 from flanneld_py.iface import Underlay
 from flanneld_py.lease import Lease, Part
-from flanneld_py.masq import Table, desired_table
+from flanneld_py.masq import Wanted, desired_rules
 from flanneld_py.netconf import NetConf
 from nodecore.kernel.diff import NetOp, plan_changes
 from nodecore.kernel.model import NetState, Route, Sysctl
@@ -51,42 +52,17 @@ class Desired:
     """What the node should hold."""
 
     net: NetState
-    tables: tuple[Table, ...]
     serving: Lease | None = None
     peers: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What it holds: of each nft table there is, the script it stands for, or "?" where it is not as a script of ours left it."""
+    """What it holds."""
 
     net: NetState
-    tables: Mapping[str, str] = field(default_factory=dict)
     serving: Lease | None = None
     peers: tuple[Part, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LoadTable:
-    """Put a table in place, whole."""
-
-    table: Table
-    replaces: bool = False
-
-    def describe(self) -> str:
-        """In words."""
-        return f"{'replace' if self.replaces else 'add'} nft table {self.table.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropTable:
-    """Take a table away."""
-
-    table: Table
-
-    def describe(self) -> str:
-        """In words."""
-        return f"delete nft table {self.table.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +99,7 @@ class RemovePeer:
 
 
 PeerOp = StartServing | AddPeer | RemovePeer
-NodeOp = NetOp | LoadTable | DropTable | PeerOp
+NodeOp = NetOp | PeerOp
 
 
 def desired(inputs: Inputs) -> Desired:
@@ -133,31 +109,27 @@ def desired(inputs: Inputs) -> Desired:
     blackholes = {Route(part.subnet) for part in inputs.own.parts} if inputs.features.blackhole_route else set()
     return Desired(
         net | NetState(sysctls=frozenset(forwarding), routes=frozenset(blackholes)),
-        tuple(_table(inputs, family) for family in Family),
         inputs.own if inputs.backend.attendant else None,
         inputs.backend.attended(inputs.own, inputs.leases, inputs.underlay),
     )
 
 
-def _table(inputs: Inputs, family: Family) -> Table:
-    block, part = inputs.conf.block(family), inputs.own.part(family)
-    return desired_table(
-        family, block.network if block else None, part.subnet if part else None,
-        masquerade=inputs.features.ip_masq, forward=inputs.features.forward_rules, fully_random=inputs.features.fully_random,
-        untracked_ports=inputs.backend.untracked_ports,
-    )
+def desired_traffic(conf: NetConf, backend: Backend, features: Features, own: Lease) -> Wanted:
+    """The traffic rules of both families; they depend on no peer."""
+    sets = []
+    for family in Family:
+        block, part = conf.block(family), own.part(family)
+        sets.append(desired_rules(
+            family, block.network if block else None, part.subnet if part else None,
+            masquerade=features.ip_masq, forward=features.forward_rules, fully_random=features.fully_random,
+            untracked_ports=backend.untracked_ports,
+        ))
+    return Wanted(tuple(sets), conf.nftables)
 
 
 def plan_node(observed: Observed, wanted: Desired) -> tuple[NodeOp, ...]:
     """The operations, the network's first."""
-    ops: list[NodeOp] = [*plan_changes(observed.net, wanted.net)]
-    for table in wanted.tables:
-        there = observed.tables.get(table.key)
-        if table.script and there != table.script:
-            ops.append(LoadTable(table, replaces=there is not None))
-        elif not table.script and there is not None:
-            ops.append(DropTable(table))
-    return (*ops, *_peer_ops(observed, wanted))
+    return (*plan_changes(observed.net, wanted.net), *_peer_ops(observed, wanted))
 
 
 def _peer_ops(observed: Observed, wanted: Desired) -> Iterator[PeerOp]:

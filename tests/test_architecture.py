@@ -20,6 +20,7 @@ IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aio
 PURE = (
     "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py",
     "flanneld_py/plan.py", "flanneld_py/masq.py", "flanneld_py/alloc.py", "flanneld_py/lease.py", "flanneld_py/backends/*.py",
+    "flanneld_py/render/*.py",
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
     "minik8s/apiserver/routes.py", "minik8s/apiserver/selectors.py", "minik8s/apiserver/defaults.py",
     "minik8s/apiserver/authorize.py", "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
@@ -29,7 +30,7 @@ PURE = (
 )
 ADAPTERS = "nodecore/kernel/"
 KERNEL_LIBRARIES = {"pyroute2", "iptc"}
-KERNEL_COMMANDS = {"nft", "iptables", "iptables-restore", "ip6tables-restore", "ipset", "conntrack"}
+KERNEL_COMMANDS = {"nft", "iptables", "iptables-restore", "ip6tables-restore", "ip6tables", "ipset", "conntrack"}
 
 
 def sources() -> list[Path]:

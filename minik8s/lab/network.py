@@ -20,7 +20,7 @@ KEY = "/coreos.com/network/config"
 
 async def put_config(config: EtcdConfig, network: str, backend: str) -> None:
     """Write the configuration where it is not there already."""
-    document = json.dumps({"Network": network, "Backend": {"Type": backend}}).encode()
+    document = json.dumps({"Network": network, "EnableNFTables": True, "Backend": {"Type": backend}}).encode()
     async with EtcdClient(config) as client:
         there = await client.get(KEY)
         if there is None or there.value != document:

@@ -28,6 +28,7 @@ NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_NEWGEN = 15
 NFTA_TABLE = 1  # the table's name has this number in every message but NEWGEN
+NFTA_CHAIN = {3: 3, 5: 3, 6: 2, 8: 2}  # by message: NEWCHAIN and DELCHAIN, NEWRULE and DELRULE
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
 FAMILY_OFFSET, FIRST_ATTRIBUTE = 16, 20  # nfgenmsg follows the header
 ATTRIBUTE = struct.Struct("=HH")
@@ -56,6 +57,11 @@ class Nft:
         code, _, complaint = await self._run(["-c", "-f", "-"], script)
         if code:
             raise fault(complaint)
+
+    async def list_tables(self) -> frozenset[str]:
+        """`family name` of every table there is."""
+        text = await self._list(["list", "tables"])
+        return frozenset(line.removeprefix("table ") for line in (text or "").splitlines())
 
     async def list_table(self, family: str, name: str) -> str | None:
         """The table as text without counters, or None where there is none. Slow for big maps."""
@@ -87,8 +93,11 @@ class Nft:
         out, complaint = await child.communicate()
         return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
 
-    async def changes(self) -> AsyncIterator[str]:
-        """Yield `family table` for each change by others, and `EVERYTHING` when news was lost."""
+    async def changes(self, *, chains: bool = False) -> AsyncIterator[str]:
+        """Yield `family table` for each change by others, and `EVERYTHING` when news was lost.
+
+        With `chains` it is `family table chain` for what happened to a chain or its rules.
+        """
         loop = asyncio.get_running_loop()
         with open_monitor() as sock:
             while True:
@@ -100,7 +109,7 @@ class Nft:
                     yield EVERYTHING
                     continue
                 async with self._starting:
-                    names = touched(datagram, self._own)
+                    names = touched(datagram, self._own, chains=chains)
                 for name in names:
                     yield name
 
@@ -129,8 +138,8 @@ def open_monitor() -> socket.socket:
     return sock
 
 
-def touched(datagram: bytes, own: Sequence[int] | deque[int] = ()) -> list[str]:
-    """The tables a datagram of notifications speaks of, each once; nothing if the port id is one of `own`.
+def touched(datagram: bytes, own: Sequence[int] | deque[int] = (), *, chains: bool = False) -> list[str]:
+    """The tables (or chains) a datagram of notifications speaks of, each once; nothing if the port id is one of `own`.
 
     A datagram never mixes transactions, so its first message tells whose it is.
     """
@@ -142,20 +151,22 @@ def touched(datagram: bytes, own: Sequence[int] | deque[int] = ()) -> list[str]:
             return []
         if length < FIRST_ATTRIBUTE or offset + length > end:
             break
-        if kind >> 8 == NFNL_SUBSYS_NFTABLES and kind & 0xFF != NFT_MSG_NEWGEN:
-            name = _table(datagram, offset + FIRST_ATTRIBUTE, offset + length)
-            if name:
-                found[f"{FAMILIES.get(datagram[offset + FAMILY_OFFSET], '?')} {name}"] = None
+        message = kind & 0xFF
+        if kind >> 8 == NFNL_SUBSYS_NFTABLES and message != NFT_MSG_NEWGEN:
+            where = offset + FIRST_ATTRIBUTE, offset + length
+            if name := _name(datagram, *where, NFTA_TABLE):
+                chain = _name(datagram, *where, NFTA_CHAIN[message]) if chains and message in NFTA_CHAIN else ""
+                found[" ".join(filter(None, (FAMILIES.get(datagram[offset + FAMILY_OFFSET], "?"), name, chain)))] = None
         offset += (length + 3) & ~3
     return list(found)
 
 
-def _table(datagram: bytes, offset: int, end: int) -> str:
+def _name(datagram: bytes, offset: int, end: int, wanted: int) -> str:
     while offset + ATTRIBUTE.size <= end:
         length, kind = ATTRIBUTE.unpack_from(datagram, offset)
         if length < ATTRIBUTE.size:
             return ""
-        if kind & ATTRIBUTE_MASK == NFTA_TABLE:
+        if kind & ATTRIBUTE_MASK == wanted:
             return datagram[offset + ATTRIBUTE.size : offset + length].rstrip(b"\0").decode(errors="replace")
         offset += (length + 3) & ~3
     return ""

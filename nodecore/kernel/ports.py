@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from nodecore.kernel.diff import NetOp
 from nodecore.kernel.model import Link, NetState, Scope
-from nodecore.net import IPAddress, IPNetwork
+from nodecore.net import Family, IPAddress, IPNetwork
 
 
 class Network(Protocol):
@@ -73,10 +74,45 @@ class Firewall(Protocol):
         """Do one script as one transaction."""
         ...
 
+    async def list_tables(self) -> frozenset[str]:
+        """`family name` of every table there is."""
+        ...
+
     async def list_table(self, family: str, name: str) -> str | None:
         """A table's text without counters, None when it is not there."""
         ...
 
-    def changes(self) -> AsyncIterator[str]:
-        """Yields `family table` of what others changed. Never ends."""
+    def changes(self, *, chains: bool = False) -> AsyncIterator[str]:
+        """Yields `family table` of what others changed; with `chains`, `family table chain` for what is in one. Never ends."""
+        ...
+
+
+class Variant(Enum):
+    """The two iptables: what one writes, the other does not see."""
+
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class Chains(Protocol):
+    """iptables, by chain."""
+
+    async def variants(self) -> tuple[Variant, ...]:
+        """Those that are installed."""
+        ...
+
+    async def chosen(self) -> Variant:
+        """The one this host's rules are written with."""
+        ...
+
+    def registered(self, family: Family) -> frozenset[str]:
+        """The legacy tables there are; asking makes none."""
+        ...
+
+    async def list_chain(self, variant: Variant, family: Family, table: str, chain: str) -> tuple[str, ...] | None:
+        """The rules of one chain as `iptables -S` writes them, None when it is not there."""
+        ...
+
+    async def restore(self, variant: Variant, family: Family, script: str) -> None:
+        """Do one script: each table it names at once, chains it does not name not at all."""
         ...

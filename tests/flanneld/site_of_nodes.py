@@ -20,7 +20,7 @@ from pathlib import Path
 from nodecore.kernel.netns import Netns
 
 ETCD_IP = "192.168.77.254"
-CONFIG = {"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
+CONFIG = {"Network": "10.5.0.0/16", "EnableNFTables": True, "Backend": {"Type": "vxlan"}}
 
 
 def until(what: Callable[[], object], why: str, seconds: float = 10.0, every: float = 0.01) -> float:

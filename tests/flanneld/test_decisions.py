@@ -15,7 +15,6 @@ from flanneld_py.alloc import OutOfSubnets, choose_subnets
 from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
 from flanneld_py.iface import Underlay, Wishes, choose_underlay
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
-from flanneld_py.masq import desired_table
 from flanneld_py.netconf import parse_netconf
 from flanneld_py.subnetfile import read_previous, render_subnet_file
 from flanneld_py.tenure import renewal_delay
@@ -237,33 +236,6 @@ def test_switched_off_is_the_empty_state(numbers: set[int]) -> None:
 
 
 # --- rules, files, interfaces ------------------------------------------------------------------------------------
-
-
-def test_rules_switched_off_leave_nothing() -> None:
-    net, subnet = ip_network("10.5.0.0/16"), ip_network("10.5.1.0/24")
-    assert desired_table(Family.IPV4, net, subnet, masquerade=False, forward=False, fully_random=True).script == ""
-    assert desired_table(Family.IPV6, None, None, masquerade=True, forward=True, fully_random=True).script == ""
-    assert "postrtg" not in desired_table(Family.IPV4, net, subnet, masquerade=False, forward=True, fully_random=True).script
-
-
-def test_ipv6_rules_golden() -> None:
-    table = desired_table(
-        Family.IPV6, ip_network("fd00:5::/48"), ip_network("fd00:5:0:1::/64"), masquerade=True, forward=False, fully_random=False
-    )
-    assert table.script == """add table ip6 flannel-ipv6
-delete table ip6 flannel-ipv6
-table ip6 flannel-ipv6 {
-	chain postrtg {
-		type nat hook postrouting priority srcnat; policy accept;
-		meta mark & 0x4000 == 0x4000 return
-		ip6 saddr fd00:5:0:1::/64 ip6 daddr fd00:5::/48 return
-		ip6 saddr fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return
-		ip6 saddr != fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return
-		ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade
-		ip6 saddr != fd00:5::/48 ip6 daddr fd00:5::/48 masquerade
-	}
-}
-"""
 
 
 def test_subnet_env_is_as_the_sample_and_reads_back(tmp_path) -> None:

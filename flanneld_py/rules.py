@@ -1,0 +1,192 @@
+"""Where the traffic rules are written, and their own reconciler's target: looking, planning, writing.
+
+    nftables   table ip flannel-ipv4                   where the network config has EnableNFTables
+    iptables   FLANNEL-FWD in filter, FLANNEL-POSTRTG in nat; in the variant the host uses
+
+Each is a `Place`. The places of the kind that is wanted are filled first, each at once as a whole; only then is what is
+ours in all the others removed. So a switch from one kind to another, by us or from Go flanneld, has no moment without
+rules. What a place lists is compared with what it listed when we had written it: no iptables or nft need write its
+rules as we do.
+
+Must not know: leases, tunnels, which adapter is behind a port. Read next: `flanneld_py/masq.py`, `flanneld_py/render/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flanneld_py.masq import RuleSet, Wanted
+from flanneld_py.render import iptables, nftables
+from nodecore.errors import Fault, NotFound
+from nodecore.kernel.ports import Chains, Firewall, Variant
+from nodecore.net import Family
+
+UNKNOWN = "?"
+Holding = str | iptables.Held
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rules of a family can be: the nftables table of ours, or a table of one of the two iptables."""
+
+    family: Family
+    table: str
+    variant: Variant | None = None
+
+    def __str__(self) -> str:
+        if self.variant is None:
+            return f"nft table {self.family.nft} {self.table}"
+        return f"{self.family.nft}tables-{self.variant.value} rules in {self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a place holds of ours, and the text we wrote that it stands for, "?" if it is not known to be ours."""
+
+    holding: Holding
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The places that hold something, and the iptables variant to write with."""
+
+    places: Mapping[Place, Found] = field(default_factory=dict)
+    variant: Variant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRules:
+    """Run a script that makes a place hold what `text` says; no text, nothing."""
+
+    place: Place
+    script: str
+    text: str
+    replaces: bool = False
+
+    def describe(self) -> str:
+        """In words."""
+        return f"{'delete' if not self.text else 'replace' if self.replaces else 'add'} {self.place}"
+
+
+class RulesTarget:
+    """The traffic rules of one node; `inputs` gives None until they are known."""
+
+    def __init__(self, firewall: Firewall, chains: Chains, inputs: Callable[[], Wanted | None]) -> None:
+        self._firewall, self._chains, self._inputs = firewall, chains, inputs
+        self._written: dict[Place, Found] = {}
+
+    def synced(self) -> bool:
+        """Whether our subnet is known."""
+        return self._inputs() is not None
+
+    def desired(self) -> Wanted:
+        """What the rules are to be."""
+        wanted = self._inputs()
+        assert wanted
+        return wanted
+
+    async def observe(self, wanted: Wanted) -> Seen:
+        """What there is of ours, of every kind. No table comes to be by looking."""
+        installed = await self._chains.variants()
+        variant = None if wanted.nftables else await self._chains.chosen()
+        tables = await self._tables(needed=wanted.nftables)
+        places = [Place(family, nftables.table_name(family)) for family in Family]
+        places = [place for place in places if f"{place.family.nft} {place.table}" in tables]
+        for family in Family:
+            there = {Variant.NFT: {t for t in iptables.TABLES if f"{family.nft} {t}" in tables},
+                     Variant.LEGACY: iptables.TABLES.keys() & self._chains.registered(family)}
+            places += [Place(family, table, kind) for kind in installed for table in sorted(there[kind])]
+        found = {place: await self._look(place) for place in places}
+        return Seen({place: one for place, one in found.items() if one.holding}, variant)
+
+    async def _tables(self, *, needed: bool) -> frozenset[str]:
+        try:
+            return await self._firewall.list_tables()
+        except NotFound:
+            if needed:
+                raise
+            return frozenset()  # a host without the nft program
+
+    async def _look(self, place: Place) -> Found:
+        holding: Holding
+        if place.variant is None:
+            holding = await self._firewall.list_table(place.family.nft, place.table) or ""
+        else:
+            holding = await self._held(place, place.variant)
+        written = self._written.get(place)
+        return Found(holding, written.text if written and written.holding == holding else UNKNOWN)
+
+    async def _held(self, place: Place, variant: Variant) -> iptables.Held:
+        layout = iptables.TABLES[place.table]
+        listed = {name: await self._chains.list_chain(variant, place.family, place.table, name) for name in layout.chains}
+        hook = await self._chains.list_chain(variant, place.family, place.table, layout.hook) or ()
+        return iptables.Held(
+            {name: rules for name, rules in listed.items() if rules is not None}, tuple(filter(layout.owns, hook))
+        )
+
+    def plan(self, actual: Seen, wanted: Wanted) -> Sequence[WriteRules]:
+        """The writes, family by family: what is wanted first, then what is not any more."""
+        ops = []
+        for rules in wanted.sets:
+            texts = _texts(rules, actual.variant)
+            ours = {place: found for place, found in actual.places.items() if place.family is rules.family}
+            for place, text in texts.items():
+                found = ours.get(place)
+                if found is None or found.text != text:
+                    ops.append(WriteRules(place, _script(place, text, found), text, replaces=found is not None))
+            ops += [WriteRules(place, _script(place, "", found), "") for place, found in ours.items() if place not in texts]
+        return ops
+
+    async def apply(self, ops: Sequence[WriteRules]) -> None:
+        """Write; where a family's writing fails, nothing further of it is written, so that the old is not removed."""
+        faults: dict[Family, Fault] = {}
+        for op in ops:
+            if op.place.family not in faults:
+                try:
+                    await self._write(op)
+                except Fault as fault:
+                    faults[op.place.family] = type(fault)(f"{op.describe()}: {fault}")
+        if faults:
+            raise ExceptionGroup("rule writes", list(faults.values()))
+
+    async def _write(self, op: WriteRules) -> None:
+        self._written.pop(op.place, None)
+        if op.place.variant is None:
+            await self._firewall.load(op.script)
+        else:
+            await self._chains.restore(op.place.variant, op.place.family, op.script)
+        if op.text:
+            self._written[op.place] = Found((await self._look(op.place)).holding, op.text)
+
+    def forget(self) -> None:
+        """What is listed is compared with what we wrote: forgetting that writes it again."""
+        self._written.clear()
+
+
+def _texts(rules: RuleSet, variant: Variant | None) -> dict[Place, str]:
+    """What each place of the wanted kind is to hold; places that are to be empty are left out."""
+    if variant is None:
+        texts = {Place(rules.family, nftables.table_name(rules.family)): nftables.table_script(rules)}
+    else:
+        texts = {
+            Place(rules.family, table, variant): "\n".join(iptables.chain_rules(rules, table)) for table in iptables.TABLES
+        }
+    return {place: text for place, text in texts.items() if text}
+
+
+def _script(place: Place, text: str, found: Found | None) -> str:
+    if place.variant is None:
+        return text or nftables.removal_script(place.family)
+    held = found.holding if found and isinstance(found.holding, iptables.Held) else iptables.Held()
+    return iptables.table_script(place.table, text.splitlines(), held)
+
+
+def concerns(change: str) -> bool:
+    """Whether a change that the nft monitor tells of (`family table` or `family table chain`) may be to our rules."""
+    family, table, chain, *_ = [*change.split(" ", 2), "", ""]
+    if family not in {one.nft for one in Family}:
+        return False
+    ours = {nftables.table_name(one) for one in Family}
+    return table in ours or (table in iptables.TABLES and chain in iptables.CHAINS | {""})
