@@ -94,12 +94,14 @@ class Reconciler:
     resync: float = 30.0
     min_interval: float = 0.0
     unhealthy_after: int = 3
+    stuck_after: float = 60.0
     verify: bool = False
     backoff: Backoff = field(default_factory=Backoff)
     clock: Clock = field(default_factory=SystemClock)
     on_outcome: Callable[[Outcome], None] | None = None
     condition: Condition = field(default_factory=Condition)
     _dirty: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _turned: float | None = field(default=None, repr=False)
 
     def mark(self) -> None:
         """Something may have changed: look again."""
@@ -110,17 +112,24 @@ class Reconciler:
         """Whether the world was made to match at least once and has not been failing since."""
         return self.condition.synced_once and self.condition.failures < self.unhealthy_after
 
+    @property
+    def alive(self) -> bool:
+        """Whether the loop still turns, for a watchdog: a pass that fails is tried again, one that hangs never ends."""
+        return self._turned is None or self.clock.now() - self._turned <= self.resync + self.stuck_after
+
     async def run(self) -> None:
         """Reconcile until cancelled."""
         last = -self.min_interval
         wait = 0.0
         while True:
+            self._turned = self.clock.now()
             if wait:
                 await self.clock.sleep(wait)
             elif self.condition.synced_once:
                 await self._until_dirty()
             await self.clock.sleep(last + self.min_interval - self.clock.now())
             while not self.target.synced():
+                self._turned = self.clock.now()
                 self._dirty.clear()
                 await self._until_dirty()
             self._dirty.clear()

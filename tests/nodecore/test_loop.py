@@ -166,3 +166,34 @@ async def test_an_eternal_task_that_ends_is_an_error() -> None:
         await run_tasks({"ends": ends(), "lives": asyncio.Event().wait()}, signals=False)  # type: ignore[dict-item]
     assert isinstance(caught.value.exceptions[0], Bug)
     assert "task ends ended" in str(caught.value.exceptions[0])
+
+
+async def test_a_pass_that_hangs_is_not_alive_and_one_that_fails_is() -> None:
+    hanging, failing = asyncio.Event(), asyncio.Event()
+
+    class Hanging(World):
+        async def observe(self, wanted: frozenset[str]) -> frozenset[str]:
+            hanging.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    class Failing(World):
+        async def observe(self, wanted: frozenset[str]) -> frozenset[str]:
+            failing.set()
+            raise Busy("always")
+
+    clocks = Hands(), Hands()
+    hung = Reconciler("hung", Hanging(), resync=10, stuck_after=60, clock=clocks[0])
+    fails = Reconciler("fails", Failing(), resync=10, stuck_after=60, clock=clocks[1])
+    assert hung.alive
+    tasks = [asyncio.create_task(hung.run()), asyncio.create_task(fails.run())]
+    await asyncio.gather(hanging.wait(), failing.wait())
+    clocks[0].time += 69
+    assert hung.alive
+    clocks[0].time += 2
+    assert not hung.alive
+    await until(lambda: clocks[1].time > 100)
+    assert fails.alive
+    assert not fails.healthy
+    for task in tasks:
+        task.cancel()
