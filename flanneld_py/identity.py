@@ -1,6 +1,7 @@
 """Who this node is to its peers: the MAC of its VXLAN device, or its WireGuard public key; and then it stays.
 
     MAC: the device's, else the one our lease tells already, else a random one
+    key: the one in the key file, else a new one that is written there
 
 Read next: `flanneld_py/backends/port.py`.
 """
@@ -9,11 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.vxlan import VxlanBackend, vtep_mac
+from flanneld_py.backends.wireguard import WireguardBackend
 from flanneld_py.lease import Part
+from flanneld_py.wgkey import key_file, read_or_make_key
 from nodecore.kernel.ports import Host
 from nodecore.net import Family
 
@@ -35,7 +39,14 @@ class Identity:
         if isinstance(self._backend, VxlanBackend):
             device = self._host.link(self._backend.device(family))
             return (device.mac if device else vtep_mac(before)) or random_mac()
-        return ""
+        return self._backend.identity if isinstance(self._backend, WireguardBackend) else ""
+
+
+def equip(backend: Backend, *, rehearsal: bool = False) -> Backend:
+    """The backend with this node's private key, if it is one that needs it; a rehearsal writes none."""
+    if not isinstance(backend, WireguardBackend):
+        return backend
+    return replace(backend, private_key=read_or_make_key(key_file(os.environ), write=not rehearsal))
 
 
 def random_mac() -> str:

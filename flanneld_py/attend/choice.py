@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from flanneld_py.attend.port import Attendant
 from flanneld_py.backends.port import Backend
+from flanneld_py.backends.udp import UdpBackend
 from flanneld_py.iface import Underlay
+from nodecore.net import Family
 
 
 def choose_attendant(backend: Backend, underlay: Underlay) -> Attendant | None:
     """The one that serves this backend's peers, None where the kernel does all."""
+    if isinstance(backend, UdpBackend):
+        from flanneld_py.attend.udp import UdpAttendant
+
+        return UdpAttendant(backend, underlay.addresses[Family.IPV4])
     return None

@@ -10,18 +10,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flanneld_py.backends.ipip import IpipBackend, parse_ipip
 from flanneld_py.backends.port import Backend
+from flanneld_py.backends.udp import UdpBackend, parse_udp
 from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
+from flanneld_py.backends.wireguard import WireguardBackend, parse_wireguard
 from flanneld_py.netconf import NetConf
 from nodecore.errors import UserError
 
-Parser = Callable[[Mapping[str, Any]], Backend]
+Parser = Callable[[NetConf], Backend]
+
+
+def _by_options(parse: Callable[[Mapping[str, Any]], Backend]) -> Parser:
+    """The parser of a backend that asks for no more than its own options."""
+    return lambda conf: parse(conf.options)
+
 
 PARSERS: Mapping[str, Parser] = {
-    "vxlan": parse_vxlan,
+    "vxlan": _by_options(parse_vxlan),
+    "ipip": _by_options(parse_ipip),
+    "udp": parse_udp,
+    "wireguard": parse_wireguard,
 }
 REFUSED = {"tencent-vpc": "it needs Tencent's cloud API"}
-CLASSES: tuple[type[Backend], ...] = (VxlanBackend,)
+CLASSES: tuple[type[Backend], ...] = (VxlanBackend, IpipBackend, UdpBackend, WireguardBackend)
 DEVICES = "|".join(backend.devices for backend in CLASSES if backend.devices)
 
 
@@ -31,7 +43,7 @@ def parse_backend(conf: NetConf) -> Backend:
     if name not in PARSERS:
         why = f" ({REFUSED[name]})" if name in REFUSED else ""
         raise UserError(f"network config: Backend.Type: {name!r} is not supported{why}; there are {', '.join(PARSERS)}")
-    backend = PARSERS[name](conf.options)
+    backend = PARSERS[name](conf)
     for family in conf.families:
         if family not in backend.families:
             key = f"EnableIPv{family.value}"

@@ -32,6 +32,11 @@ class Backend(Protocol):
     attendant: ClassVar[bool] = False  # whether its peers are served by an `Attendant`
 
     @property
+    def lease_type(self) -> str:
+        """What our lease says of it, which is how peers of the same kind are known."""
+        return self.type
+
+    @property
     def untracked_ports(self) -> tuple[int, ...]:
         """UDP ports of the tunnel, kept out of connection tracking."""
         return ()

@@ -17,7 +17,8 @@ from nodecore.kernel.model import Ipip, Tun, Tunnel, Vxlan, Wireguard
 INFO_KIND, INFO_DATA = 1, 2
 VXLAN_ID, VXLAN_LINK, VXLAN_LOCAL, VXLAN_LEARNING, VXLAN_PORT, VXLAN_LOCAL6, VXLAN_GBP = 1, 3, 4, 7, 15, 17, 23
 IPTUN_LOCAL, IPTUN_REMOTE, IPTUN_TTL, IPTUN_PMTUDISC = 2, 3, 4, 10
-TUN_TYPE, IFF_TUN = 3, 1
+TUN_TYPE, TUN_PERSIST, TUN_MULTI_QUEUE = 3, 6, 7
+IFF_TUN = 1
 
 KINDS: Mapping[type[Tunnel], str] = {Vxlan: "vxlan", Ipip: "ipip", Wireguard: "wireguard", Tun: "tun"}
 U32 = struct.Struct("=I")
@@ -62,7 +63,7 @@ def read_info(info: bytes, names: Mapping[int, str]) -> Tunnel | None:
         case b"wireguard":
             return Wireguard()
         case b"tun" if data.get(TUN_TYPE) == bytes([IFF_TUN]):
-            return Tun()
+            return Tun(lasting=data.get(TUN_PERSIST) == data.get(TUN_MULTI_QUEUE) == b"\1")
     return None
 
 

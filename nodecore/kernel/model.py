@@ -72,11 +72,13 @@ class Wireguard:
 
 @dataclass(frozen=True, slots=True)
 class Tun:
-    """A device whose packets a program reads and writes; it stays when the program ends."""
+    """A device whose packets a program reads and writes; a lasting one stays when the program ends."""
+
+    lasting: bool = True
 
     def describe(self) -> str:
         """In words."""
-        return "tun"
+        return "tun" if self.lasting else "tun of a running program"
 
 
 Tunnel = Vxlan | Ipip | Wireguard | Tun
