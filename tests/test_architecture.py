@@ -18,7 +18,7 @@ PACKAGES = ("nodecore", "flanneld_py", "proxy", "minik8s")
 
 IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aiohttp", "grpc", "threading", "os"}
 PURE = (
-    "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py",
+    "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py", "nodecore/kernel/echo.py",
     "flanneld_py/plan.py", "flanneld_py/masq.py", "flanneld_py/alloc.py", "flanneld_py/lease.py", "flanneld_py/backends/*.py",
     "flanneld_py/render/*.py",
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",

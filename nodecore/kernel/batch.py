@@ -90,19 +90,26 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
 class NetlinkSocket:
     """A netlink socket, of the routing kind unless told otherwise, of this or another network namespace."""
 
-    def __init__(self, netns: str = "", groups: Sequence[int] = (), protocol: int = socket.NETLINK_ROUTE) -> None:
+    def __init__(
+        self, netns: str = "", groups: Sequence[int] = (), protocol: int = socket.NETLINK_ROUTE, buffer: int = BUFFER
+    ) -> None:
         with inside(netns) if netns else nullcontext():
             self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self.sock.setsockopt(SOL_NETLINK, option, 1)
         for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
             try:
-                self.sock.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+                self.sock.setsockopt(socket.SOL_SOCKET, option, buffer)
                 break
             except PermissionError:
                 continue
         self.sock.bind((0, sum(1 << (group - 1) for group in groups)))
         self._sequence = 0
+
+    @property
+    def port(self) -> int:
+        """The port id, by which the kernel names who asked for a change."""
+        return int(self.sock.getsockname()[0])
 
     def send(self, messages: Sequence[Message]) -> list[Fault | None]:
         """Send requests and return one answer for each, None where it worked."""

@@ -113,13 +113,17 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 def plan_changes(actual: NetState, wanted: NetState) -> tuple[NetOp, ...]:
-    """The operations that lead from `actual` to `wanted`."""
+    """The operations that lead from `actual` to `wanted`.
+
+    Records that both states share as objects cost nothing: only what differs is looked into.
+    """
     remade = {link.name for link in wanted.links if needs_remaking(actual.link(link.name), link)}
     links = tuple(_links(actual, wanted, remade))
     gone = {link.name for link in actual.links} - {link.name for link in wanted.links}
     left = without_links(actual, remade | gone)
     readdressed = {op.name for op in links if isinstance(op, ChangeLink) and op.mac}
-    left = replace(left, neighbours=frozenset(n for n in left.neighbours if n.link not in readdressed))
+    if readdressed:
+        left = replace(left, neighbours=frozenset(n for n in left.neighbours if n.link not in readdressed))
     puts: list[NetOp] = []
     removals: list[NetOp] = []
     for there, want in (
@@ -145,6 +149,8 @@ def needs_remaking(there: Link | None, wanted: Link) -> bool:
 
 def without_links(state: NetState, names: set[str]) -> NetState:
     """What is left when these links go: all that is on a link goes with it."""
+    if not names:
+        return state
     return replace(
         state,
         links=frozenset(link for link in state.links if link.name not in names),
@@ -178,12 +184,10 @@ def _links(actual: NetState, wanted: NetState, remade: set[str]) -> Iterable[Net
 
 
 def _entries(there: frozenset[Entry], want: frozenset[Entry]) -> tuple[list[NetOp], list[NetOp]]:
-    existing = {entry.key: entry for entry in there}
-    wanted = {entry.key: entry for entry in want}
-    puts: list[NetOp] = [
-        Put(entry, replaces=entry.key in existing) for entry in _sorted(wanted.values()) if existing.get(entry.key) != entry
-    ]
-    return puts, [Remove(entry) for entry in _sorted(existing.values()) if entry.key not in wanted]
+    missing, odd = want - there, there - want
+    replaced = {entry.key for entry in odd} & {entry.key for entry in missing}
+    puts: list[NetOp] = [Put(entry, replaces=entry.key in replaced) for entry in _sorted(missing)]
+    return puts, [Remove(entry) for entry in _sorted(odd) if entry.key not in replaced]
 
 
 def _sorted(records: Iterable[RecordT]) -> list[RecordT]:

@@ -48,13 +48,18 @@ class FakeNetwork:
 
     async def read(self, scope: Scope) -> NetState:
         """What is there of what is ours."""
-        foreign = {link.name for link in self.state.links if link.name not in scope.links}
-        ours = without_links(self.state, foreign)
+        mine = {link.name for link in self.state.links if self._is_mine(link, scope)}
+        ours = without_links(self.state, {link.name for link in self.state.links} - mine)
+        scope = replace(scope, links=frozenset(mine))
         return replace(
             ours,
             sysctls=frozenset(s for s in self.state.sysctls if s.name in scope.sysctls),
             routes=frozenset(r for r in self.state.routes if scope.owns_route(r)),
         )
+
+    def _is_mine(self, link: Link, scope: Scope) -> bool:
+        addresses = [a.address for a in self.state.addresses if a.link == link.name]
+        return link.name in scope.links or (scope.may_own(link.name) and any(map(scope.is_inside, addresses)))
 
     async def apply(self, ops: Sequence[NetOp]) -> None:
         """Do them all, gather what fails."""

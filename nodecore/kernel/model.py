@@ -17,6 +17,7 @@ Pure. Must not know: netlink. Read next: `nodecore/kernel/diff.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -269,25 +270,42 @@ class NetState:
 class Scope:
     """What is ours: these links with all that is on them, routes of our protocol number, and these single things.
 
-    `destinations` are read whoever made the route: we are about to replace them.
+    `destinations` are read whoever made the route: we are about to replace them. `networks`, where there are any, bound
+    what counts as ours by its looks only: several agents may share a host. Links whose names fit `devices`, a regular
+    expression, and that have an address inside `networks`, are left from an earlier life of ours. `paths` are links of
+    others that our routes lead through: nothing on them is ours, but their going down takes our routes along.
     """
 
     links: frozenset[str] = frozenset()
     protocol: int = PROTO_OURS
     destinations: frozenset[IPNetwork] = frozenset()
     sysctls: frozenset[str] = frozenset()
+    devices: str = ""
+    networks: tuple[IPNetwork, ...] = ()
+    paths: frozenset[str] = frozenset()
 
     def owns_route(self, route: Route) -> bool:
         """Whether a route is in scope."""
-        return route.protocol == self.protocol or route.link in self.links or route.dst in self.destinations
+        if route.protocol == self.protocol and self.is_inside(route.dst.network_address):
+            return True
+        return route.link in self.links or route.dst in self.destinations
+
+    def is_inside(self, address: IPAddress) -> bool:
+        """Whether an address is in one of the networks, or they do not matter."""
+        return not self.networks or any(address in network for network in self.networks)
+
+    def may_own(self, link: str) -> bool:
+        """Whether a link is ours, or may be one of an earlier life."""
+        return link in self.links or bool(self.devices and re.fullmatch(self.devices, link))
 
 
-def scope_of(wanted: NetState, links: frozenset[str] = frozenset()) -> Scope:
-    """The scope that goes with a wanted state; `links` are further ones that are ours to remove."""
+def scope_of(wanted: NetState, devices: str = "", networks: tuple[IPNetwork, ...] = ()) -> Scope:
+    """The scope that goes with a wanted state."""
+    links = frozenset(link.name for link in wanted.links)
     return Scope(
-        links=links | {link.name for link in wanted.links},
+        links=links,
         destinations=frozenset(route.dst for route in wanted.routes),
         sysctls=frozenset(sysctl.name for sysctl in wanted.sysctls),
+        devices=devices, networks=networks,
+        paths=frozenset(route.link for route in wanted.routes if route.link) - links,
     )
-
-

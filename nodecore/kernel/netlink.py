@@ -2,7 +2,8 @@
 
 Only what a `Scope` calls ours is read. Writes go out in batches with every answer checked; one that fails does not
 keep the others back. Link writes come one by one, since what follows needs the number the kernel gave the link.
-`changes` filters for what was in the last scope read, and takes an overflowing socket for a change.
+`changes` tells what others changed in the last scope read (`nodecore/kernel/echo.py`), and takes an overflowing socket for
+a change.
 
 Must not know: VXLAN peers, leases, services. Read next: `nodecore/kernel/messages.py`.
 """
@@ -19,8 +20,9 @@ from itertools import groupby
 
 from nodecore.errors import Busy, Fault, NotFound, Unsupported
 from nodecore.kernel import messages as nl
-from nodecore.kernel.batch import HEADER, Message, NetlinkSocket, attribute, attributes
+from nodecore.kernel.batch import Message, NetlinkSocket, attribute, attributes
 from nodecore.kernel.diff import ChangeLink, CreateLink, DeleteLink, NetOp, Put, Remove, SetSysctl
+from nodecore.kernel.echo import Ledger
 from nodecore.kernel.linkinfo import KINDS
 from nodecore.kernel.model import (
     Address,
@@ -44,6 +46,7 @@ from nodecore.kernel.wireguard import WireguardDevices
 from nodecore.net import Family, IPAddress
 
 GROUPS = (1, 3, 5, 7, 9, 11)  # link, neigh (and fdb), IPv4 address and route, IPv6 address and route
+NEWS_BUFFER = 8 << 20
 TRIES = 5
 
 
@@ -54,8 +57,7 @@ class KernelNetwork:
         self._netns = netns
         self._sock = NetlinkSocket(netns)
         self._wireguard = WireguardDevices(netns)
-        self._ours: frozenset[int] = frozenset()
-        self._scope = Scope()
+        self._ledger = Ledger(self._sock.port)
 
     def close(self) -> None:
         """Close the sockets; the network stays as it is."""
@@ -74,9 +76,14 @@ class KernelNetwork:
         raise AssertionError
 
     def _read(self, scope: Scope) -> NetState:
-        names, found = self._links(scope.links)
-        self._scope, self._ours = scope, frozenset(found)
-        addresses: set[Address] = set()
+        names, links = self._links(scope)
+        addresses = {index: frozenset(self._addresses(index, names)) for index, link in links.items() if scope.may_own(link.name)}
+        found = {
+            index: links[index] for index in addresses
+            if links[index].name in scope.links or any(scope.is_inside(a.address) for a in addresses[index])
+        }
+        scope = replace(scope, links=frozenset(link.name for link in found.values()))
+        self._ledger.begin(scope, names, {i: link for i, link in links.items() if i in found or link.name in scope.paths})
         neighbours: set[Neighbour] = set()
         fdb: set[FdbEntry] = set()
         peers: set[WireguardPeer] = set()
@@ -85,26 +92,29 @@ class KernelNetwork:
                 device, behind = self._wireguard.read(link.name)
                 found[index] = replace(link, tunnel=device)
                 peers |= behind
-            addresses |= {a for a in self._addresses(index, names)}
             for entry in self._neighbours(index, names):
+                self._ledger.put(entry, index)
                 (fdb if isinstance(entry, FdbEntry) else neighbours).add(entry)  # type: ignore[arg-type]
         return NetState(
             links=frozenset(found.values()),
             sysctls=frozenset(
                 Sysctl(name, value) for name in scope.sysctls if (value := read_sysctl(name, self._netns)) is not None
             ),
-            addresses=frozenset(addresses),
+            addresses=frozenset[Address]().union(*[addresses[index] for index in found]),
             neighbours=frozenset(neighbours),
             fdb=frozenset(fdb),
             routes=frozenset(route for route in self._routes(names) if scope.owns_route(route)),
             peers=frozenset(peers),
         )
 
-    def _links(self, wanted: frozenset[str]) -> tuple[dict[int, str], dict[int, Link]]:
-        """The names of all links, and the wanted ones whole."""
+    def _links(self, scope: Scope) -> tuple[dict[int, str], dict[int, Link]]:
+        """The names of all links, and those whole that are ours, may be, or are on our paths."""
         bodies = list(self._sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
         names = {index: name for index, name in map(_link_name, bodies)}
-        found = (nl.read_link(body, names) for body in bodies if _link_name(body)[1] in wanted)
+        found = (
+            nl.read_link(body, names) for body, name in zip(bodies, names.values(), strict=True)
+            if scope.may_own(name) or name in scope.paths
+        )
         return names, dict(found)
 
     def _addresses(self, index: int, names: dict[int, str]) -> Iterator[Address]:
@@ -157,7 +167,7 @@ class KernelNetwork:
     def _entries(self, ops: Sequence[Put | Remove]) -> list[Fault]:
         if not ops:
             return []
-        indexes = {name: index for index, name in self._links(frozenset())[0].items()}
+        indexes = {name: index for index, name in self._links(Scope())[0].items()}
         missing = [op for op in ops if op.entry.link and op.entry.link not in indexes]
         ready = [op for op in ops if not op.entry.link or op.entry.link in indexes]
         answers = self._write(ready, indexes)
@@ -165,6 +175,9 @@ class KernelNetwork:
         for op, fault in zip(ready, answers, strict=True):
             if fault and not (isinstance(op, Remove) and isinstance(fault, NotFound)):
                 faults.append(_named(fault, op))
+            elif isinstance(op.entry, Neighbour | FdbEntry):
+                note = self._ledger.put if isinstance(op, Put) else self._ledger.remove
+                note(op.entry, indexes[op.entry.link])
         return faults
 
     def _write(self, ops: Sequence[Put | Remove], indexes: Mapping[str, int]) -> list[Fault | None]:
@@ -218,41 +231,25 @@ class KernelNetwork:
         return int(nl.IFINFO.unpack_from(body)[2])
 
     async def changes(self) -> AsyncIterator[None]:
-        """Yields at every change of what was in the last scope read."""
-        loop = asyncio.get_running_loop()
-        with NetlinkSocket(self._netns, GROUPS) as monitor:
-            monitor.sock.settimeout(0)
-            yield None
-            while True:
-                try:
-                    data = await loop.sock_recv(monitor.sock, 1 << 16)
-                except OSError:  # ENOBUFS: some were lost, which is a change as well; the socket goes on
-                    yield None
-                    continue
-                if self._concerns_us(data):
-                    yield None
+        """Yields when others changed something of what was in the last scope read."""
+        async for data in notifications(self._netns, GROUPS):
+            if data is None or self._ledger.is_news(data):
+                yield None
 
-    def _concerns_us(self, data: bytes) -> bool:
-        start = 0
-        while start + 16 <= len(data):
-            size, kind, _, _, _ = HEADER.unpack_from(data, start)
-            if size < 16 or self._is_ours(kind, data[start + 16 : start + size]):
-                return True
-            start += size + 3 & ~3
-        return False
 
-    def _is_ours(self, kind: int, body: bytes) -> bool:
-        if kind in (nl.RTM_NEWLINK, nl.RTM_DELLINK):
-            return bool(body) and (nl.IFINFO.unpack_from(body)[2] in self._ours or _link_name(body)[1] in self._scope.links)
-        if kind in (nl.RTM_NEWADDR, nl.RTM_DELADDR):
-            return nl.IFADDR.unpack_from(body)[4] in self._ours
-        if kind in (nl.RTM_NEWNEIGH, nl.RTM_DELNEIGH):
-            return nl.NDMSG.unpack_from(body)[1] in self._ours
-        route = nl.read_route(body, {})
-        if route is None:
-            return False
-        (index,) = struct.unpack("=I", attributes(body, nl.RTMSG.size).get(nl.RTA_OIF, b"\0\0\0\0"))
-        return index in self._ours or self._scope.owns_route(route)
+async def notifications(netns: str, groups: Sequence[int]) -> AsyncIterator[bytes | None]:
+    """The kernel's notifications as they come; None at the start, and when some were lost."""
+    loop = asyncio.get_running_loop()
+    with NetlinkSocket(netns, groups, buffer=NEWS_BUFFER) as monitor:
+        monitor.sock.settimeout(0)
+        yield None
+        while True:
+            try:
+                data = await loop.sock_recv(monitor.sock, 1 << 16)
+            except OSError:  # ENOBUFS: the socket goes on
+                yield None
+            else:
+                yield data
 
 
 class KernelHost:

@@ -27,7 +27,7 @@ class Network(Protocol):
         ...
 
     def changes(self) -> AsyncIterator[None]:
-        """Yields when something may have changed (by us or others): look again. Never ends."""
+        """Yields when others may have changed something: look again. Never ends."""
         ...
 
 

@@ -214,16 +214,64 @@ async def test_sysctls_are_part_of_the_state(world: World) -> None:
     await converge(world.network, wanted)
 
 
-async def test_changes_are_told(world: World) -> None:
+async def test_what_others_change_is_told(world: World) -> None:
+    others = KernelNetwork(world.ns.path) if world.ns else world.network
     await converge(world.network, WANTED)
     changes = world.network.changes()
     await anext(changes)
-    waiting = asyncio.ensure_future(anext(changes))
-    await asyncio.sleep(0)
-    await world.network.apply([Remove(next(iter(peer(1).fdb)))])
-    async with asyncio.timeout(2):
-        await waiting
+    gone = next(iter(peer(1).fdb))
+    for op in (
+        Remove(gone), Put(gone), Remove(next(iter(peer(1).neighbours))), Remove(next(iter(peer(1).routes))),
+        Put(replace(gone, dst=ip_address("192.0.2.99"))), Put(next(iter(peer(8).neighbours))), Remove(OURS),
+        ChangeLink("flannel.7", mtu=1300), ChangeLink("flannel.7", up=False), DeleteLink("flannel.7"),
+    ):
+        waiting = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        await others.apply([op])
+        async with asyncio.timeout(2):
+            await waiting
+        await world.network.read(scope_of(WANTED))
     await changes.aclose()  # type: ignore[attr-defined]
+
+
+async def test_the_echo_of_our_own_writes_is_no_news(world: World) -> None:
+    if not world.ns:
+        pytest.skip("the fake tells everything")
+    await converge(world.network, WANTED)
+    changes = world.network.changes()
+    await anext(changes)
+    heard: list[None] = []
+
+    async def listen() -> None:
+        async for _ in changes:
+            heard.append(None)
+
+    task = asyncio.create_task(listen())
+    for number in range(20, 40):
+        one = peer(number)
+        for kind in (Put, Remove):
+            await world.network.apply([kind(entry) for entry in (*one.neighbours, *one.fdb, *one.routes)])
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert heard == []
+    task.cancel()
+
+
+async def test_devices_of_an_earlier_life_are_found_by_name_and_network(world: World) -> None:
+    old = replace(LINK, name="flannel.6", mac="02:00:00:00:00:66", tunnel=replace(VXLAN, vni=6))
+    theirs = replace(LINK, name="flannel.5", mac="02:00:00:00:00:55", tunnel=replace(VXLAN, vni=5))
+    await world.network.apply([
+        CreateLink(old), Put(Address("flannel.6", OURS.address, 32)), CreateLink(theirs),
+        Put(Address("flannel.5", ip_address("10.99.1.0"), 32)),
+        Put(Route(ip_network("10.99.2.0/24"), "flannel.5", ip_address("10.99.2.0"), onlink=True)),
+    ])
+    scope = scope_of(NetState(), r"flannel\.\d+", (ip_network("10.5.0.0/16"),))
+    there = await world.network.read(scope)
+    assert ({link.name for link in there.links}, there.routes) == ({"flannel.6"}, frozenset())
+    await world.network.apply(plan_changes(there, NetState()))
+    assert await world.network.read(scope) == NetState()
+    everything = await world.network.read(scope_of(NetState(), r"flannel\.\d+"))
+    assert {link.name for link in everything.links} == {"flannel.5"}
 
 
 @pytest.mark.kernel
