@@ -11,7 +11,7 @@ import click
 @click.command("kubelet", help="Run the pods bound to this node in a container runtime.")
 @click.option("--kubeconfig", default="", metavar="FILE", help="How to reach the API.")
 @click.option("--hostname-override", required=True, metavar="NAME", help="This node's name.")
-@click.option("--node-ip", required=True, metavar="IP", help="This node's address.")
+@click.option("--node-ip", required=True, metavar="IP[,IP]", help="This node's address, or one of each family.")
 @click.option("--container-runtime-endpoint", default="unix:///run/containerd/containerd.sock", show_default=True, metavar="URL",
               help="The runtime's CRI socket.")
 @click.option("--tls-cert-file", default="", metavar="FILE", help="Serving certificate.")

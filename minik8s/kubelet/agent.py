@@ -45,7 +45,7 @@ POLL = 1.0
 def settings_of(config: Config, machine: Machine) -> NodeSettings:
     """What pods' configurations take from this node."""
     return NodeSettings(
-        config.hostname_override, config.node_ip, config.root_dir, config.pod_log_dir, config.cgroup_root, config.cluster_dns,
+        config.hostname_override, config.node_ips, config.root_dir, config.pod_log_dir, config.cgroup_root, config.cluster_dns,
         config.cluster_domain, capacity={"cpu": machine.cpus, "memory": machine.memory, "ephemeral-storage": machine.disk},
     )
 

@@ -5,11 +5,11 @@ Read next: `minik8s/kubelet/__main__.py`.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nodecore.errors import UserError
+from nodecore.net import parse_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,16 @@ class Config:
     max_pods: int = 110
     node_labels: str = ""
 
+    @property
+    def node_ips(self) -> tuple[str, ...]:
+        """`--node-ip`, the first being the one this node is known by."""
+        return tuple(text.strip() for text in self.node_ip.split(",") if text.strip())
+
     def check(self) -> None:
         """Raise `UserError` for the first value that cannot work."""
-        try:
-            ipaddress.ip_address(self.node_ip)
-        except ValueError:
-            raise UserError(f"--node-ip: {self.node_ip!r} is not an IP address") from None
+        versions = [parse_address(text, what="--node-ip").version for text in self.node_ips]
+        if not versions or len(versions) > len(set(versions)):
+            raise UserError(f"--node-ip: {self.node_ip!r} is neither one IP address nor one of each family")
         if not self.container_runtime_endpoint.startswith("unix://"):
             raise UserError(f"--container-runtime-endpoint: {self.container_runtime_endpoint!r} does not start with unix://")
         if self.cgroup_root and not self.cgroup_root.startswith("/"):

@@ -28,7 +28,7 @@ class Sources:
     config_maps: Mapping[str, Data] = field(default_factory=dict)
     secrets: Mapping[str, Data] = field(default_factory=dict)
     pod_ips: tuple[str, ...] = ()
-    host_ip: str = ""
+    host_ips: tuple[str, ...] = ()
     node_capacity: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -108,8 +108,8 @@ def field_value(pod: Pod, path: str, sources: Sources) -> str:
         "metadata.uid": lambda: meta["uid"],
         "spec.nodeName": lambda: spec.get("nodeName", ""),
         "spec.serviceAccountName": lambda: spec.get("serviceAccountName") or "default",
-        "status.hostIP": lambda: sources.host_ip,
-        "status.hostIPs": lambda: sources.host_ip,
+        "status.hostIP": lambda: sources.host_ips[0] if sources.host_ips else "",
+        "status.hostIPs": lambda: ",".join(sources.host_ips),
         "status.podIP": lambda: sources.pod_ips[0] if sources.pod_ips else "",
         "status.podIPs": lambda: ",".join(sources.pod_ips),
         "metadata.labels": lambda: _lines(meta.get("labels")),

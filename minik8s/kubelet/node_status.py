@@ -69,7 +69,7 @@ def node_status(config: Config, machine: Machine, health: Health, old: Mapping[s
     before = {item["type"]: item for item in old.get("conditions") or []}
     return {
         "capacity": capacity, "allocatable": dict(capacity),
-        "addresses": [{"type": "InternalIP", "address": config.node_ip},
+        "addresses": [*({"type": "InternalIP", "address": address} for address in config.node_ips),
                       {"type": "Hostname", "address": config.hostname_override}],
         "conditions": conditions(health, before, now), "nodeInfo": dict(machine.info),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.port}},

@@ -23,7 +23,7 @@ class NodeSettings:
     """What a pod's configuration takes from its node."""
 
     name: str
-    ip: str
+    ips: tuple[str, ...]
     root_dir: str = "/var/lib/kubelet"
     log_dir: str = "/var/log/pods"
     cgroup_root: str = ""

@@ -246,8 +246,9 @@ def listen(config: Config) -> tuple[socket.socket, ssl.SSLContext]:
     """The socket and its certificates, or a `UserError` before anything else has begun."""
     context = tls_context(config)
     family = socket.AF_INET6 if ":" in config.address else socket.AF_INET
+    both = config.address == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((config.address, config.port), family=family, backlog=128), context
+        return socket.create_server((config.address, config.port), family=family, backlog=128, dualstack_ipv6=both), context
     except OSError as error:
         raise UserError(f"--port: cannot listen on {config.address}:{config.port}: {os.strerror(error.errno or 0)}") from None
 

@@ -59,7 +59,7 @@ async def fetch_sources(client: KubeClient, pod: Pod, node: NodeSettings, pod_ip
         except Denied as error:
             raise Denied(f"{kind} {name}: {error}") from None
         (config_maps if kind == CONFIG_MAP else secrets)[name] = data_of(kind, found)
-    return Sources(config_maps, secrets, pod_ips, node.ip, node.capacity or {})
+    return Sources(config_maps, secrets, pod_ips, node.ips, node.capacity or {})
 
 
 def data_of(kind: str, found: Mapping[str, Any]) -> dict[str, bytes]:

@@ -67,7 +67,7 @@ def container_spec(pod: Pod, name: str) -> dict[str, Any]:
 async def start_container(services: Services, pod: Pod, op: Start, ips: tuple[str, ...], sandbox_attempt: int) -> None:
     """Make one run of a container and start it."""
     spec, node = container_spec(pod, op.name), services.node
-    ips = (node.ip,) if pod["spec"].get("hostNetwork") else ips
+    ips = node.ips if pod["spec"].get("hostNetwork") else ips
     box_config = sandbox_config(pod, node, sandbox_attempt)
     sources = await _sources(services, pod, ips)
     try:

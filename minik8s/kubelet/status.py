@@ -19,7 +19,7 @@ OURS = ("Initialized", "ContainersReady", "Ready", "PodReadyToStartContainers")
 Condition = dict[str, Any]
 
 
-def pod_status(pod: Pod, actual: Actual, view: View, host_ip: str) -> dict[str, Any]:
+def pod_status(pod: Pod, actual: Actual, view: View, host_ips: tuple[str, ...]) -> dict[str, Any]:
     """The whole `status` of the pod, in place of the one it has."""
     old = pod.get("status") or {}
     told = {item["name"]: item for key in ("initContainerStatuses", "containerStatuses") for item in old.get(key) or []}
@@ -29,12 +29,12 @@ def pod_status(pod: Pod, actual: Actual, view: View, host_ip: str) -> dict[str, 
     main = [container_status(pod, spec, actual, view, told.get(spec["name"]), init=False, blocked=not init_done)
             for spec in containers_of(pod)]
     phase, reason, message = _phase(pod, actual, view)
-    status = dict(old) | {"phase": phase, "hostIP": host_ip, "hostIPs": [{"ip": host_ip}], "qosClass": qos_class(pod),
-                          "startTime": old.get("startTime") or stamp(view.now)}
+    status = dict(old) | {"phase": phase, "hostIP": host_ips[0], "hostIPs": [{"ip": ip} for ip in host_ips],
+                          "qosClass": qos_class(pod), "startTime": old.get("startTime") or stamp(view.now)}
     for key, value in (("reason", reason), ("message", message)):
         if value:
             status[key] = value
-    ips = _ips(pod, actual, host_ip)
+    ips = pod_ips(pod, actual, host_ips)
     if ips:
         status |= {"podIP": ips[0], "podIPs": [{"ip": ip} for ip in ips]}
     elif not _has_run(actual):
@@ -50,11 +50,14 @@ def _has_run(actual: Actual) -> bool:
     return bool(actual.containers)
 
 
-def _ips(pod: Pod, actual: Actual, host_ip: str) -> tuple[str, ...]:
+def pod_ips(pod: Pod, actual: Actual, host_ips: tuple[str, ...]) -> tuple[str, ...]:
+    """A pod's addresses, that of the node's own first family first."""
     box = actual.current
     if box is None or not box.ready:
         return ()
-    return (host_ip,) if pod["spec"].get("hostNetwork") else box.ips
+    if pod["spec"].get("hostNetwork"):
+        return host_ips
+    return tuple(sorted(box.ips, key=lambda ip: (":" in ip) != (":" in host_ips[0])))
 
 
 def initialized(pod: Pod, actual: Actual) -> bool:

@@ -41,7 +41,7 @@ from .records import Actual, Pod, View, deleting, name_of, uid_of
 from .sandbox_config import sandbox_config
 from .sources import fetch_sources
 from .starting import Services, StartFault, start_container
-from .status import pod_status, same_status
+from .status import pod_ips, pod_status, same_status
 from .unsupported import unsupported
 from .volumes import has_api_volumes, prepare_volumes, remove_pod_directory
 
@@ -129,10 +129,9 @@ class PodWorker:
         """Read the runtime, feed the prober, tell the API; returns what the plan is made from."""
         uid = uid_of(self.pod)
         self.actual, self.fingerprint = await self.services.runtime.observe(uid)
-        box = self.actual.current
-        ip = self.services.node.ip if self.pod["spec"].get("hostNetwork") else (box.ips[0] if box and box.ips else "")
         if not self.gone:
-            self.services.prober.watch(self.pod, self.actual, ip)
+            ips = pod_ips(self.pod, self.actual, self.services.node.ips)
+            self.services.prober.watch(self.pod, self.actual, ips[0] if ips else "")
         verdicts = self.services.prober.verdicts(self.pod)
         view = View(time.time(), self.services.network_ready, verdicts, self._waiting, self._refused)
         if not self.gone and not self._cleaned:
@@ -140,7 +139,7 @@ class PodWorker:
         return view
 
     def _tell(self, view: View) -> None:
-        status = pod_status(self.pod, self.actual, view, self.services.node.ip)
+        status = pod_status(self.pod, self.actual, view, self.services.node.ips)
         pending = self.services.writer.pending(uid_of(self.pod))
         if not same_status(status, pending if pending is not None else self.pod.get("status") or {}):
             self.services.writer.put(self.pod, status)
@@ -233,7 +232,7 @@ class PodWorker:
             with suppress(Fault):
                 await self._look()
 
-        ip = box.ips[0] if box and box.ips else self.services.node.ip
+        ip = (box.ips if box and box.ips else self.services.node.ips)[0]
         await kill_containers(self.services, self.pod, op, ip, self._dirty, current_grace, look)
 
     async def _clean_up(self) -> None:

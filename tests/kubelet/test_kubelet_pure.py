@@ -24,7 +24,7 @@ from minik8s.kubelet.volume_files import volume_files
 from minik8s.kubelet.volumes import write_atomically
 from nodecore.errors import Invalid
 
-NODE = NodeSettings("n1", "192.168.77.1", cgroup_root="/lab", capacity={"memory": 1000, "cpu": 4})
+NODE = NodeSettings("n1", ("192.168.77.1",), cgroup_root="/lab", capacity={"memory": 1000, "cpu": 4})
 
 
 def pod_of(spec: dict[str, Any] | None = None, **container: Any) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_sandbox_and_container_configs() -> None:
 
 
 def test_dns() -> None:
-    node = NodeSettings("n", "1.1.1.1", cluster_dns=("10.96.0.10",))
+    node = NodeSettings("n", ("1.1.1.1",), cluster_dns=("10.96.0.10",))
     assert dns_config(pod_of(), NODE) == {}
     assert dns_config(pod_of(), node)["servers"] == ["10.96.0.10"]
     assert dns_config(pod_of(), node)["searches"][0] == "d.svc.cluster.local"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,7 +128,7 @@ def test_time_is_up() -> None:
     running = Actual((box(),), (run_of("c0"),))
     assert plan_pod(pod, running, View(NOW + 59)).wake == NOW + 60
     assert isinstance(plan_pod(pod, running, View(NOW + 60)).ops[0], Kill)
-    assert pod_status(pod, running, View(NOW + 60), "1.2.3.4")["reason"] == "DeadlineExceeded"
+    assert pod_status(pod, running, View(NOW + 60), ("1.2.3.4",))["reason"] == "DeadlineExceeded"
 
 
 pods = st.builds(
@@ -172,10 +173,10 @@ def test_every_state_has_a_sane_plan(pod: Pod, actual: Actual, gone: bool, delet
 @given(pods, actuals)
 def test_a_status_is_stable(pod: Pod, actual: Actual) -> None:
     """Once written, the same world gives the same status: no endless writes."""
-    first = pod_status(pod, actual, View(NOW), "1.2.3.4")
-    second = pod_status(pod | {"status": first}, actual, View(NOW + 0.5), "1.2.3.4")
-    third = pod_status(pod | {"status": second}, actual, View(NOW + 100), "1.2.3.4")
-    fourth = pod_status(pod | {"status": third}, actual, View(NOW + 200), "1.2.3.4")
+    first = pod_status(pod, actual, View(NOW), ("1.2.3.4",))
+    second = pod_status(pod | {"status": first}, actual, View(NOW + 0.5), ("1.2.3.4",))
+    third = pod_status(pod | {"status": second}, actual, View(NOW + 100), ("1.2.3.4",))
+    fourth = pod_status(pod | {"status": third}, actual, View(NOW + 200), ("1.2.3.4",))
     assert same_status(third, fourth)
     assert [item["name"] for item in first["containerStatuses"]] == [item["name"] for item in pod["spec"]["containers"]]
 
@@ -217,3 +218,14 @@ def pretend(pod: Pod, actual: Actual, op: Any, now: float, code: int) -> Actual:
         boxes = tuple(box for box in boxes if box.id != op.id)
         runs = tuple(run for run in runs if run.sandbox != op.id)
     return Actual(boxes, runs)
+
+
+@pytest.mark.parametrize(("host_ips", "first"), [(("192.168.77.11", "fd00::11"), "10.244.1.2"), (("fd00::11",), "fd00:1::2")])
+def test_addresses_of_two_families_the_nodes_own_first(host_ips: tuple[str, ...], first: str) -> None:
+    pod = pod_of()
+    both = Sandbox("box", 0, ready=True, created=NOW, ips=("10.244.1.2", "fd00:1::2"))
+    status = pod_status(pod, Actual((both,)), View(NOW), host_ips)
+    assert (status["podIP"], status["podIPs"][0]["ip"], len(status["podIPs"])) == (first, first, 2)
+    assert [entry["ip"] for entry in status["hostIPs"]] == list(host_ips)
+    pod["spec"]["hostNetwork"] = True
+    assert [entry["ip"] for entry in pod_status(pod, Actual((both,)), View(NOW), host_ips)["podIPs"]] == list(host_ips)
