@@ -22,7 +22,7 @@ from flanneld_py.attend.choice import choose_attendant
 from flanneld_py.backends.choice import parse_backend
 from flanneld_py.backends.port import Backend
 from flanneld_py.config import Settings
-from flanneld_py.identity import Identity
+from flanneld_py.identity import Identity, equip
 from flanneld_py.iface import Underlay, choose_underlay
 from flanneld_py.lease import Lease
 from flanneld_py.masq import Wanted
@@ -119,10 +119,10 @@ class Agent:
         """The traffic rules, which need no peers."""
         return plan.desired_traffic(self.conf, self.backend, self.settings.features, self.tenure.lease)
 
-    async def _learn(self) -> None:
+    async def _learn(self, *, rehearsal: bool = False) -> None:
         """The configuration, the way out, and what we wish for."""
         self.conf = await wait_for_config(self.ports.store)
-        self.backend = parse_backend(self.conf)
+        self.backend = equip(parse_backend(self.conf), rehearsal=rehearsal)
         ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
         self.underlay = choose_underlay(self.ports.host, self.conf.families, self.settings.wishes, ipv6=ipv6)
         log.info("Using interface %s, MTU %d, addresses %s, public %s", self.underlay.link, self.underlay.mtu,
@@ -133,9 +133,8 @@ class Agent:
         self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved)
 
     def _wish(self) -> Wish:
-        return Wish(
-            self.conf, self.underlay.public, read_previous(self.settings.subnet_file), self.identity.lease_data, self.backend.type
-        )
+        previous = read_previous(self.settings.subnet_file)
+        return Wish(self.conf, self.underlay.public, previous, self.identity.lease_data, self.backend.lease_type)
 
     def _moved(self) -> None:
         """Our lease is another one."""
@@ -214,7 +213,7 @@ async def dry_run(settings: Settings) -> None:
         agent = Agent(settings, ports)
         target = NodeTarget(ports.network, lambda: None)
         agent.reconciler = Reconciler("flanneld", target)
-        await agent._learn()
+        await agent._learn(rehearsal=True)
         lease = await ports.store.preview(agent._wish())
         snapshot = await anext(ports.store.watch())
         wanted = plan.desired(plan.Inputs(
