@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -21,6 +22,7 @@ from nodecore.net import Family, IPAddress, IPNetwork
 KEY = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([0-9a-fA-F:]+)-(\d+))?")
 NO_SUBNET = "0.0.0.0-0"
 NO_ADDRESS = "0.0.0.0"
+TEXT = ""  # backend data that is a mere text, as the extension backend's, is kept under this key
 JSON_KEYS = {Family.IPV4: ("PublicIP", "BackendData"), Family.IPV6: ("PublicIPv6", "BackendV6Data")}
 
 
@@ -69,24 +71,56 @@ def encode_lease(lease: Lease) -> bytes:
     value: dict[str, Any] = {
         "PublicIP": str(four.public_ip) if four and four.public_ip else NO_ADDRESS,
         "PublicIPv6": str(six.public_ip) if six and six.public_ip else None,
-        "BackendType": lease.backend,
     }
+    if lease.backend:
+        value["BackendType"] = lease.backend
     if four and four.data:
-        value["BackendData"] = dict(four.data)
+        value["BackendData"] = encode_data(four.data)
     if six and six.data:
-        value["BackendV6Data"] = dict(six.data)
+        value["BackendV6Data"] = encode_data(six.data)
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def decode_lease(key: str, value: bytes) -> Lease:
     """A lease from its key below `subnets/` and its value; raises `Invalid` with what is wrong."""
     subnets = parse_key(key)
+    raw = parse_object(value or b"{}", what=f"lease {key}")
+    kind = raw.get("BackendType") or ""
+    if not isinstance(kind, str):
+        raise Invalid(f"lease {key}: BackendType: {kind!r} is not a text")
+    return Lease(tuple(_part(key, subnet, raw) for subnet in subnets), kind)
+
+
+def parse_object(text: str | bytes, *, what: str) -> dict[str, Any]:
+    """A JSON object; raises `Invalid` saying what is wrong with `what`."""
+    raw = parse_json(text, what=what)
+    if not isinstance(raw, dict):
+        raise Invalid(f"{what}: {reprlib.repr(raw)} is not an object")
+    return raw
+
+
+def parse_json(text: str | bytes, *, what: str) -> Any:
+    """Any JSON value; raises `Invalid` saying what is wrong with `what`."""
     try:
-        raw = json.loads(value or b"{}")
-        parts = tuple(_part(subnet, raw) for subnet in subnets)
-        return Lease(parts, str(raw.get("BackendType") or ""))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise Invalid(f"lease {key}: {error}") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{what}: not JSON: {error}") from None
+
+
+def encode_data(data: Mapping[str, Any]) -> Any:
+    """Backend data as it is written in JSON."""
+    return data[TEXT] if TEXT in data else dict(data)
+
+
+def decode_data(raw: Any, *, what: str) -> Mapping[str, Any]:
+    """Backend data as it was read from JSON, null as none; raises `Invalid` saying what is wrong with `what`."""
+    if isinstance(raw, str):
+        return {TEXT: raw}
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise Invalid(f"{what}: {reprlib.repr(raw)} is not an object")
+    return raw
 
 
 def parse_key(key: str) -> tuple[IPNetwork, ...]:
@@ -103,9 +137,16 @@ def parse_key(key: str) -> tuple[IPNetwork, ...]:
         raise Invalid(f"lease {key!r}: {error}") from None
 
 
-def _part(subnet: IPNetwork, raw: Mapping[str, Any]) -> Part:
-    public, data = (raw.get(name) for name in JSON_KEYS[Family.of(subnet)])
-    if data is not None and not isinstance(data, dict):
-        raise ValueError(f"backend data {data!r} is not an object")
-    address = ip_address(public) if public and public != NO_ADDRESS else None
-    return Part(subnet, address, data or {})
+def _part(key: str, subnet: IPNetwork, raw: Mapping[str, Any]) -> Part:
+    family = Family.of(subnet)
+    where, what = JSON_KEYS[family]
+    public, data = raw.get(where), decode_data(raw.get(what), what=f"lease {key}: {what}")
+    if not public or public == NO_ADDRESS:
+        return Part(subnet, None, data)
+    try:
+        address = ip_address(public) if isinstance(public, str) else None
+    except ValueError:
+        address = None
+    if address is None or Family.of(address) is not family:
+        raise Invalid(f"lease {key}: {where}: {reprlib.repr(public)} is not an IPv{family.value} address")
+    return Part(subnet, None if address.is_unspecified else address, data)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 from flanneld_py.alloc import choose_subnets, fits, is_ours
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
-from flanneld_py.store.port import Held, Snapshot, Wish
+from flanneld_py.store.port import Held, Snapshot, Standing, Wish
 from nodecore.errors import Busy, Conflict, Expired, Fault, Invalid, NotFound
 from nodecore.etcd.client import EtcdClient, Put, WatchBatch, absent, unchanged
 from nodecore.loop.backoff import Backoff
-from nodecore.net import Family
+from nodecore.net import Family, IPAddress
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,10 @@ class EtcdLeaseStore:
         """The network configuration's text."""
         found = await self._client.get(f"{self._prefix}/config")
         return found.value.decode(errors="replace") if found else None
+
+    async def public_addresses(self) -> Mapping[Family, IPAddress]:
+        """None: etcd knows a node by its address only."""
+        return {}
 
     async def preview(self, wish: Wish) -> Lease:
         """The lease `acquire` would take."""
@@ -119,6 +123,9 @@ class EtcdLeaseStore:
     async def renew(self, held: Held) -> float:
         """Start its time anew."""
         return float(await self._client.keepalive_once(held.handle))
+
+    async def announce(self, standing: Standing) -> None:
+        """Nothing to do: whoever has a lease is up."""
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         """All leases now and after every change, through restarts and compactions of etcd."""

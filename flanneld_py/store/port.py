@@ -1,6 +1,6 @@
 """What the agent needs of a place where leases are kept.
 
-Pure. Must not know: etcd or Kubernetes. Read next: `flanneld_py/store/etcd.py`.
+Pure. Must not know: etcd or Kubernetes. Read next: `flanneld_py/store/etcd.py`, `flanneld_py/store/kube.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import NetConf
 from nodecore.net import Family, IPAddress, IPNetwork
 
+UP = "Flannel is running on this node"
 BackendData = Callable[[Family, Part | None], Mapping[str, Any]]  # from what our lease said before to what it should say
 
 
@@ -38,6 +39,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether the network of this node works for others too, and why."""
+
+    works: bool = True
+    reason: str = "FlannelIsUp"
+    message: str = UP
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Every lease there was at a revision, by key."""
 
@@ -52,6 +62,10 @@ class LeaseStore(Protocol):
         """The network configuration's text, None while nobody has written one."""
         ...
 
+    async def public_addresses(self) -> Mapping[Family, IPAddress]:
+        """The addresses peers are to use that are written down there for this node; they go before the flags."""
+        ...
+
     async def preview(self, wish: Wish) -> Lease:
         """The lease `acquire` would take, taking nothing."""
         ...
@@ -62,6 +76,10 @@ class LeaseStore(Protocol):
 
     async def renew(self, held: Held) -> float:
         """Start its time anew and return the seconds; `NotFound` when it has ended."""
+        ...
+
+    async def announce(self, standing: Standing) -> None:
+        """Tell everybody how this node is, where there is a place for that."""
         ...
 
     def watch(self) -> AsyncIterator[Snapshot]:
