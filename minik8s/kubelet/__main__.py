@@ -25,6 +25,8 @@ import click
 @click.option("--cluster-dns", multiple=True, metavar="IP", help="DNS server for pods with dnsPolicy ClusterFirst.")
 @click.option("--cluster-domain", default="cluster.local", show_default=True, help="The cluster's DNS domain.")
 @click.option("--max-pods", default=110, show_default=True, help="How many pods this node takes.")
+@click.option("--container-log-max-size", default="10Mi", show_default=True, metavar="SIZE", help="Rotate larger log files.")
+@click.option("--container-log-max-files", default=5, show_default=True, metavar="N", help="Log files kept of a container.")
 @click.option("--node-labels", default="", metavar="K=V,...", help="Labels to register with.")
 @click.option("-v", "--v", "verbosity", default=0, show_default=True, help="Log verbosity; 4 and up is debugging.")
 def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) -> None:

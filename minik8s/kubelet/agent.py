@@ -31,7 +31,7 @@ from .images import Images
 from .machine import Machine, read_machine
 from .node import NodeKeeper
 from .probes import Prober
-from .records import Pod, name_of, uid_of
+from .records import Container, Pod, name_of, uid_of
 from .sandbox_config import NodeSettings
 from .starting import Services
 from .status_writer import StatusWriter
@@ -113,6 +113,10 @@ class Kubelet:
     async def _employ(self, uid: str, worker: PodWorker) -> None:
         await worker.run()
         self.workers.pop(uid, None)
+
+    def running(self) -> list[Container]:
+        """The containers that run on this node, as last seen."""
+        return [run for worker in self.workers.values() for run in worker.actual.running()]
 
     async def poll(self) -> None:
         """Compare what the runtime holds with what each worker last saw, once a second, for ever."""
@@ -205,7 +209,8 @@ async def run(config: Config) -> None:
                 "pods": kubelet.informer.run(), "poll": kubelet.poll(), "status": kubelet.writer.run(),
                 "events": kubelet.recorder.run(), "runtime": kubelet.keeper.watch_runtime(), "node": kubelet.keeper.keep_status(),
                 "lease": kubelet.keeper.keep_lease(), "server": serve(kubelet, listener),
-                "logs": rotate_logs(kubelet), "ready": ready(), "heap": keep_small(),
+                "logs": rotate_logs(kubelet, limit=config.log_limit(), files=config.container_log_max_files),
+                "ready": ready(), "heap": keep_small(),
             })
         finally:
             await runtime.close()

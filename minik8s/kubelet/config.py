@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nodecore.errors import UserError
+from nodecore.kube.quantity import parse_whole
 from nodecore.net import parse_address
 
 
@@ -31,6 +32,8 @@ class Config:
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"
     max_pods: int = 110
+    container_log_max_size: str = "10Mi"
+    container_log_max_files: int = 5
     node_labels: str = ""
 
     @property
@@ -54,7 +57,17 @@ class Config:
                 raise UserError(f"{flag}: not given")
             if not Path(path).is_file():
                 raise UserError(f"{flag}: no file {path}")
+        if self.container_log_max_files < 2:
+            raise UserError(f"--container-log-max-files: {self.container_log_max_files} is too few, at least 2")
+        self.log_limit()
         self.labels()
+
+    def log_limit(self) -> int:
+        """The size in bytes above which a log file is rotated."""
+        size = parse_whole(self.container_log_max_size, what="--container-log-max-size")
+        if size <= 0:
+            raise UserError(f"--container-log-max-size: {self.container_log_max_size} is not more than nothing")
+        return size
 
     def labels(self) -> dict[str, str]:
         """`--node-labels` as pairs."""

@@ -9,6 +9,7 @@ Must not know: what a pod is meant to be. Read next: `minik8s/kubelet/records.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,16 @@ class Runtime:
         """`RuntimeReady` and `NetworkReady`: whether, and why not."""
         reply = await self._run("Status", self._api.StatusRequest())
         return {item.type: (item.status, item.message or item.reason) for item in reply.status.conditions}
+
+    async def maps_ports(self) -> bool:
+        """Whether the network as configured has a plugin that maps ports of the host; True where the runtime does not tell."""
+        reply = await self._run("Status", self._api.StatusRequest(verbose=True))
+        try:
+            networks = json.loads(reply.info["cniconfig"])["Networks"]
+            plugins = [each["Network"] for network in networks for each in network["Config"]["Plugins"]]
+        except (KeyError, TypeError, ValueError):
+            return True
+        return any((plugin.get("capabilities") or {}).get("portMappings") for plugin in plugins)
 
     async def listing(self) -> dict[str, Fingerprint]:
         """Every pod uid the runtime holds anything for, with a value that changes when the pod's state does."""

@@ -15,11 +15,8 @@ from nodecore.errors import Fault
 
 from .cri import Runtime
 from .records import Container
-from .worker import PodWorker
 
 log = logging.getLogger(__name__)
-LIMIT = 10 * 1024 * 1024
-FILES = 5
 PERIOD = 10.0
 
 
@@ -27,22 +24,24 @@ class Holder(Protocol):
     """What rotation needs of the kubelet."""
 
     runtime: Runtime
-    workers: dict[str, PodWorker]
+
+    def running(self) -> list[Container]:
+        """The containers that run on this node."""
+        ...
 
 
-async def rotate_logs(kubelet: Holder, *, limit: int = LIMIT, period: float = PERIOD) -> None:
-    """Look at every running container's log now and then, for ever."""
+async def rotate_logs(kubelet: Holder, *, limit: int, files: int, period: float = PERIOD) -> None:
+    """Look at every running container's log now and then, for ever: none above `limit` bytes, `files` of each container."""
     while True:
         await asyncio.sleep(period)
-        runs = [run for worker in list(kubelet.workers.values()) for run in worker.actual.running()]
-        for run in runs:
+        for run in kubelet.running():
             try:
-                await _rotate(kubelet.runtime, run, limit)
+                await _rotate(kubelet.runtime, run, limit, files)
             except (OSError, Fault) as error:
                 log.warning("log of %s not rotated: %s", run.name, error)
 
 
-async def _rotate(runtime: Runtime, run: Container, limit: int) -> None:
+async def _rotate(runtime: Runtime, run: Container, limit: int, files: int) -> None:
     path = Path(run.log_path)
     aside = _move_aside(path, limit) if run.log_path else None
     if aside is None:
@@ -52,7 +51,14 @@ async def _rotate(runtime: Runtime, run: Container, limit: int) -> None:
     except Fault:
         _move_back(aside, path)
         raise
-    _drop_oldest(path)
+    _drop_oldest(path, files)
+
+
+def remove_logs(run: Container) -> None:
+    """Delete the log of a run that is forgotten, rotated files with it."""
+    path = Path(run.log_path)
+    for file in path.parent.glob(f"{path.name}*") if run.log_path else ():
+        file.unlink(missing_ok=True)
 
 
 def _move_aside(path: Path, limit: int) -> Path | None:
@@ -66,7 +72,7 @@ def _move_back(aside: Path, path: Path) -> None:
         aside.rename(path)
 
 
-def _drop_oldest(path: Path) -> None:
+def _drop_oldest(path: Path, files: int) -> None:
     old = sorted(path.parent.glob(f"{path.name}.*"))
-    for file in old[: max(0, len(old) - (FILES - 1))]:
+    for file in old[: max(0, len(old) - (files - 1))]:
         file.unlink()

@@ -35,8 +35,12 @@ async def stream_log(path: Path, options: LogOptions, running: Callable[[], bool
             if chunk:
                 yield chunk
             elif _rotated(file, path):
-                file.close()
-                file = path.open("rb")
+                rest = _read(file, renderer)  # the runtime wrote here until it opened the new file
+                if rest:
+                    yield rest
+                else:
+                    file.close()
+                    file = path.open("rb")
             elif not options.follow or not alive:
                 return
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from nodecore.kube.resource import SECRETS
 from .container_config import Run, container_config, runs_as_root
 from .cri import Runtime
 from .environment import Sources, environment
-from .handlers import handle
+from .handlers import Outcome, handle
 from .images import ImageFault, Images, auths_for, policy_of
 from .plan import Start
 from .probes import Prober
@@ -64,8 +64,9 @@ def container_spec(pod: Pod, name: str) -> dict[str, Any]:
     return {"name": name}
 
 
-async def start_container(services: Services, pod: Pod, op: Start, ips: tuple[str, ...], sandbox_attempt: int) -> None:
-    """Make one run of a container and start it."""
+async def start_container(services: Services, pod: Pod, op: Start, ips: tuple[str, ...], sandbox_attempt: int,
+                          leaving: asyncio.Event) -> None:
+    """Make one run of a container and start it; `leaving` ends the wait for its postStart hook."""
     spec, node = container_spec(pod, op.name), services.node
     ips = node.ips if pod["spec"].get("hostNetwork") else ips
     box_config = sandbox_config(pod, node, sandbox_attempt)
@@ -86,7 +87,11 @@ async def start_container(services: Services, pod: Pod, op: Start, ips: tuple[st
             services.recorder.emit(pod, "Warning", "Failed", f"Error: {error}")
             return
     services.recorder.emit(pod, "Normal", "Started", f"Started container {op.name}")
-    await _post_start(services, pod, spec, op, container, ips)
+    hook = (spec.get("lifecycle") or {}).get("postStart")
+    if hook:
+        run = Container(container, op.name, op.attempt, op.sandbox, "running")
+        await _post_start(services, pod, run, handle(services.runtime, hook, spec, run, ips[0] if ips else "", POST_START_LIMIT),
+                          leaving)
 
 
 async def _sources(services: Services, pod: Pod, ips: tuple[str, ...]) -> Sources:
@@ -149,13 +154,16 @@ async def _create(services: Services, op: Start, config: dict[str, Any], box_con
         raise StartFault("CreateContainerError", str(error)) from None
 
 
-async def _post_start(services: Services, pod: Pod, spec: Mapping[str, Any], op: Start, container: str,
-                      ips: tuple[str, ...]) -> None:
-    hook = (spec.get("lifecycle") or {}).get("postStart")
-    if not hook:
-        return
-    run = Container(container, op.name, op.attempt, op.sandbox, "running")
-    outcome = await handle(services.runtime, hook, spec, run, ips[0] if ips else "", POST_START_LIMIT)
-    if not outcome.ok:
-        services.recorder.emit(pod, "Warning", "FailedPostStartHook", f"PostStartHook failed: {outcome.message}")
-        await services.runtime.stop_container(container, 2.0)
+async def _post_start(services: Services, pod: Pod, run: Container, hook: Coroutine[Any, Any, Outcome],
+                      leaving: asyncio.Event) -> None:
+    """Wait for a postStart hook, whose failure ends the container; a pod that is to go does not wait."""
+    outcome, gone = asyncio.create_task(hook), asyncio.create_task(leaving.wait())
+    try:
+        await asyncio.wait((outcome, gone), return_when=asyncio.FIRST_COMPLETED)
+        if outcome.done() and not outcome.result().ok:
+            text = f"PostStartHook failed: {outcome.result().message}"
+            services.recorder.emit(pod, "Warning", "FailedPostStartHook", text)
+            await services.runtime.stop_container(run.id, 2.0)
+    finally:
+        outcome.cancel()
+        gone.cancel()

@@ -24,6 +24,7 @@ from . import names
 from .cgroups import remove_pod_cgroup
 from .cri import Fingerprint
 from .killing import kill_containers
+from .log_rotation import remove_logs
 from .plan import (
     GRACE_OF_THE_VANISHED,
     CleanUp,
@@ -38,7 +39,7 @@ from .plan import (
     plan_pod,
 )
 from .records import Actual, Pod, View, deleting, name_of, uid_of
-from .sandbox_config import sandbox_config
+from .sandbox_config import port_mappings, sandbox_config
 from .sources import fetch_sources
 from .starting import Services, StartFault, start_container
 from .status import pod_ips, pod_status, same_status
@@ -69,6 +70,7 @@ class PodWorker:
     done: bool = False
     actual: Actual = field(default_factory=Actual)
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
+    _leaving: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: float | None = None
     _waiting: dict[str, tuple[str, str]] = field(default_factory=dict)
     _blocked: dict[str, _Blocked] = field(default_factory=dict)
@@ -91,11 +93,14 @@ class PodWorker:
         """The API has a newer version of the pod."""
         if _version(pod) >= _version(self.pod):
             self.pod = pod
+            if deleting(pod):
+                self._leaving.set()
             self._dirty.set()
 
     def vanish(self) -> None:
         """The API no longer has the pod."""
         self.gone = True
+        self._leaving.set()
         self._dirty.set()
 
     async def run(self) -> None:
@@ -198,12 +203,15 @@ class PodWorker:
         elif isinstance(op, Start):
             box = self.actual.current
             ips, attempt = (box.ips, box.attempt) if box else ((), 0)
-            await start_container(self.services, self.pod, op, ips, attempt)
+            await start_container(self.services, self.pod, op, ips, attempt, self._leaving)
             self._waiting.pop(op.name, None)
         elif isinstance(op, Kill):
             await self._kill(op)
         elif isinstance(op, RemoveContainer):
             await runtime.remove_container(op.id)
+            for run in self.actual.containers:
+                if run.id == op.id:
+                    remove_logs(run)
         elif isinstance(op, StopSandbox):
             await runtime.stop_sandbox(op.id)
         elif isinstance(op, RemoveSandbox):
@@ -214,11 +222,19 @@ class PodWorker:
 
     async def _make_sandbox(self, op: MakeSandbox) -> None:
         try:
+            await self._check_ports()
             async with self.services.limit:
                 await self.services.runtime.start_sandbox(sandbox_config(self.pod, self.services.node, op.attempt))
         except Fault as error:
             self.services.recorder.emit(self.pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
             raise
+
+    async def _check_ports(self) -> None:
+        """A network that maps no ports would leave hostPorts out without a word."""
+        ports = port_mappings(self.pod)
+        if ports and not await self.services.runtime.maps_ports():
+            why = "this node's network configuration has no plugin with the capability portMappings"
+            raise Fault(f"hostPort {ports[0]['host_port']} is not supported: {why}")
 
     async def _kill(self, op: Kill) -> None:
         box = self.actual.current

@@ -107,7 +107,8 @@ class Cell:
             sys.executable, "-m", "minik8s", "kubelet", "--kubeconfig", str(kubeconfig), "--hostname-override", NODE,
             "--node-ip", NODE_IP, "--tls-cert-file", f"{pki}/kubelet.crt", "--tls-private-key-file", f"{pki}/kubelet.key",
             "--client-ca-file", f"{pki}/ca.crt", "--port", str(self.kubelet_port), "--root-dir", f"{self.directory}/kubelet",
-            "--pod-log-dir", f"{self.directory}/pods", "--cgroup-root", f"/{self.name}", "-v", "4",
+            "--pod-log-dir", f"{self.directory}/pods", "--cgroup-root", f"/{self.name}",
+            "--container-log-max-size", "64Ki", "--container-log-max-files", "3", "-v", "4",
         ])
 
     def listen(self) -> socket.socket:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from minik8s.kubelet.cri import Runtime
 from nodecore.errors import Fault, NotFound
 from nodecore.kube.client import KubeClient
 from nodecore.kube.config import KubeConfig
@@ -37,6 +38,14 @@ class Stage:
     async def kubectl(self, *argv: str, check: bool = True, body: Any = None) -> str:
         """The real kubectl, beside the event loop that carries the API server's connections to the kubelet."""
         return await asyncio.to_thread(self.plane.kubectl, *argv, check=check, body=body)
+
+    async def maps_ports(self) -> bool:
+        """Whether the cell's containerd has taken up a network configuration that maps host ports."""
+        runtime = Runtime(f"unix:///proc/{self.cell.pid}/root/run/containerd/containerd.sock")
+        try:
+            return await runtime.maps_ports()
+        finally:
+            await runtime.close()
 
     async def version(self) -> str:
         """Where the API stands."""
@@ -115,7 +124,7 @@ def kubelet_cell() -> Iterator[Cell]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stage(kubelet_cell: Cell) -> AsyncIterator[Stage]:
-    """The API server is on the host's loopback: two forwarders join it with the cell, whose kubelet's port is the same outside."""
+    """The API server is on the host's loopback: two forwarders join it and the cell, whose kubelet's port is the same outside."""
     directory = kubelet_cell.directory
     inner, outer = kubelet_cell.listen(), socket.create_server(("127.0.0.1", 0))
     kubelet_cell.kubelet_port = outer.getsockname()[1]
