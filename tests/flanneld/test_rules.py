@@ -1,0 +1,409 @@
+"""Traffic rules in nftables and both iptables: their words, where packets go, who they replace, whom they leave alone."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from rule_hosts import KINDS, PLANS, V4, V6, Crossing, Plan, RuleHost, seen_as, wanted
+
+from flanneld_py.masq import desired_rules
+from flanneld_py.render import iptables, nftables
+from flanneld_py.rules import concerns
+from nodecore.errors import Busy, Fault, Invalid, leaves
+from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.ports import Variant
+from nodecore.net import Family
+
+NOTHING = wanted(nftables=True, plans=())
+
+
+def text_of(family: Family, network: str, subnet: str, **switches: bool) -> str:
+    given = {"masquerade": True, "forward": True, "fully_random": True} | switches
+    return nftables.table_script(desired_rules(family, ip_network(network), ip_network(subnet), **given))
+
+
+def test_what_is_switched_off_leaves_nothing() -> None:
+    assert text_of(Family.IPV4, "10.5.0.0/16", "10.5.1.0/24", masquerade=False, forward=False) == ""
+    assert "postrtg" not in text_of(Family.IPV4, "10.5.0.0/16", "10.5.1.0/24", masquerade=False)
+    rules = desired_rules(Family.IPV6, None, None, masquerade=True, forward=True, fully_random=True)
+    assert (nftables.table_script(rules), iptables.chain_rules(rules, "nat")) == ("", ())
+
+
+def test_ipv6_table_golden() -> None:
+    assert text_of(Family.IPV6, "fd00:5::/48", "fd00:5:0:1::/64", forward=False, fully_random=False) == """\
+add table ip6 flannel-ipv6
+delete table ip6 flannel-ipv6
+table ip6 flannel-ipv6 {
+	chain postrtg {
+		type nat hook postrouting priority srcnat; policy accept;
+		meta mark & 0x4000 == 0x4000 return
+		ip6 saddr fd00:5:0:1::/64 ip6 daddr fd00:5::/48 return
+		ip6 saddr fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return
+		ip6 saddr != fd00:5::/48 ip6 daddr fd00:5:0:1::/64 return
+		ip6 saddr fd00:5::/48 ip6 daddr != ff00::/8 masquerade
+		ip6 saddr != fd00:5::/48 ip6 daddr fd00:5::/48 masquerade
+	}
+}
+"""
+
+
+def test_an_iptables_script_adds_what_is_missing_and_takes_away_what_is_old() -> None:
+    held = iptables.Held(
+        {"FLANNEL-POSTRTG": ("-A FLANNEL-POSTRTG -j RETURN",), "FLANNEL-FWD": ()},
+        ('-A POSTROUTING -s 10.5.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE', iptables.TABLES["nat"].jump,
+         iptables.TABLES["nat"].jump),
+    )
+    assert iptables.table_script("nat", ["-A FLANNEL-POSTRTG -j ACCEPT"], held) == """*nat
+:FLANNEL-POSTRTG - [0:0]
+:FLANNEL-FWD - [0:0]
+-A FLANNEL-POSTRTG -j ACCEPT
+-D POSTROUTING -s 10.5.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE
+-D POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+-X FLANNEL-FWD
+COMMIT
+"""
+    assert iptables.table_script("nat", [], iptables.Held({}, ())) == "*nat\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(("change", "ours"), [
+    ("ip flannel-ipv4", True), ("ip6 flannel-ipv6 postrtg", True), ("ip nat", True), ("ip nat POSTROUTING", True),
+    ("ip6 filter FLANNEL-FWD", True), ("ip nat KUBE-SERVICES", False), ("ip kube-proxy", False), ("inet filter FORWARD", False),
+    ("? x", False), ("ip", False),
+])
+def test_which_news_concern_us(change: str, ours: bool) -> None:
+    assert concerns(change) is ours
+
+
+# --- in a namespace ----------------------------------------------------------------------------------------------
+
+kernel = pytest.mark.kernel
+
+
+def needs() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for program in ("iptables-nft", "iptables-legacy"):
+        if not Path(f"/usr/sbin/{program}").exists():
+            pytest.skip(f"no {program} here")
+
+
+@pytest.fixture
+def host() -> Iterator[RuleHost]:
+    needs()
+    made = RuleHost()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def crossing() -> Iterator[Crossing]:
+    needs()
+    made = Crossing()
+    yield made
+    made.close()
+
+
+def settle(host: RuleHost, kind: str) -> None:
+    """Our rules of a kind, on a host that uses it."""
+    if kind != "nftables":
+        for plan in PLANS:
+            host.sh(f"{plan.program}-{kind} -w 5 -t mangle -N KUBE-IPTABLES-HINT")
+    host.fresh()
+    host.apply(wanted(nftables=kind == "nftables"))
+
+
+def unsettle(host: RuleHost, kind: str) -> None:
+    host.apply(NOTHING)
+    if kind != "nftables":
+        for plan in PLANS:
+            host.sh(f"{plan.program}-{kind} -w 5 -t mangle -X KUBE-IPTABLES-HINT")
+
+
+@kernel
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_packets_go(crossing: Crossing, kind: str) -> None:
+    settle(crossing, kind)
+    try:
+        for plan in PLANS:
+            walk(crossing, plan)
+    finally:
+        unsettle(crossing, kind)
+
+
+def walk(at: Crossing, plan: Plan) -> None:
+    assert seen_as(at.outside, plan.outside, at.pod) == plan.node, "a pod on its way out"
+    assert seen_as(at.remote, plan.remote, at.pod) == plan.pod, "pod to pod elsewhere"
+    assert seen_as(at.pod, plan.pod, at.remote) == plan.remote, "from a pod elsewhere"
+    assert seen_as(at.pod, plan.pod, at.outside) == plan.outside, "from outside to a pod here"
+    assert seen_as(at.remote, plan.remote, at.ns, source=plan.node) == plan.tunnel, "this host to a pod elsewhere"
+    assert seen_as(at.remote, plan.remote, at.outside) == plan.tunnel, "from outside to a pod elsewhere, through us"
+    assert seen_as(at.remote, plan.remote, at.ns, mark=0x14000) == plan.tunnel
+    at.remote.run(f"ip -{plan.family.value} route add {plan.node} via {plan.tunnel}".split())
+    assert seen_as(at.remote, plan.remote, at.ns, source=plan.node, mark=0x14000) == plan.node, "marked: the proxy's business"
+    at.remote.run(f"ip -{plan.family.value} route del {plan.node}".split())
+
+
+@kernel
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_forward_policy_of_drop_lets_pods_through(crossing: Crossing, kind: str) -> None:
+    settle(crossing, kind)
+    for plan in PLANS:
+        crossing.sh(f"{plan.program}-{kind} -w 5 -P FORWARD DROP")
+    try:
+        for plan in PLANS:
+            assert seen_as(crossing.outside, plan.outside, crossing.pod) == plan.node
+    finally:
+        for plan in PLANS:
+            crossing.sh(f"{plan.program}-{kind} -w 5 -P FORWARD ACCEPT")
+        unsettle(crossing, kind)
+
+
+def exact(plan: Plan) -> dict[str, list[str]]:
+    """What facts/flannel.md 1.5 says, in the words of iptables -S."""
+    n, p, chain = plan.network, plan.subnet, "-A FLANNEL-POSTRTG"
+    masq, forward = '-m comment --comment "flanneld masq"', '-m comment --comment "flanneld forward"'
+    return {
+        "filter FORWARD": [f"-A FORWARD {forward} -j FLANNEL-FWD"],
+        "filter FLANNEL-FWD": [f"-A FLANNEL-FWD -s {n} {forward} -j ACCEPT", f"-A FLANNEL-FWD -d {n} {forward} -j ACCEPT"],
+        "nat POSTROUTING": [f"-A POSTROUTING {masq} -j FLANNEL-POSTRTG"],
+        "nat FLANNEL-POSTRTG": [
+            f"{chain} -m mark --mark 0x4000/0x4000 {masq} -j RETURN", f"{chain} -s {p} -d {n} {masq} -j RETURN",
+            f"{chain} -s {n} -d {p} {masq} -j RETURN", f"{chain} ! -s {n} -d {p} {masq} -j RETURN",
+            f"{chain} -s {n} ! -d {plan.family.multicast} {masq} -j MASQUERADE --random-fully",
+            f"{chain} ! -s {n} -d {n} {masq} -j MASQUERADE --random-fully",
+        ],
+    }
+
+
+def listed(host: RuleHost, kind: str, plan: Plan) -> dict[str, list[str]]:
+    found = {}
+    for where in exact(plan):
+        table, chain = where.split()
+        lines = host.sh(f"{plan.program}-{kind} -w 5 -t {table} -S {chain}").splitlines()
+        found[where] = [line for line in lines if line.startswith("-A") and "flanneld" in line]
+    return found
+
+
+@kernel
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("go", [True, False])
+def test_the_words_are_flannels_whoever_was_there_before(host: RuleHost, kind: str, go: bool) -> None:
+    host.use(kind)
+    before = host.save()
+    if go:
+        for plan in PLANS:
+            host.go_flanneld(kind, plan)
+    done = [op.describe() for op in host.apply(wanted(nftables=False))]
+    verb = "replace" if go else "add"
+    assert done == [f"{verb} {ip}tables-{kind} rules in {table}" for ip in ("ip", "ip6") for table in ("filter", "nat")]
+    for plan in PLANS:
+        assert listed(host, kind, plan) == exact(plan)
+    assert host.save(ours=False) == before, "nobody else's rule was touched"
+    assert host.apply(wanted(nftables=False)) == [], "and then there is nothing to do"
+    host.apply(NOTHING)
+    assert host.save() == before, "it goes without a trace"
+    assert host.sh("nft list tables").count("flannel") == 0
+
+
+@kernel
+def test_one_family_off_and_one_part_off(host: RuleHost) -> None:
+    host.use("nft")
+    before = host.save()
+    host.apply(wanted(nftables=False, plans=(V4,)))
+    assert "fd00" not in host.save()
+    host.apply(wanted(nftables=False, masquerade=False))
+    assert ("FLANNEL-POSTRTG" in host.save(), host.save().count("-j FLANNEL-FWD")) == (False, 2)
+    host.apply(wanted(nftables=False, forward=False))
+    assert ("FLANNEL-FWD" in host.save(), host.save().count("-j FLANNEL-POSTRTG")) == (False, 2)
+    host.apply(wanted(nftables=False, forward=False, masquerade=False))
+    assert host.save() == before
+
+
+@kernel
+def test_what_other_versions_left_goes(host: RuleHost) -> None:
+    """Rules straight in POSTROUTING (before 0.20), a FLANNEL-FWD in nat, a doubled jump, a later version's nft table."""
+    host.use("legacy")
+    before = host.save()
+    for plan in PLANS:
+        host.go_flanneld("legacy", plan)
+        for rule in (f"-s {plan.network} -d {plan.network} -m comment --comment 'flanneld masq' -j RETURN",
+                     "-m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG"):
+            host.ns.run(["sh", "-c", f"{plan.program}-legacy -w 5 -t nat -A POSTROUTING {rule}"])
+        host.sh(f"{plan.program}-legacy -w 5 -t nat -N FLANNEL-FWD")
+        table = f"{plan.family.nft} flannel-ipv{plan.family.value}"
+        host.sh("nft -f -", f"table {table} {{\nchain postrtg {{ type nat hook postrouting priority srcnat;\n"
+                            f"meta mark 0x4000 return\n}}\n}}\n")
+    host.apply(wanted(nftables=False))
+    for plan in PLANS:
+        assert listed(host, "legacy", plan) == exact(plan)
+    assert host.save(ours=False) == before
+    assert "flannel" not in host.sh("nft list tables")
+
+
+@kernel
+def test_looking_makes_no_legacy_table(host: RuleHost) -> None:
+    host.apply(wanted(nftables=True))
+    host.use("nft")
+    host.fresh()
+    host.apply(wanted(nftables=False))
+    host.apply(wanted(nftables=True))
+    assert host.sh("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names") == ""
+
+
+@kernel
+@pytest.mark.parametrize(("theirs", "chosen"), [
+    ((), Variant.NFT), (("legacy",), Variant.LEGACY), (("nft",), Variant.NFT), (("nft", "legacy"), Variant.NFT),
+])
+def test_the_variant_is_the_hosts(host: RuleHost, theirs: tuple[str, ...], chosen: Variant) -> None:
+    """Where both weigh the same it is the one the plain `iptables` runs: nft on this machine."""
+    for kind in theirs:
+        host.use(kind)
+    with host.ns.enter():
+        assert asyncio.run(Iptables().chosen()) is chosen
+        if theirs == ("nft",):
+            host.sh("iptables-legacy -w 5 -t mangle -N KUBE-IPTABLES-HINT")
+            assert asyncio.run(Iptables().chosen()) is Variant.LEGACY, "the kubelet knows"
+
+
+@contextmanager
+def holding(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@kernel
+def test_a_held_lock_is_told_and_waited_for(host: RuleHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "xtables.lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+    chains = Iptables(wait=1)
+    script = "*nat\n:FLANNEL-POSTRTG - [0:0]\nCOMMIT\n"
+
+    async def write() -> None:
+        await chains.restore(Variant.LEGACY, Family.IPV4, script)
+
+    with host.ns.enter(), holding(lock):
+        with pytest.raises(Busy, match="another program has held the xtables lock for more than 1 s"):
+            asyncio.run(write())
+    with host.ns.enter():
+        asyncio.run(write())
+        with pytest.raises(Invalid, match="iptables: .*--nosuch"):
+            asyncio.run(chains.restore(Variant.NFT, Family.IPV4, "*nat\n-A POSTROUTING -j ACCEPT --nosuch\nCOMMIT\n"))
+
+
+@kernel
+def test_where_the_new_cannot_be_written_the_old_stays(host: RuleHost) -> None:
+    host.use("nft")
+    host.apply(wanted(nftables=True))
+    host.sh("nft add chain ip nat FLANNEL-POSTRTG { type nat hook output priority 0; }")  # no chain to be jumped to
+    before = host.sh("nft list table ip flannel-ipv4")
+    with pytest.raises(ExceptionGroup) as caught:
+        host.apply(wanted(nftables=False))
+    assert all(isinstance(leaf, Fault) for leaf in leaves(caught.value))
+    assert host.sh("nft list table ip flannel-ipv4") == before
+    assert "ip6 flannel-ipv6" not in host.sh("nft list tables"), "the other family goes on"
+
+
+class Flows:
+    """New UDP flows from a pod to outside, as fast as they go, and whom the other side saw."""
+
+    def __init__(self, at: Crossing, plan: Plan) -> None:
+        self.at, self.plan = at, plan
+        self.seen: dict[str, int] = {}
+        self.sent = 0
+        self.done = threading.Event()
+        family = socket.AF_INET if plan is V4 else socket.AF_INET6
+        with at.outside.enter():
+            self.server = socket.socket(family, socket.SOCK_DGRAM)
+            self.server.bind((plan.outside, 0))
+            self.server.settimeout(0.5)
+        self.family = family
+        self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+
+    def _send(self) -> None:
+        with self.at.pod.enter():
+            while not self.done.is_set():
+                with socket.socket(self.family, socket.SOCK_DGRAM) as sock:
+                    sock.sendto(b"x", self.server.getsockname()[:2])
+                self.sent += 1
+                time.sleep(0.0005)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                _, (address, *_) = self.server.recvfrom(10)
+            except TimeoutError:
+                if self.done.is_set():
+                    return
+                continue
+            self.seen[address] = self.seen.get(address, 0) + 1
+
+    def __enter__(self) -> Flows:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        for thread in self.threads:
+            thread.join()
+        self.server.close()
+
+
+@kernel
+@pytest.mark.parametrize("plan", [V4, V6], ids=["ipv4", "ipv6"])
+def test_no_packet_goes_out_unmasqueraded_while_kinds_change(crossing: Crossing, plan: Plan) -> None:
+    """From Go's rules to ours, over all three kinds and back: each new flow meets rules, and a long one keeps its address."""
+    crossing.go_flanneld("legacy", plan)
+    crossing.fresh()
+    with Flows(crossing, plan) as flows, talking(crossing, plan) as talk:
+        for kind in ("legacy", "nftables", "nft", "nftables", "legacy", "nft"):
+            if kind == "nftables":
+                crossing.apply(wanted(nftables=True))
+            else:
+                settle(crossing, kind)
+                crossing.fresh()
+                crossing.apply(wanted(nftables=False))
+                crossing.sh(f"{plan.program}-{kind} -w 5 -t mangle -X KUBE-IPTABLES-HINT")
+                other = V6 if plan is V4 else V4
+                crossing.sh(f"{other.program}-{kind} -w 5 -t mangle -X KUBE-IPTABLES-HINT")
+            talk()
+    crossing.apply(NOTHING)
+    print(flows.sent, flows.seen)
+    assert flows.seen == {plan.node: flows.sent}
+
+
+@contextmanager
+def talking(at: Crossing, plan: Plan) -> Iterator[object]:
+    """One TCP connection from the pod to outside; calling it sends something there and back."""
+    family = socket.AF_INET if plan is V4 else socket.AF_INET6
+    with at.outside.enter():
+        listener = socket.create_server((plan.outside, 0), family=family)
+    with listener:
+        with at.pod.enter():
+            client = socket.create_connection(listener.getsockname()[:2], 5)
+        peer, address = listener.accept()
+    assert address[0] == plan.node
+
+    def talk() -> None:
+        client.settimeout(2)
+        peer.settimeout(2)
+        client.sendall(bytes(100_000))
+        got = 0
+        while got < 100_000:
+            got += len(peer.recv(65536))
+        peer.sendall(b"yes")
+        assert client.recv(3) == b"yes"
+
+    with client, peer:
+        yield talk
