@@ -122,7 +122,7 @@ class Agent:
     async def _learn(self, *, rehearsal: bool = False) -> None:
         """The configuration, the way out, and what we wish for."""
         self.conf = await wait_for_config(self.ports.store)
-        self.backend = equip(parse_backend(self.conf), rehearsal=rehearsal)
+        self.backend = await equip(parse_backend(self.conf), rehearsal=rehearsal)
         ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
         self.underlay = choose_underlay(self.ports.host, self.conf.families, self.settings.wishes, ipv6=ipv6)
         log.info("Using interface %s, MTU %d, addresses %s, public %s", self.underlay.link, self.underlay.mtu,

@@ -2,6 +2,7 @@
 
     MAC: the device's, else the one our lease tells already, else a random one
     key: the one in the key file, else a new one that is written there
+    extension: what its PreStartupCommand prints
 
 Read next: `flanneld_py/backends/port.py`.
 """
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from flanneld_py.attend.commands import run_command
+from flanneld_py.backends.extension import ExtensionBackend
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.vxlan import VxlanBackend, vtep_mac
 from flanneld_py.backends.wireguard import WireguardBackend
@@ -42,11 +45,13 @@ class Identity:
         return self._backend.identity if isinstance(self._backend, WireguardBackend) else ""
 
 
-def equip(backend: Backend, *, rehearsal: bool = False) -> Backend:
-    """The backend with this node's private key, if it is one that needs it; a rehearsal writes none."""
-    if not isinstance(backend, WireguardBackend):
-        return backend
-    return replace(backend, private_key=read_or_make_key(key_file(os.environ), write=not rehearsal))
+async def equip(backend: Backend, *, rehearsal: bool = False) -> Backend:
+    """The backend with what only this node can give: its private key, or what a command prints; a rehearsal changes nothing."""
+    if isinstance(backend, WireguardBackend):
+        return replace(backend, private_key=read_or_make_key(key_file(os.environ), write=not rehearsal))
+    if isinstance(backend, ExtensionBackend) and backend.pre_startup and not rehearsal:
+        return replace(backend, data=await run_command("PreStartupCommand", backend.pre_startup, {}))
+    return backend
 
 
 def random_mac() -> str:

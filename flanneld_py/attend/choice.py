@@ -7,6 +7,7 @@ Read next: `flanneld_py/attend/port.py`.
 from __future__ import annotations
 
 from flanneld_py.attend.port import Attendant
+from flanneld_py.backends.extension import ExtensionBackend
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend
 from flanneld_py.iface import Underlay
@@ -19,4 +20,8 @@ def choose_attendant(backend: Backend, underlay: Underlay) -> Attendant | None:
         from flanneld_py.attend.udp import UdpAttendant
 
         return UdpAttendant(backend, underlay.addresses[Family.IPV4])
+    if isinstance(backend, ExtensionBackend):
+        from flanneld_py.attend.extension import ExtensionAttendant
+
+        return ExtensionAttendant(backend)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flanneld_py.backends.extension import ExtensionBackend, parse_extension
 from flanneld_py.backends.ipip import IpipBackend, parse_ipip
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend, parse_udp
@@ -31,9 +32,10 @@ PARSERS: Mapping[str, Parser] = {
     "ipip": _by_options(parse_ipip),
     "udp": parse_udp,
     "wireguard": parse_wireguard,
+    "extension": parse_extension,
 }
 REFUSED = {"tencent-vpc": "it needs Tencent's cloud API"}
-CLASSES: tuple[type[Backend], ...] = (VxlanBackend, IpipBackend, UdpBackend, WireguardBackend)
+CLASSES: tuple[type[Backend], ...] = (VxlanBackend, IpipBackend, UdpBackend, WireguardBackend, ExtensionBackend)
 DEVICES = "|".join(backend.devices for backend in CLASSES if backend.devices)
 
 
