@@ -1,6 +1,6 @@
 """The overlay daemon, put together.
 
-    etcd --leases--> Tenure (ours)   \\
+    store --leases-> Tenure (ours)   \\
          --watch---> snapshot (all)   >- Inputs -> plan.py -> Reconciler -> kernel network, attendant
     netlink monitor: "look again"                              |
     nft monitor, lease: the same for the traffic rules  -> Reconciler -> nftables or iptables
@@ -12,30 +12,28 @@ Read next: `flanneld_py/plan.py`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flanneld_py import plan
 from flanneld_py.attend.choice import choose_attendant
 from flanneld_py.backends.choice import parse_backend
 from flanneld_py.backends.port import Backend
 from flanneld_py.config import Settings
+from flanneld_py.herald import Herald
 from flanneld_py.identity import Identity, equip
 from flanneld_py.iface import Underlay, choose_underlay
 from flanneld_py.lease import Lease
 from flanneld_py.masq import Wanted
-from flanneld_py.netconf import NetConf, parse_netconf
+from flanneld_py.netconf import NetConf
 from flanneld_py.rules import RulesTarget, concerns
-from flanneld_py.store.etcd import EtcdLeaseStore
+from flanneld_py.store.opening import open_store, wait_for_config, wait_for_public_addresses
 from flanneld_py.store.port import LeaseStore, Snapshot, Wish
 from flanneld_py.subnetfile import read_previous, render_subnet_file, write_subnet_file
 from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
-from nodecore.errors import Blame, Fault
-from nodecore.etcd.client import EtcdClient, EtcdConfig, parse_endpoints
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netlink import KernelHost, KernelNetwork
 from nodecore.kernel.nft import EVERYTHING, Nft
@@ -75,6 +73,7 @@ class Agent:
     identity: Identity = field(init=False)
     underlay: Underlay = field(init=False)
     tenure: Tenure = field(init=False)
+    herald: Herald = field(init=False)
     target: NodeTarget = field(init=False)
     reconciler: Reconciler = field(init=False)
     rules: Reconciler = field(init=False)
@@ -100,7 +99,7 @@ class Agent:
         self.target.attendant = choose_attendant(self.backend, self.underlay)
         try:
             await run_tasks({
-                "lease": self.tenure.run(), "leases": self._follow_leases(),
+                "lease": self.tenure.run(), "leases": self._follow_leases(), "herald": self.herald.run(),
                 "reconciler": self.reconciler.run(), "network monitor": self._follow_network(),
                 "rules": self.rules.run(), "nft monitor": self._follow_tables(),
                 "watchdog": systemd.watchdog(lambda: self.reconciler.alive),
@@ -124,13 +123,16 @@ class Agent:
         self.conf = await wait_for_config(self.ports.store)
         self.backend = await equip(parse_backend(self.conf), rehearsal=rehearsal)
         ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
-        self.underlay = choose_underlay(self.ports.host, self.conf.families, self.settings.wishes, ipv6=ipv6)
+        written = await wait_for_public_addresses(self.ports.store)
+        wishes = replace(self.settings.wishes, public={**(self.settings.wishes.public or {}), **written})
+        self.underlay = choose_underlay(self.ports.host, self.conf.families, wishes, ipv6=ipv6)
         log.info("Using interface %s, MTU %d, addresses %s, public %s", self.underlay.link, self.underlay.mtu,
                  _joined(self.underlay.addresses), _joined(self.underlay.public))
         log.info("Backend: %s", self.backend)
         self.backend.check(self.underlay)
         self.identity = Identity(self.ports.host, self.backend)
-        self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved)
+        self.herald = Herald(self.ports.store)
+        self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved, self.herald.say)
 
     def _wish(self) -> Wish:
         previous = read_previous(self.settings.subnet_file)
@@ -183,6 +185,7 @@ class Agent:
             self.ready = True
             log.info("Running: the network works and %s is written", self.settings.subnet_file)
             systemd.notify("READY=1")
+            self.herald.begin()
 
     def _serve_health(self) -> None:
         host, port = self.settings.healthz
@@ -201,15 +204,15 @@ class Agent:
 
 async def run(settings: Settings) -> None:
     """Run the daemon in this network namespace until a signal."""
-    async with _client(settings) as client:
-        await run_tasks({"flanneld": Agent(settings, _ports(settings, client)).run()})
+    async with open_store(settings) as store:
+        await run_tasks({"flanneld": Agent(settings, _ports(settings, store)).run()})
     log.info("Exiting; the network stays as it is")
 
 
 async def dry_run(settings: Settings) -> None:
     """Print what would be done, and do nothing."""
-    async with _client(settings) as client:
-        ports = _ports(settings, client)
+    async with open_store(settings) as store:
+        ports = _ports(settings, store)
         agent = Agent(settings, ports)
         target = NodeTarget(ports.network, lambda: None)
         agent.reconciler = Reconciler("flanneld", target)
@@ -228,35 +231,10 @@ async def dry_run(settings: Settings) -> None:
             print(write.describe())
 
 
-def _client(settings: Settings) -> EtcdClient:
-    endpoints = parse_endpoints(settings.endpoints, what="--etcd-endpoints")
-    return EtcdClient(
-        EtcdConfig(endpoints, settings.ca, settings.cert, settings.key, settings.username, settings.password)
-    )
-
-
-def _ports(settings: Settings, client: EtcdClient) -> Ports:
+def _ports(settings: Settings, store: LeaseStore) -> Ports:
     for name in settings.ignored:
         log.warning("--%s is accepted and ignored", name)
-    return Ports(EtcdLeaseStore(client, settings.prefix), KernelHost(), KernelNetwork(), Nft(), Iptables())
-
-
-async def wait_for_config(store: LeaseStore) -> NetConf:
-    """The network configuration, waiting for etcd and for somebody to write it."""
-    backoff = Backoff(first=0.2, cap=5.0)
-    while True:
-        try:
-            text = await store.config()
-            if text is not None:
-                return parse_netconf(text)
-            trouble = "nobody has written the network config (the key config below --etcd-prefix)"
-        except Fault as fault:
-            if fault.blame is not Blame.ENVIRONMENT:
-                raise
-            trouble = str(fault)
-        delay = backoff.next()
-        log.error("Couldn't fetch the network config: %s; again in %.1f s", trouble, delay)
-        await asyncio.sleep(delay)
+    return Ports(store, KernelHost(), KernelNetwork(), Nft(), Iptables())
 
 
 def _joined(addresses: Mapping[Family, object]) -> str:

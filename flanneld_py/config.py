@@ -52,16 +52,27 @@ FLAGS = (
     Flag("iptables-forward-rules", ON, "Accept forwarded packets of the network."),
     Flag("healthz-ip", "0.0.0.0", "Address for /healthz, /readyz and /metrics."),
     Flag("healthz-port", 0, "Port for them; 0 for none."),
-    Flag("kube-subnet-mgr", OFF, "Leases from Kubernetes instead of etcd: not supported yet."),
-    Flag("kube-api-url", "", "Of use with --kube-subnet-mgr only."),
-    Flag("kubeconfig-file", "", "Of use with --kube-subnet-mgr only."),
-    Flag("kube-annotation-prefix", "flannel.alpha.coreos.com", "Of use with --kube-subnet-mgr only."),
-    Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "Of use with --kube-subnet-mgr only."),
-    Flag("set-node-network-unavailable", ON, "Of use with --kube-subnet-mgr only."),
+    Flag("kube-subnet-mgr", OFF, "Leases are annotations of Kubernetes' nodes, instead of keys in etcd."),
+    Flag("kube-api-url", "", "Where the Kubernetes API is; goes before what the kubeconfig says."),
+    Flag("kubeconfig-file", "", "Kubeconfig; without one, the service account of our pod."),
+    Flag("kube-annotation-prefix", "flannel.alpha.coreos.com", "What the names of annotations begin with."),
+    Flag("net-config-path", "/etc/kube-flannel/net-conf.json", "Network configuration, with --kube-subnet-mgr."),
+    Flag("set-node-network-unavailable", ON, "Set our node's condition NetworkUnavailable."),
     Flag("v", 0, "Verbosity; 4 and up is debugging."),
     Flag("vmodule", "", "Verbosity by file: target=4,tun*=0."),
     Flag("log_backtrace_at", "", "Add the stack to the line logged at file.py:123."),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class KubeSettings:
+    """The flags of use with --kube-subnet-mgr."""
+
+    api_url: str
+    kubeconfig: str
+    annotation_prefix: str
+    net_config: Path
+    set_condition: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +96,11 @@ class Settings:
     vmodule: str = ""
     log_backtrace_at: str = ""
     ignored: tuple[str, ...] = ()
+    kube: KubeSettings | None = None  # None: leases are in etcd
 
 
 def build_settings(given: Mapping[str, Any]) -> Settings:
     """Check the flags' values, by their names; raises `UserError`."""
-    if given["kube-subnet-mgr"]:
-        raise UserError("--kube-subnet-mgr: not supported yet: leases are kept in etcd (see --etcd-endpoints)")
     if not given["etcd-prefix"].strip("/"):
         raise UserError(f"--etcd-prefix: {given['etcd-prefix']!r} is empty")
     margin, port = given["subnet-lease-renew-margin"], given["healthz-port"]
@@ -112,6 +122,14 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
         subnet_file=Path(given["subnet-file"]), renew_margin=margin * 60.0, rules_resync=float(given["iptables-resync"]),
         healthz=(given["healthz-ip"], port),
         verbosity=given["v"], vmodule=given["vmodule"], log_backtrace_at=given["log_backtrace_at"],
+        kube=_kube(given) if given["kube-subnet-mgr"] else None,
+    )
+
+
+def _kube(given: Mapping[str, Any]) -> KubeSettings:
+    return KubeSettings(
+        given["kube-api-url"], given["kubeconfig-file"], given["kube-annotation-prefix"], Path(given["net-config-path"]),
+        given["set-node-network-unavailable"],
     )
 
 

@@ -207,8 +207,8 @@ class EtcdCluster:
         self.close()
 
 
-def make_pki(directory: Path) -> Pki:
-    """A CA and one certificate of it, made in `directory`."""
+def make_pki(directory: Path, *addresses: str) -> Pki:
+    """A CA and one certificate of it, made in `directory`; for more addresses than 127.0.0.1, if given."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -231,7 +231,8 @@ def make_pki(directory: Path) -> Pki:
         return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    known = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", *addresses)]
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), *known])
     authority = x509.BasicConstraints(ca=True, path_length=None)
     (directory / "ca.crt").write_bytes(certificate("test-ca", "test-ca", ca_key, ca_key, authority))
     (directory / "etcd.crt").write_bytes(certificate("etcd", "test-ca", key, ca_key, names))

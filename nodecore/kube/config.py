@@ -71,12 +71,20 @@ def load(path: str = "") -> KubeConfig:
     path = path or os.environ.get("KUBECONFIG", "")
     if path:
         return parse(_read(path), base=Path(path).parent, name=path)
+    found = in_cluster()
+    if not found:
+        raise UserError("--kubeconfig: not given, KUBECONFIG is not set and this is not a pod")
+    return found
+
+
+def in_cluster() -> KubeConfig | None:
+    """What a pod is given: the environment says where, the ServiceAccount who; None outside of one."""
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
-    if host:
-        port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        return KubeConfig(server, ca=_file(str(SERVICE_ACCOUNT / "ca.crt")), token_file=str(SERVICE_ACCOUNT / "token"))
-    raise UserError("--kubeconfig: not given, KUBECONFIG is not set and this is not a pod")
+    if not host:
+        return None
+    port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return KubeConfig(server, ca=_file(str(SERVICE_ACCOUNT / "ca.crt")), token_file=str(SERVICE_ACCOUNT / "token"))
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -84,7 +92,10 @@ def _read(path: str) -> dict[str, Any]:
     try:  # JSON is YAML, and the only kind that needs no extra library
         document = json.loads(raw)
     except ValueError:
-        import yaml
+        try:
+            import yaml
+        except ImportError:
+            raise UserError(f"{path}: to read YAML the package PyYAML is needed; JSON needs none") from None
 
         try:
             document = yaml.safe_load(raw)

@@ -168,6 +168,8 @@ class Node:
 class Site:
     """Switch, etcd, nodes."""
 
+    kind = Node
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.stack = ExitStack()
@@ -178,7 +180,7 @@ class Site:
         self.nodes: list[Node] = []
 
     def add_node(self) -> Node:
-        node = Node(len(self.nodes) + 1, self.stack.enter_context(Netns.create()), self.directory)
+        node = self.kind(len(self.nodes) + 1, self.stack.enter_context(Netns.create()), self.directory)
         self.nodes.append(node)
         veth = f"ip link add veth{node.number} type veth peer name eth0 netns {node.ns.pid}"
         for command in (veth, f"ip link set veth{node.number} up master br0"):

@@ -38,8 +38,11 @@ def flanneld(*arguments: str, env: dict[str, str] | None = None) -> subprocess.C
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["-ip-masq", "-nosuch=3"], "-nosuch"),
-    (["-kube-subnet-mgr"], "--kube-subnet-mgr: not supported yet"),
-    (["--kube-subnet-mgr=true"], "--kube-subnet-mgr: not supported yet"),
+    (["-kube-subnet-mgr"], "--kube-subnet-mgr: this is not a pod: give --kubeconfig-file or --kube-api-url"),
+    (["--kube-subnet-mgr=true", "-kube-api-url=here"], "--kube-api-url: 'here'"),
+    (["--kube-subnet-mgr=true", "-kube-api-url=http://127.0.0.1:1"], "Set NODE_NAME, or POD_NAME and POD_NAMESPACE"),
+    (["-kube-subnet-mgr", "-kubeconfig-file=/nonexistent"], "/nonexistent"),
+    (["-kube-subnet-mgr", "-kube-annotation-prefix=Flannel"], "--kube-annotation-prefix: 'Flannel'"),
     (["-etcd-endpoints=nonsense"], "--etcd-endpoints: 'nonsense'"),
     (["-etcd-cafile=/nonexistent"], "/nonexistent"),
     (["-public-ip=1.2.3"], "--public-ip: '1.2.3' is not an IP address"),
