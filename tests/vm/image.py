@@ -1,0 +1,185 @@
+"""Builds the machine's disk: Debian 12 with the packages of `lab`, its kernel, and the project's virtual environment.
+
+Four steps, each done again only when what it depends on has changed: the system (debootstrap), the virtual environment
+(wheels made here, installed there, so that the machine needs no network), the project's entry points, the disk (`mkfs.ext4 -d`: no loop device, no
+boot loader, QEMU loads the kernel itself). Everything is below one directory, outside the checkout; what is mounted on
+the way is mounted in a namespace of its own. Read next: `tests/vm/machine.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from nodecore.errors import UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+GUEST = Path(__file__).parent / "guest"
+INSIDE = "/opt/flanneld-py"  # the checkout in the machine
+SUITE = "bookworm"
+MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+PYTHON = (3, 11)  # that of the suite: the wheels must fit it
+DISK_GIB = 4
+PACKAGES = (
+    "systemd-sysv", "udev", "dbus", "kmod", "linux-image-amd64", "initramfs-tools", "apparmor", "procps", "ca-certificates", "git",
+    "etcd-server", "containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "ipset", "conntrack", "iproute2",
+    "busybox-static", "python3-venv", "kubernetes-client", "iperf3", "shellcheck", "iputils-ping", "wireguard-tools", "ipvsadm",
+    "curl",
+)
+BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+NEEDED = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "qemu-system-x86_64": "qemu-system-x86", "unshare": "util-linux"}
+
+
+def cache() -> Path:
+    """Where the machine's files are kept."""
+    return Path(os.environ.get("FLANNELD_PY_VM", "/var/cache/flanneld-py/vm"))
+
+
+def lacking() -> str:
+    """Why no machine can be built or run here; empty when one can."""
+    if os.geteuid() != 0:
+        return "not root"
+    missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
+    return f"not installed: {' '.join(missing)}" if missing else ""
+
+
+def system_key() -> str:
+    """What the Debian system depends on."""
+    guest = [path.read_text() for path in sorted(GUEST.iterdir())]
+    return digest(SUITE, MIRROR, *PACKAGES, *BOOT_MODULES, *guest, str(DISK_GIB))
+
+
+def environment_key() -> str:
+    """What the virtual environment depends on, besides the system."""
+    return digest(system_key(), (PROJECT / "constraints.txt").read_text())
+
+
+def project_key() -> str:
+    """What the project's installation depends on, besides the environment."""
+    return digest(environment_key(), (PROJECT / "pyproject.toml").read_text())
+
+
+def digest(*texts: str) -> str:
+    """One short name for all of these texts."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def built() -> bool:
+    """Whether the disk fits this checkout."""
+    return stamp_of("disk") == project_key()
+
+
+def stamp_of(step: str) -> str:
+    """The key a step was last done with."""
+    path = cache() / f"{step}.key"
+    return path.read_text() if path.exists() else ""
+
+
+def build(say: Callable[[str], None]) -> None:
+    """Do whatever is missing."""
+    if reason := lacking():
+        raise UserError(reason)
+    if sys.version_info[:2] != PYTHON:
+        raise UserError(f"the virtual machine's wheels are made for Python {PYTHON[0]}.{PYTHON[1]}: run this with that version")
+    cache().mkdir(parents=True, exist_ok=True)
+    for step, key, function in (
+            ("system", system_key(), make_system), ("environment", environment_key(), make_environment),
+            ("project", project_key(), make_project), ("disk", project_key(), make_disk)):
+        if stamp_of(step) == key:
+            continue
+        begin = time.monotonic()
+        (cache() / f"{step}.key").unlink(missing_ok=True)
+        function(cache() / "root")
+        (cache() / f"{step}.key").write_text(key)
+        say(f"{time.monotonic() - begin:7.1f} s {step}")
+
+
+def make_system(root: Path) -> None:
+    """Debian with our packages, none of their services, and the script that carries out one command."""
+    if root.exists():
+        shutil.rmtree(root)
+    call("unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), MIRROR)
+    write(root / "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+    write(root / "etc/initramfs-tools/conf.d/virtual-machine", "MODULES=list\nCOMPRESS=lz4\n")
+    inside(root, f"apt-get install -qy --no-install-recommends lz4 {' '.join(PACKAGES)}")
+    (root / "usr/sbin/policy-rc.d").unlink()
+    with (root / "etc/initramfs-tools/modules").open("a") as file:
+        file.write("\n".join(BOOT_MODULES) + "\n")
+    write(root / "etc/hostname", "vm\n")
+    write(root / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 vm\n::1 localhost\n")
+    write(root / "etc/fstab", "/dev/vda / ext4 noatime 0 1\n")
+    write(root / "usr/local/sbin/vm-command", (GUEST / "vm-command").read_text(), 0o755)
+    write(root / "usr/local/sbin/vm-init", (GUEST / "vm-init").read_text(), 0o755)
+    write(root / "etc/systemd/system/vm-command.service", (GUEST / "vm-command.service").read_text())
+    inside(root, "systemctl enable vm-command; systemctl disable etcd containerd nftables e2scrub_reap apt-daily.timer "
+                 "apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer; apt-get clean; "
+                 "rm -rf /var/lib/apt/lists/* /usr/share/doc /usr/share/man /usr/share/locale; update-initramfs -u")
+
+
+def make_environment(root: Path) -> None:
+    """The virtual environment as `lab` makes it, from wheels that are built out here."""
+    wheels = root / "wheels"
+    for path in (wheels, root / INSIDE.lstrip("/")):
+        shutil.rmtree(path, ignore_errors=True)
+    call(sys.executable, "-m", "pip", "wheel", "-q", "--require-hashes", "-r", str(PROJECT / "constraints.txt"), "-w", str(wheels))
+    inside(root, f"mkdir -p {INSIDE} && cd {INSIDE} && python3 -m venv .venv && .venv/bin/pip install -q --no-index --no-deps /wheels/*.whl")
+    shutil.rmtree(wheels)
+
+
+def make_project(root: Path) -> None:
+    """The checkout, installed into its virtual environment."""
+    copy_checkout(root / INSIDE.lstrip("/"))
+    inside(root, f"cd {INSIDE} && .venv/bin/pip install -q --no-index --no-deps --no-build-isolation -e . && "
+                 f"cat constraints.txt pyproject.toml <(echo {INSIDE}) | sha256sum >.venv/stamp")
+
+
+def make_disk(root: Path) -> None:
+    """One file system with all of it; kernel and initial ramdisk beside it."""
+    disk = cache() / "disk.ext4"
+    disk.unlink(missing_ok=True)
+    call("mkfs.ext4", "-q", "-O", "^has_journal", "-L", "root", "-d", str(root), str(disk), f"{DISK_GIB}G")
+    for name, pattern in (("vmlinuz", "vmlinuz-*"), ("initrd.img", "initrd.img-*")):
+        shutil.copy(max((root / "boot").glob(pattern)), cache() / name)
+
+
+def checkout_files() -> list[str]:
+    """What belongs to this checkout, committed or not."""
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return sorted({name for name in done.stdout.split("\0") if name and (PROJECT / name).is_file()})
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy this checkout's files there."""
+    for name in checkout_files():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(PROJECT / name, target / name)
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file with its directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def inside(root: Path, script: str) -> None:
+    """Run a script in the system being built, with /proc and processes of its own."""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    environment |= {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    call("unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc",
+         "chroot", str(root), "bash", "-ec", script, environment=environment)
+
+
+def call(*argv: str, environment: dict[str, str] | None = None) -> None:
+    """Run a program to its end; what it printed is shown when it fails."""
+    done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", check=False)
+    if done.returncode:
+        raise UserError(f"{' '.join(argv[:8])} ...: exit code {done.returncode}\n{done.stdout[-3000:]}")
