@@ -27,7 +27,7 @@ from flanneld_py.iface import Underlay, choose_underlay
 from flanneld_py.lease import Lease
 from flanneld_py.masq import Wanted
 from flanneld_py.netconf import NetConf
-from flanneld_py.rules import RulesTarget, concerns
+from flanneld_py.rules import RulesTarget
 from flanneld_py.store.opening import open_store, wait_for_config, wait_for_public_addresses
 from flanneld_py.store.port import LeaseStore, Snapshot, Wish
 from flanneld_py.subnetfile import read_previous, render_subnet_file, write_subnet_file
@@ -36,7 +36,7 @@ from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netlink import KernelHost, KernelNetwork
-from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Chains, Firewall, Host, Network
 from nodecore.kernel.sysctl import read_sysctl
 from nodecore.loop.backoff import Backoff
@@ -77,6 +77,7 @@ class Agent:
     target: NodeTarget = field(init=False)
     reconciler: Reconciler = field(init=False)
     rules: Reconciler = field(init=False)
+    traffic_target: RulesTarget = field(init=False)
     count: Callable[[Outcome], None] = lambda outcome: None
     count_rules: Callable[[Outcome], None] = lambda outcome: None
     ready: bool = False
@@ -87,14 +88,13 @@ class Agent:
         self.reconciler = Reconciler(
             "flanneld", self.target, resync=RESYNC, min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._passed
         )
+        self.traffic_target = RulesTarget(self.ports.firewall, self.ports.chains, self.traffic)
         self.rules = Reconciler(
-            "rules", RulesTarget(self.ports.firewall, self.ports.chains, self.traffic), resync=self.settings.rules_resync,
+            "rules", self.traffic_target, resync=self.settings.rules_resync,
             min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._rules_passed,
         )
         self._serve_health()
         await self._learn()
-        if self.conf.nftables:
-            self.rules.resync = RESYNC  # the monitor hears of every change
         await self.tenure.begin()
         self.target.attendant = choose_attendant(self.backend, self.underlay)
         try:
@@ -159,7 +159,7 @@ class Agent:
 
     async def _follow_tables(self) -> None:
         async for name in self.ports.firewall.changes(chains=True):
-            if name == EVERYTHING or concerns(name):
+            if self.traffic_target.hear(name):
                 self.rules.mark()
 
     def _passed(self, outcome: Outcome) -> None:

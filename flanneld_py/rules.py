@@ -8,6 +8,9 @@ ours in all the others removed. So a switch from one kind to another, by us or f
 rules. What a place lists is compared with what it listed when we had written it: no iptables or nft need write its
 rules as we do.
 
+Listing costs processes, so a pass lists only what has moved: nftables and iptables-nft where the nft monitor was heard
+(`hear`), iptables-legacy where the kernel says that the table has another shape. Every few passes all is listed.
+
 Must not know: leases, tunnels, which adapter is behind a port. Read next: `flanneld_py/masq.py`, `flanneld_py/render/`.
 """
 
@@ -19,11 +22,13 @@ from dataclasses import dataclass, field
 from flanneld_py.masq import RuleSet, Wanted
 from flanneld_py.render import iptables, nftables
 from nodecore.errors import Fault, NotFound
-from nodecore.kernel.ports import Chains, Firewall, Variant
+from nodecore.kernel.ports import EVERYTHING, Chains, Firewall, Variant
 from nodecore.net import Family
 
 UNKNOWN = "?"
+THOROUGH = 6  # each so many passes everything is looked at
 Holding = str | iptables.Held
+Stamp = int | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,16 @@ class RulesTarget:
     def __init__(self, firewall: Firewall, chains: Chains, inputs: Callable[[], Wanted | None]) -> None:
         self._firewall, self._chains, self._inputs = firewall, chains, inputs
         self._written: dict[Place, Found] = {}
+        self._known: dict[Place, tuple[Stamp, Holding]] = {}
+        self._tables: tuple[Stamp, frozenset[str]] | None = None
+        self._news = self._passes = 0
+
+    def hear(self, change: str) -> bool:
+        """Take in what the nft monitor tells; says whether it may be about our rules."""
+        if change != EVERYTHING and not concerns(change):
+            return False
+        self._news += 1
+        return True
 
     def synced(self) -> bool:
         """Whether our subnet is known."""
@@ -89,9 +104,13 @@ class RulesTarget:
 
     async def observe(self, wanted: Wanted) -> Seen:
         """What there is of ours, of every kind. No table comes to be by looking."""
+        if self._passes % THOROUGH == 0:
+            self._known.clear()
+            self._tables = None
+        self._passes += 1
         installed = await self._chains.variants()
         variant = None if wanted.nftables else await self._chains.chosen()
-        tables = await self._tables(needed=wanted.nftables)
+        tables = await self._list_tables(needed=wanted.nftables)
         places = [Place(family, nftables.table_name(family)) for family in Family]
         places = [place for place in places if f"{place.family.nft} {place.table}" in tables]
         for family in Family:
@@ -101,22 +120,33 @@ class RulesTarget:
         found = {place: await self._look(place) for place in places}
         return Seen({place: one for place, one in found.items() if one.holding}, variant)
 
-    async def _tables(self, *, needed: bool) -> frozenset[str]:
-        try:
-            return await self._firewall.list_tables()
-        except NotFound:
-            if needed:
-                raise
-            return frozenset()  # a host without the nft program
+    async def _list_tables(self, *, needed: bool) -> frozenset[str]:
+        if self._tables is None or self._tables[0] != self._news:
+            news = self._news
+            try:
+                self._tables = news, await self._firewall.list_tables()
+            except NotFound:
+                if needed:
+                    raise
+                return frozenset()  # a host without the nft program
+        return self._tables[1]
 
     async def _look(self, place: Place) -> Found:
-        holding: Holding
-        if place.variant is None:
-            holding = await self._firewall.list_table(place.family.nft, place.table) or ""
-        else:
-            holding = await self._held(place, place.variant)
+        stamp, (known, holding) = self._stamp(place), self._known.get(place, (None, ""))
+        if known is None or known != stamp:
+            if place.variant is None:
+                holding = await self._firewall.list_table(place.family.nft, place.table) or ""
+            else:
+                holding = await self._held(place, place.variant)
+            self._known[place] = stamp, holding
         written = self._written.get(place)
         return Found(holding, written.text if written and written.holding == holding else UNKNOWN)
+
+    def _stamp(self, place: Place) -> Stamp:
+        """What is the same as long as the place is; taken before looking, so that it is never too new."""
+        if place.variant is Variant.LEGACY:
+            return self._chains.registered(place.family).get(place.table, b"")
+        return self._news
 
     async def _held(self, place: Place, variant: Variant) -> iptables.Held:
         layout = iptables.TABLES[place.table]
@@ -153,6 +183,8 @@ class RulesTarget:
 
     async def _write(self, op: WriteRules) -> None:
         self._written.pop(op.place, None)
+        self._known.pop(op.place, None)
+        self._tables = None
         if op.place.variant is None:
             await self._firewall.load(op.script)
         else:
@@ -163,6 +195,7 @@ class RulesTarget:
     def forget(self) -> None:
         """What is listed is compared with what we wrote: forgetting that writes it again."""
         self._written.clear()
+        self._passes = 0
 
 
 def _texts(rules: RuleSet, variant: Variant | None) -> dict[Place, str]:
@@ -185,7 +218,7 @@ def _script(place: Place, text: str, found: Found | None) -> str:
 
 def concerns(change: str) -> bool:
     """Whether a change that the nft monitor tells of (`family table` or `family table chain`) may be to our rules."""
-    family, table, chain, *_ = [*change.split(" ", 2), "", ""]
+    family, table, chain = [*change.split(" ", 2), "", ""][:3]
     if family not in {one.nft for one in Family}:
         return False
     ours = {nftables.table_name(one) for one in Family}

@@ -14,8 +14,11 @@ Must not know: what the chains are for. Read next: `nodecore/kernel/nft.py`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nodecore import errors
@@ -26,10 +29,13 @@ from nodecore.net import Family
 PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 REGISTERED = {Family.IPV4: "/proc/thread-self/net/ip_tables_names", Family.IPV6: "/proc/thread-self/net/ip6_tables_names"}
 HINT = ":KUBE-IPTABLES-HINT "  # the kubelet makes this chain to tell which variant it uses
+SO_GET_INFO, GETINFO_BYTES = 64, 84  # linux/netfilter_ipv4/ip_tables.h, and the same numbers for IPv6
 LOCKED = 4  # exit code
 LOCK_SECONDS = 5
 # iptables-nft 1.8.9 calls a chain that is not there "incompatible"
 ABSENT = ("No chain/target/match by that name", "incompatible, use 'nft' tool", "does not exist", "doesn't exist")
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Iptables:
@@ -72,16 +78,17 @@ class Iptables:
             if variant is Variant.NFT:
                 texts.append(await self._saved(variant, family))
             else:
-                texts += [await self._saved(variant, family, table) for table in sorted(self.registered(family))]
+                texts += [await self._saved(variant, family, table) for table in self.registered(family)]
         lines = [line for text in texts for line in text.splitlines()]
         return any(line.startswith(HINT) for line in lines), sum(line.startswith("-A ") for line in lines)
 
-    def registered(self, family: Family) -> frozenset[str]:
-        """The legacy tables there are; asking makes none."""
+    def registered(self, family: Family) -> Mapping[str, bytes]:
+        """The legacy tables there are, each with a stamp that is another one when rules came or went; asking makes none."""
         try:
-            return frozenset(Path(REGISTERED[family]).read_text().split())
+            names = Path(REGISTERED[family]).read_text().split()
         except OSError:
-            return frozenset()
+            return {}
+        return {name: _stamp(family, name) for name in sorted(names)}
 
     async def save(self, variant: Variant, family: Family, table: str) -> str:
         """A whole table as `iptables-save` writes it: costly on a host with many rules, and it makes a legacy table exist."""
@@ -124,6 +131,17 @@ class Iptables:
                 raise errors.NotFound(f"{argv[0]}: {error.strerror}") from None
         out, complaint = await child.communicate()
         return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
+
+
+def _stamp(family: Family, table: str) -> bytes:
+    """What the kernel says of a legacy table's size and shape: microseconds, where listing it may take tens of milliseconds."""
+    level = socket.IPPROTO_IP if family is Family.IPV4 else socket.IPPROTO_IPV6
+    answer = ctypes.create_string_buffer(table.encode(), GETINFO_BYTES)
+    with socket.socket(family.af, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        size = ctypes.c_uint32(GETINFO_BYTES)
+        if _libc.getsockopt(sock.fileno(), level, SO_GET_INFO, answer, ctypes.byref(size)):
+            raise errors.Denied(f"iptables: table {table}: {os.strerror(ctypes.get_errno())}")
+    return answer.raw
 
 
 def fault(complaint: str, code: int, waited: int) -> errors.Fault:

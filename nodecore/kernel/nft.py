@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import IO
 
 from nodecore import errors
+from nodecore.kernel.ports import EVERYTHING as EVERYTHING
 
 NETLINK_NETFILTER = 12
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
@@ -35,7 +36,6 @@ ATTRIBUTE = struct.Struct("=HH")
 ATTRIBUTE_MASK = 0x3FFF
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 RECEIVE_BUFFER = 8 * 1024 * 1024
-EVERYTHING = "*"
 
 
 class Nft:

@@ -5,7 +5,7 @@ Pure. Read next: `nodecore/kernel/netlink.py` (the real one) and `nodecore/kerne
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -13,6 +13,8 @@ from typing import Protocol
 from nodecore.kernel.diff import NetOp
 from nodecore.kernel.model import Link, NetState, Scope
 from nodecore.net import Family, IPAddress, IPNetwork
+
+EVERYTHING = "*"  # what a monitor says when it has lost news
 
 
 class Network(Protocol):
@@ -83,7 +85,7 @@ class Firewall(Protocol):
         ...
 
     def changes(self, *, chains: bool = False) -> AsyncIterator[str]:
-        """Yields `family table` of what others changed; with `chains`, `family table chain` for what is in one. Never ends."""
+        """Yields `family table` of what others changed, or EVERYTHING; with `chains`, `family table chain` for what is in one."""
         ...
 
 
@@ -105,8 +107,8 @@ class Chains(Protocol):
         """The one this host's rules are written with."""
         ...
 
-    def registered(self, family: Family) -> frozenset[str]:
-        """The legacy tables there are; asking makes none."""
+    def registered(self, family: Family) -> Mapping[str, bytes]:
+        """The legacy tables there are, each with a stamp that is another one when rules came or went; asking makes none."""
         ...
 
     async def list_chain(self, variant: Variant, family: Family, table: str, chain: str) -> tuple[str, ...] | None:

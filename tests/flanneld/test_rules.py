@@ -292,12 +292,12 @@ def test_a_held_lock_is_told_and_waited_for(host: RuleHost, tmp_path: Path, monk
     async def write() -> None:
         await chains.restore(Variant.LEGACY, Family.IPV4, script)
 
-    with host.ns.enter(), holding(lock):
-        with pytest.raises(Busy, match="another program has held the xtables lock for more than 1 s"):
-            asyncio.run(write())
+    told = "another program has held the xtables lock for more than 1 s"
+    with host.ns.enter(), holding(lock), pytest.raises(Busy, match=told):
+        asyncio.run(write())
     with host.ns.enter():
         asyncio.run(write())
-        with pytest.raises(Invalid, match="iptables: .*--nosuch"):
+        with pytest.raises(Invalid, match=r"iptables: .*--nosuch"):
             asyncio.run(chains.restore(Variant.NFT, Family.IPV4, "*nat\n-A POSTROUTING -j ACCEPT --nosuch\nCOMMIT\n"))
 
 
@@ -361,7 +361,7 @@ class Flows:
 
 
 @kernel
-@pytest.mark.parametrize("plan", [V4, V6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("plan", [pytest.param(V4, id="ipv4"), pytest.param(V6, id="ipv6", marks=pytest.mark.slow)])
 def test_no_packet_goes_out_unmasqueraded_while_kinds_change(crossing: Crossing, plan: Plan) -> None:
     """From Go's rules to ours, over all three kinds and back: each new flow meets rules, and a long one keeps its address."""
     crossing.go_flanneld("legacy", plan)
