@@ -20,6 +20,10 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.asyncio(loop_sco
 SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
+def logged(stage: Stage, name: str) -> str:
+    return next((stage.cell.directory / "pods").glob(f"default_{name}_*/main/0.log")).read_text()
+
+
 async def test_a_pod_runs_is_ready_and_goes(stage: Stage) -> None:
     await stage.run("plain", SLEEP, resources={"limits": {"cpu": "500m", "memory": "64Mi"}})
     pod = await stage.ready("plain")
@@ -149,8 +153,9 @@ async def test_config_maps_and_secrets(stage: Stage) -> None:
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "file", "b": "ho"}}
     await stage.client.create(CONFIG_MAPS, config, "default")
     pod = await stage.ready("configured", within=30)
-    text = next((stage.cell.directory / "pods").glob("default_configured_*/main/0.log")).read_text()
-    assert f"hoho {pod['status']['podIP']} file s3cret configured" in text
+    async with asyncio.timeout(10):
+        while f"hoho {pod['status']['podIP']} file s3cret configured" not in logged(stage, "configured"):
+            await asyncio.sleep(0.05)
     await stage.delete("configured")
     await stage.gone("configured")
 
@@ -185,8 +190,10 @@ async def test_identity_and_capabilities(stage: Stage) -> None:
                     volumeMounts=[{"name": "data", "mountPath": "/data"}],
                     securityContext={"readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}})
     await stage.ready("user")
-    text = next((stage.cell.directory / "pods").glob("default_user_*/main/0.log")).read_text()
-    assert [line.rsplit(" ", 1)[1] for line in text.splitlines()] == ["1000", "2000", "read-only", "writes"]
+    async with asyncio.timeout(10):
+        while "writes" not in logged(stage, "user"):
+            await asyncio.sleep(0.05)
+    assert [line.rsplit(" ", 1)[1] for line in logged(stage, "user").splitlines()] == ["1000", "2000", "read-only", "writes"]
     await stage.run("root", SLEEP, spec={"securityContext": {"runAsNonRoot": True}})
     pod = await stage.until("root", lambda pod: state(pod).get("waiting", {}).get("reason") == "CreateContainerConfigError")
     assert "will run as root" in state(pod)["waiting"]["message"]

@@ -150,3 +150,33 @@ def test_packed_numbers_and_managed_fields():
 def test_a_kind_not_served_is_named():
     with pytest.raises(Invalid, match='no kind "CronJob" is registered for version "batch/v1"'):
         decode_protobuf(envelope("batch/v1", "CronJob"))
+
+
+def test_zeros_are_kept_where_kubernetes_keeps_them():
+    """Go writes every plain field: an empty one counts where it is held by pointer, or where its JSON always has it."""
+    port = octets(1, "") + octets(2, "TCP") + number(3, 0)
+    piece = decode_protobuf(envelope("discovery.k8s.io/v1", "EndpointSlice", octets(4, "IPv4"), octets(3, port)))
+    assert piece["ports"] == [{"name": "", "protocol": "TCP", "port": 0}]
+    lease = decode_protobuf(envelope("coordination.k8s.io/v1", "Lease", octets(2, octets(1, "") + number(5, 0))))
+    assert lease["spec"] == {"holderIdentity": "", "leaseTransitions": 0}
+    daemons = number(1, 0) + number(2, 0) + number(3, 3) + number(4, 0) + number(5, 0) + number(6, 0)
+    status = decode_protobuf(envelope("apps/v1", "DaemonSet", octets(3, daemons)))["status"]
+    assert status == {"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 3, "numberReady": 0}
+    container = octets(1, "") + octets(2, "") + octets(6, octets(1, "") + number(2, 0) + number(3, 0)) + number(16, 0)
+    pod = decode_protobuf(envelope("v1", "Pod", octets(2, octets(2, container) + octets(6, "") + number(11, 0))))
+    assert pod["spec"] == {"containers": [{"name": "", "ports": [{"containerPort": 0}]}]}
+    volume = octets(1, "v") + octets(2, octets(1, octets(1, "/x") + octets(2, "")))
+    assert decode_protobuf(envelope("v1", "Pod", octets(2, octets(1, volume))))["spec"]["volumes"] == [
+        {"name": "v", "hostPath": {"path": "/x", "type": ""}}]
+
+
+UNKNOWN = [number(999, 7), octets(998, "later"), varint(997 << 3 | 1) + bytes(8), varint(996 << 3 | 5) + bytes(4)]
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN)
+def test_numbers_of_a_later_kubernetes_are_passed_over(unknown):
+    """As the original does, which has no strict decoding of protobuf either; what no Kubernetes writes is refused."""
+    body = envelope("v1", "ConfigMap", octets(1, octets(1, "c") + unknown), unknown)
+    assert decode_protobuf(body) == {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}
+    with pytest.raises(Invalid, match="damaged"):
+        decode_protobuf(envelope("v1", "ConfigMap", varint(999 << 3 | 6)))

@@ -4,7 +4,8 @@
     python -m minik8s.apiserver.schema.fields_tool --source kubernetes-1.20.2 --out fields.json
 
 Fields younger than 1.20 come from `fields_later.proto` beside this file. A field's line says `name type`, where the type
-is prefixed by `*` (optional scalar: a zero is meant), `[]` (repeated), `map ` (string keys) or `<` (inlined in JSON).
+is prefixed by `*` (scalar held by pointer: a zero is meant), `!` (scalar that JSON always shows, a zero too), `[]` (repeated),
+`map ` (string keys) or `<` (inlined in JSON).
 Run by hand when the API grows; prints the fields that the schema has and no .proto named. Read next: `protobuf.py`.
 """
 
@@ -34,7 +35,18 @@ COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 MESSAGE = re.compile(r"^message (\w+) \{\n(.*?)^\}", re.M | re.S)
 FIELD = re.compile(r"(?:map<\s*string\s*,\s*([\w.]+)\s*>|(optional|repeated)\s+([\w.]+))\s+(\w+) = (\d+);")
 STRUCT = re.compile(r"^type (\w+) struct \{\n(.*?)^\}", re.M | re.S)
-POINTER = re.compile(r"\*(?:u?int(?:32|64)?|bool|float64)\s+`json:\"(\w+)")
+POINTER = re.compile(r"\*[\w.]+\s+`json:\"(\w+)")
+SCALARS = frozenset({"string", "bytes", "bool", "int32", "int64", "double"})
+LATER_POINTERS = {  # strings of fields_later.proto that Go holds by pointer; its other scalars all are
+    "AppArmorProfile": "localhostProfile", "ClusterTrustBundleProjection": "name signerName", "Container": "restartPolicy",
+    "ContainerStatus": "stopSignal", "Endpoint": "zone", "EphemeralContainerCommon": "restartPolicy", "GRPCAction": "service",
+    "LeaseSpec": "strategy preferredHolder", "Lifecycle": "stopSignal", "LoadBalancerIngress": "ipMode",
+    "PersistentVolumeClaimSpec": "volumeAttributesClassName", "PodResourceClaim": "resourceClaimName resourceClaimTemplateName",
+    "PodResourceClaimStatus": "resourceClaimName", "PodSecurityContext": "supplementalGroupsPolicy seLinuxChangePolicy",
+    "ServiceSpec": "loadBalancerClass internalTrafficPolicy trafficDistribution", "TypedObjectReference": "apiGroup namespace",
+    "TopologySpreadConstraint": "nodeAffinityPolicy nodeTaintsPolicy", "VolumeMount": "recursiveReadOnly",
+    "VolumeMountStatus": "recursiveReadOnly",
+}
 WELL_KNOWN = {"Quantity": "quantity", "IntOrString": "intorstring", "Time": "time", "MicroTime": "time",
               "FieldsV1": "json", "RawExtension": "json", "ExtraValue": "strings"}
 
@@ -52,6 +64,7 @@ def command(source: Path, out: Path) -> None:
         merge(messages, read_proto((folder / "generated.proto").read_text(), package, pointers))
     merge(messages, read_later((HERE / "fields_later.proto").read_text()))
     mark_inlined(messages, shapes)
+    mark_always_shown(messages, shapes)
     kept = reachable(messages, shapes)
     lines = (f"{json.dumps(name)}: {json.dumps(messages[name])}" for name in sorted(kept))
     out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
@@ -66,7 +79,7 @@ def merge(messages: Messages, more: Messages) -> None:
 
 
 def read_pointers(text: str) -> Iterator[tuple[str, str]]:
-    """(struct, JSON name) of every scalar held by pointer in a types.go."""
+    """(struct, JSON name) of every field held by pointer in a types.go."""
     for name, body in STRUCT.findall(text):
         for field in POINTER.findall(body):
             yield name, field
@@ -78,14 +91,14 @@ def read_proto(text: str, package: str, pointers: set[tuple[str, str]]) -> Messa
     for name, body in MESSAGE.findall(COMMENT.sub("", text)):
         fields = found.setdefault(f"{package}.{name}", {})
         for values, label, kind, field, number in FIELD.findall(body):
-            optional = "*" if (name, field) in pointers else ""
+            optional = "*" if (name, field) in pointers and kind in SCALARS else ""
             prefix = "map " if values else "[]" if label == "repeated" else optional
             fields[number] = f"{field} {prefix}{type_name(values or kind, package)}"
     return found
 
 
 def read_later(text: str) -> Messages:
-    """The messages of fields_later.proto: several packages, and `optional` means a pointer."""
+    """The messages of fields_later.proto: several packages, and `optional` means a pointer, but for most strings."""
     found: Messages = {}
     for part in re.split(r"^package ", text, flags=re.M)[1:]:
         package, _, body = part.partition(";")
@@ -93,8 +106,8 @@ def read_later(text: str) -> Messages:
             fields = found.setdefault(f"{package}.{name}", {})
             for values, label, kind, field, number in FIELD.findall(inner):
                 plain = type_name(values or kind, package)
-                scalar = plain in ("int32", "int64", "bool", "double")
-                prefix = "map " if values else "[]" if label == "repeated" else "*" if scalar else ""
+                pointer = plain in SCALARS and (plain != "string" or field in LATER_POINTERS.get(name, "").split())
+                prefix = "map " if values else "[]" if label == "repeated" else "*" if pointer else ""
                 fields[number] = f"{field} {prefix}{plain}"
     return found
 
@@ -122,6 +135,16 @@ def mark_inlined(messages: Messages, shapes: Shapes) -> None:
                     del fields[number]
 
 
+def mark_always_shown(messages: Messages, shapes: Shapes) -> None:
+    """What the schema requires has no `omitempty` in Go, so that its zero is part of the object."""
+    for name, fields in messages.items():
+        required = shapes.types[name].required if name in shapes.types else ()
+        for number, line in fields.items():
+            field, _, kind = line.partition(" ")
+            if field in required and kind in SCALARS:
+                fields[number] = f"{field} !{kind}"
+
+
 def reachable(messages: Messages, shapes: Shapes) -> set[str]:
     """The served kinds' messages and those they refer to."""
     todo = [name for name in (*shapes.kinds.values(), "meta.v1.LabelSelector") if name in messages]
@@ -130,7 +153,7 @@ def reachable(messages: Messages, shapes: Shapes) -> set[str]:
         name = todo.pop()
         if name not in seen:
             seen.add(name)
-            kinds_used = (line.partition(" ")[2].lstrip("*<[]").removeprefix("map ") for line in messages[name].values())
+            kinds_used = (line.partition(" ")[2].lstrip("*!<[]").removeprefix("map ") for line in messages[name].values())
             todo += [kind for kind in kinds_used if kind in messages]
     return seen
 

@@ -1,8 +1,9 @@
 """Protobuf request bodies -> JSON objects: what kubectl sends for `create deployment`, `create token`, `drain` and the like.
 
 A body is `k8s\\0` and a runtime.Unknown {1 typeMeta {1 apiVersion, 2 kind}, 2 raw}; `raw` is the object by the numbers in
-`fields.json`. Go writes every plain field even when empty, so empty strings, zeros and false are left out again unless the
-field is held by pointer. Answers are never protobuf. Pure but for reading the table once.
+`fields.json`. Go writes every plain field even when empty: as there, empty strings, zeros and false are left out again unless
+the field is held by pointer, or JSON always shows it. Numbers of a later Kubernetes are passed over, as the original does.
+Answers are never protobuf. Pure but for reading the table once.
 Must not know: HTTP. Read next: `fields_tool.py`, which made the table.
 """
 
@@ -77,7 +78,7 @@ def _add(made: dict[str, Any], line: str, value: Value) -> None:
         made.setdefault(name, []).extend(_items(kind[2:], value))
     elif kind.startswith("<"):
         made.update(decode_message(kind[1:], _octets(value)))
-    elif kind.startswith("*"):
+    elif kind.startswith(("*", "!")):
         made[name] = _value(kind[1:], value)
     else:
         found = _value(kind, value)
