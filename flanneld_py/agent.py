@@ -12,6 +12,7 @@ Read next: `flanneld_py/plan.py`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from flanneld_py.netconf import NetConf
 from flanneld_py.rules import RulesTarget
 from flanneld_py.store.opening import open_store, wait_for_config, wait_for_public_addresses
 from flanneld_py.store.port import LeaseStore, Snapshot, Wish
-from flanneld_py.subnetfile import read_previous, render_subnet_file, write_subnet_file
+from flanneld_py.subnetfile import read_networks, read_previous, render_subnet_file, write_subnet_file
 from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
@@ -42,12 +43,14 @@ from nodecore.kernel.sysctl import read_sysctl
 from nodecore.loop.backoff import Backoff
 from nodecore.loop.reconcile import Outcome, Reconciler
 from nodecore.loop.supervise import run_tasks
-from nodecore.net import Family
+from nodecore.net import Family, IPNetwork
 
 log = logging.getLogger(__name__)
 
 RESYNC = 30.0
-MIN_INTERVAL = 0.1
+MIN_INTERVAL = 0.005  # a pass for one peer takes as long
+RULES_INTERVAL = 0.1
+CALM = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Agent:
     settings: Settings
     ports: Ports
     leases: tuple[Lease, ...] | None = None
+    former: tuple[IPNetwork, ...] = ()
     conf: NetConf = field(init=False)
     backend: Backend = field(init=False)
     identity: Identity = field(init=False)
@@ -91,7 +95,7 @@ class Agent:
         self.traffic_target = RulesTarget(self.ports.firewall, self.ports.chains, self.traffic)
         self.rules = Reconciler(
             "rules", self.traffic_target, resync=self.settings.rules_resync,
-            min_interval=MIN_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._rules_passed,
+            min_interval=RULES_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._rules_passed,
         )
         self._serve_health()
         await self._learn()
@@ -112,7 +116,11 @@ class Agent:
         """All we know, None until it is complete."""
         if self.leases is None:
             return None
-        return plan.Inputs(self.conf, self.backend, self.underlay, self.settings.features, self.tenure.lease, self.leases)
+        return self.inputs_for(self.tenure.lease, self.leases)
+
+    def inputs_for(self, own: Lease, leases: tuple[Lease, ...]) -> plan.Inputs:
+        """The same with other leases."""
+        return plan.Inputs(self.conf, self.backend, self.underlay, self.settings.features, own, leases, self.former)
 
     def traffic(self) -> Wanted:
         """The traffic rules, which need no peers."""
@@ -120,6 +128,7 @@ class Agent:
 
     async def _learn(self, *, rehearsal: bool = False) -> None:
         """The configuration, the way out, and what we wish for."""
+        self.former = read_networks(self.settings.subnet_file)
         self.conf = await wait_for_config(self.ports.store)
         self.backend = await equip(parse_backend(self.conf), rehearsal=rehearsal)
         ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
@@ -155,7 +164,9 @@ class Agent:
 
     async def _follow_network(self) -> None:
         async for _ in self.ports.network.changes():
+            self.target.doubt()
             self.reconciler.mark()
+            await asyncio.sleep(CALM)  # the first change at once, a storm of them together
 
     async def _follow_tables(self) -> None:
         async for name in self.ports.firewall.changes(chains=True):
@@ -214,14 +225,12 @@ async def dry_run(settings: Settings) -> None:
     async with open_store(settings) as store:
         ports = _ports(settings, store)
         agent = Agent(settings, ports)
-        target = NodeTarget(ports.network, lambda: None)
-        agent.reconciler = Reconciler("flanneld", target)
         await agent._learn(rehearsal=True)
         lease = await ports.store.preview(agent._wish())
         snapshot = await anext(ports.store.watch())
-        wanted = plan.desired(plan.Inputs(
-            agent.conf, agent.backend, agent.underlay, settings.features, lease, tuple(snapshot.leases.values())
-        ))
+        inputs = agent.inputs_for(lease, tuple(snapshot.leases.values()))
+        target = NodeTarget(ports.network, lambda: inputs)
+        wanted = target.desired()
         print(f"lease {lease.describe()}")
         for op in target.plan(await target.observe(wanted), wanted):
             print(op.describe())

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
+from flanneld_py.backends.choice import DEVICES
 from flanneld_py.backends.port import Backend
 from flanneld_py.iface import Underlay
 from flanneld_py.lease import Lease, Part
@@ -20,8 +22,9 @@ from flanneld_py.masq import Wanted, desired_rules
 from flanneld_py.netconf import NetConf
 from nodecore.kernel.diff import NetOp, plan_changes
 from nodecore.kernel.model import NetState, Route, Sysctl
-from nodecore.net import Family
+from nodecore.net import Family, IPAddress, IPNetwork
 
+NOBODYS = IPv4Address("10.0.2.15")  # every machine's address behind VirtualBox's and QEMU's own address translation
 FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
 
 
@@ -45,6 +48,12 @@ class Inputs:
     features: Features
     own: Lease
     leases: Sequence[Lease] = ()
+    former: tuple[IPNetwork, ...] = ()  # the networks of an earlier life
+
+    @property
+    def scope(self) -> tuple[str, tuple[IPNetwork, ...]]:
+        """What is ours by its looks: devices of any backend and routes of our protocol, inside these networks."""
+        return DEVICES, (*(block.network for block in self.conf.blocks), *self.former)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +150,21 @@ def _peer_ops(observed: Observed, wanted: Desired) -> Iterator[PeerOp]:
     subnets = {part.subnet for part in wanted.peers}
     yield from (AddPeer(part) for part in wanted.peers if served.get(part.subnet) != part)
     yield from (RemovePeer(part) for part in there if part.subnet not in subnets)
+
+
+def remarks(inputs: Inputs) -> Iterator[str]:
+    """What the user should be told, once: it works, but hardly as it was meant."""
+    for family, address in inputs.underlay.public.items():
+        if address == NOBODYS:
+            yield (f"{address} is what VirtualBox and QEMU give every machine: peers cannot reach this one by it; "
+                   "name another interface with --iface")
+        twins = [lease for lease in inputs.leases if lease.key != inputs.own.key and _tells(lease, family, address)]
+        if twins:
+            yield (f"{address} is our public address, and that of {', '.join(sorted(lease.key for lease in twins)[:3])} as well: "
+                   "name another interface with --iface, or an address with --public-ip")
+    yield from inputs.backend.remarks(inputs.own, inputs.leases, inputs.underlay)
+
+
+def _tells(lease: Lease, family: Family, address: IPAddress) -> bool:
+    part = lease.part(family)
+    return part is not None and part.public_ip == address

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -32,13 +33,22 @@ def render_subnet_file(conf: NetConf, lease: Lease, mtu: int, *, ip_masq: bool) 
 
 def read_previous(path: Path) -> tuple[IPNetwork, ...]:
     """The subnets an earlier life had; none where the file is missing or says nothing sensible."""
+    return _read(path, [subnet for _, subnet in NAMES.values()])
+
+
+def read_networks(path: Path) -> tuple[IPNetwork, ...]:
+    """The networks it was part of."""
+    return _read(path, [network for network, _ in NAMES.values()])
+
+
+def _read(path: Path, names: Iterable[str]) -> tuple[IPNetwork, ...]:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError):
         return ()
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     found = []
-    for _, name in NAMES.values():
+    for name in names:
         try:
             found.append(ip_interface(values[name]).network)
         except (KeyError, ValueError):

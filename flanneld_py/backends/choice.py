@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flanneld_py.backends.alloc import AllocBackend, parse_alloc
 from flanneld_py.backends.extension import ExtensionBackend, parse_extension
+from flanneld_py.backends.hostgw import HostGwBackend, parse_hostgw
 from flanneld_py.backends.ipip import IpipBackend, parse_ipip
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend, parse_udp
@@ -29,13 +31,17 @@ def _by_options(parse: Callable[[Mapping[str, Any]], Backend]) -> Parser:
 
 PARSERS: Mapping[str, Parser] = {
     "vxlan": _by_options(parse_vxlan),
+    "alloc": _by_options(parse_alloc),
+    "host-gw": _by_options(parse_hostgw),
     "ipip": _by_options(parse_ipip),
     "udp": parse_udp,
     "wireguard": parse_wireguard,
     "extension": parse_extension,
 }
 REFUSED = {"tencent-vpc": "it needs Tencent's cloud API"}
-CLASSES: tuple[type[Backend], ...] = (VxlanBackend, IpipBackend, UdpBackend, WireguardBackend, ExtensionBackend)
+CLASSES: tuple[type[Backend], ...] = (
+    VxlanBackend, HostGwBackend, AllocBackend, IpipBackend, UdpBackend, WireguardBackend, ExtensionBackend,
+)
 DEVICES = "|".join(backend.devices for backend in CLASSES if backend.devices)
 
 

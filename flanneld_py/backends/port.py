@@ -61,7 +61,7 @@ class Backend(Protocol):
         """The peers an attendant serves; none for a backend the kernel does alone."""
         return ()
 
-    def remarks(self, own: Lease, leases: Sequence[Lease], underlay: Underlay) -> tuple[str, ...]:
+    def remarks(self, own: Lease, leases: Sequence[Lease], underlay: Underlay) -> Iterable[str]:
         """What the user should be told of these leases, once."""
         return ()
 

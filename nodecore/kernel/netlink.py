@@ -82,7 +82,7 @@ class KernelNetwork:
             index: links[index] for index in addresses
             if links[index].name in scope.links or any(scope.is_inside(a.address) for a in addresses[index])
         }
-        scope = replace(scope, links=frozenset(link.name for link in found.values()))
+        scope = replace(scope, links=scope.links | {link.name for link in found.values()})
         self._ledger.begin(scope, names, {i: link for i, link in links.items() if i in found or link.name in scope.paths})
         neighbours: set[Neighbour] = set()
         fdb: set[FdbEntry] = set()

@@ -83,8 +83,7 @@ def started(site: Site, *flags: str) -> Node:
 @kernel
 @etcd
 @pytest.mark.parametrize(("config", "words"), [
-    ({"Network": "10.5.0.0/16"}, "Backend.Type: 'udp' is not supported"),
-    ({"Network": "10.5.0.0/16", "Backend": {"Type": "wireguard"}}, "'wireguard' is not supported"),
+    ({"Network": "10.5.0.0/16", "Backend": {"Type": "tencent-vpc"}}, "'tencent-vpc' is not supported (it needs Tencent's"),
     ({"Network": "10.5"}, "Network: '10.5'"),
 ])
 def test_a_wrong_network_config_ends_it(site: Site, config: dict, words: str) -> None:

@@ -119,8 +119,8 @@ def test_damage_by_hand_is_healed_within_a_second(lasting_site: Site, damage: st
 def test_a_peer_that_left_while_we_were_down_is_forgotten(site: Site) -> None:
     one, two, three_ = three(site)
     one.stop()
-    site.etcd.ctl("del", f"/coreos.com/network/subnets/{three_.subnet}.0-24")
     three_.stop()
+    site.etcd.ctl("del", f"/coreos.com/network/subnets/{three_.subnet}.0-24")
     gone = three_.subnet
     assert gone in routes(one)
     one.start()

@@ -234,6 +234,16 @@ async def test_what_others_change_is_told(world: World) -> None:
     await changes.aclose()  # type: ignore[attr-defined]
 
 
+async def test_a_device_that_was_not_there_when_last_read_is_news(world: World) -> None:
+    await world.network.read(scope_of(WANTED))
+    changes = world.network.changes()
+    await anext(changes)
+    await world.network.apply(plan_changes(NetState(), WANTED))
+    async with asyncio.timeout(2):
+        await anext(changes)
+    await changes.aclose()  # type: ignore[attr-defined]
+
+
 async def test_the_echo_of_our_own_writes_is_no_news(world: World) -> None:
     if not world.ns:
         pytest.skip("the fake tells everything")
