@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
-from flanneld_py import plan
+from flanneld_py import metrics, plan
 from flanneld_py.attend.choice import choose_attendant
 from flanneld_py.backends.choice import parse_backend
 from flanneld_py.backends.port import Backend
@@ -27,7 +28,8 @@ from flanneld_py.identity import Identity, equip
 from flanneld_py.iface import Underlay, choose_underlay
 from flanneld_py.lease import Lease
 from flanneld_py.masq import Wanted
-from flanneld_py.netconf import NetConf
+from flanneld_py.netconf import NetConf, parse_netconf
+from flanneld_py.reload import Reload, follow_hangups, start_anew
 from flanneld_py.rules import RulesTarget
 from flanneld_py.store.opening import open_store, wait_for_config, wait_for_public_addresses
 from flanneld_py.store.port import LeaseStore, Snapshot, Wish
@@ -35,7 +37,9 @@ from flanneld_py.subnetfile import read_networks, read_previous, render_subnet_f
 from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
+from nodecore.errors import NotFound
 from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.model import NetState
 from nodecore.kernel.netlink import KernelHost, KernelNetwork
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Chains, Firewall, Host, Network
@@ -84,6 +88,8 @@ class Agent:
     traffic_target: RulesTarget = field(init=False)
     count: Callable[[Outcome], None] = lambda outcome: None
     count_rules: Callable[[Outcome], None] = lambda outcome: None
+    healing: metrics.Healing = field(default_factory=metrics.Healing)
+    healing_rules: metrics.Healing = field(default_factory=metrics.Healing)
     ready: bool = False
 
     async def run(self) -> None:
@@ -100,6 +106,7 @@ class Agent:
         self._serve_health()
         await self._learn()
         await self.tenure.begin()
+        self._measure()
         self.target.attendant = choose_attendant(self.backend, self.underlay)
         try:
             await run_tasks({
@@ -143,6 +150,13 @@ class Agent:
         self.herald = Herald(self.ports.store)
         self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved, self.herald.say)
 
+    async def check_config(self) -> None:
+        """Whether the network config is one we could start with; a `Fault` says what is wrong."""
+        text = await self.ports.store.config()
+        if text is None:
+            raise NotFound("the network config is gone")
+        parse_backend(parse_netconf(text))
+
     def _wish(self) -> Wish:
         previous = read_previous(self.settings.subnet_file)
         return Wish(self.conf, self.underlay.public, previous, self.identity.lease_data, self.backend.lease_type)
@@ -175,11 +189,13 @@ class Agent:
 
     def _passed(self, outcome: Outcome) -> None:
         self.count(outcome)
+        self.healing.passed(outcome, self.target.served)
         if not outcome.error:
             self._tell()
 
     def _rules_passed(self, outcome: Outcome) -> None:
         self.count_rules(outcome)
+        self.healing_rules.passed(outcome, self.traffic())
         if not outcome.error and not self.ready:
             self._tell()
 
@@ -202,21 +218,35 @@ class Agent:
         host, port = self.settings.healthz
         if not port:
             return
-        from nodecore.daemon import metrics
+        from nodecore.daemon.metrics import exposition
 
-        self.count = metrics.reconcile_observer("flanneld")
-        self.count_rules = metrics.reconcile_observer("flanneld_rules")
         health.serve(host, port, {
             "/healthz": health.check(lambda: True, "flanneld is running"),
             "/readyz": health.check(lambda: self.ready and self.reconciler.healthy and self.rules.healthy),
-            "/metrics": metrics.exposition,
+            "/metrics": exposition,
         })
+
+    def _measure(self) -> None:
+        if self.settings.healthz[1]:
+            self.count, self.count_rules = metrics.observe("flanneld", self.state)
+
+    def state(self) -> metrics.State:
+        """How we are now, for the metrics."""
+        others = Counter(lease.backend for lease in self.leases or () if lease.key != self.tenure.lease.key)
+        net = self.target.wanted.net if self.target.wanted and self.reconciler.condition.synced_once else NetState()
+        records = {part.name: len(getattr(net, part.name)) for part in fields(net)}
+        records["attended"] = len(self.target.wanted.peers) if self.target.wanted else 0
+        return metrics.State(self.backend.type, self.tenure.ends, others, records)
 
 
 async def run(settings: Settings) -> None:
     """Run the daemon in this network namespace until a signal."""
-    async with open_store(settings) as store:
-        await run_tasks({"flanneld": Agent(settings, _ports(settings, store)).run()})
+    try:
+        async with open_store(settings) as store:
+            agent = Agent(settings, _ports(settings, store))
+            await run_tasks({"flanneld": agent.run(), "reload": follow_hangups(agent.check_config)})
+    except* Reload:
+        start_anew()
     log.info("Exiting; the network stays as it is")
 
 

@@ -47,6 +47,7 @@ class NodeTarget:
         self._told: frozenset[str] = frozenset()
         self.attendant: Attendant | None = None
         self.served: Inputs | None = None  # what the pass now running, or else the last one, is for
+        self.wanted: Desired | None = None  # and what it is to bring about
 
     def synced(self) -> bool:
         """Whether lease and peers are known."""
@@ -56,7 +57,8 @@ class NodeTarget:
         """What the node should hold."""
         self.served = self._inputs()
         assert self.served
-        return desired(self.served)
+        self.wanted = desired(self.served)
+        return self.wanted
 
     async def observe(self, wanted: Desired) -> Observed:
         """What it holds."""
