@@ -27,7 +27,7 @@ def run(json_path: str | None) -> dict[str, Any]:
         address = kubectl.get("service", "web", "-n", demo.NAMESPACE)["spec"]["clusterIP"]
         with steps.step("the Service answers on every node"):
             for node in topology.nodes(NODES):
-                client = demo.Client(node.name, command_in(state, node.name, ["busybox", "sh", "-c"]), node.address)
+                client = demo.Client(node.name, command_in(state, node.name, ["busybox", "sh", "-c"]), node.addresses)
                 until_answered(client, f"http://{address}/")
         total = steps.total
         steps.done(f"the Service answered from every node; target {TARGET:.0f} s")

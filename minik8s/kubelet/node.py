@@ -21,7 +21,7 @@ from nodecore.loop.backoff import Backoff
 from .config import Config
 from .cri import Runtime
 from .machine import Machine, disk_free_share, memory_available, pids_left
-from .node_status import Health, node_labels, node_lease, node_status, without_heartbeat
+from .node_status import Health, node_labels, node_lease, node_status, replacing_addresses, without_heartbeat
 
 log = logging.getLogger(__name__)
 LEASE_PERIOD, STATUS_PERIOD, CHECK_PERIOD = 10.0, 300.0, 10.0
@@ -137,7 +137,8 @@ class NodeKeeper:
         except NotFound:
             await self._register()
         self._last = node_status(self.config, self.machine, self._health(), self._node.get("status") or {}, time.time())
-        self._node = await self.client.patch(NODES, name, {"status": self._last}, kind=STRATEGIC, subresource="status")
+        patch = {"status": replacing_addresses(self._last)}
+        self._node = await self.client.patch(NODES, name, patch, kind=STRATEGIC, subresource="status")
 
     async def keep_lease(self) -> None:
         """Renew the lease every ten seconds, for ever."""

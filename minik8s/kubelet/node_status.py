@@ -82,6 +82,11 @@ def without_heartbeat(status: Mapping[str, Any]) -> dict[str, Any]:
     return dict(status) | {"conditions": plain}
 
 
+def replacing_addresses(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A status as a strategic patch: addresses are merged by type, which is not unique where there are two families."""
+    return dict(status) | {"addresses": [*status["addresses"], {"$patch": "replace"}]}
+
+
 def node_lease(name: str, owner_uid: str, now: float) -> dict[str, Any]:
     """The object whose renewal says that this node is alive."""
     meta: dict[str, Any] = {"name": name, "namespace": "kube-node-lease"}

@@ -38,10 +38,11 @@ def named(function: Any) -> Any:
 
 @command.command()
 @click.option("--nodes", type=int, default=None, help="How many nodes, 1 to 20.  [default: 3]")
+@click.option("--families", default=None, help="Addresses: ipv4, ipv6 or dual.  [default: ipv4]")
 @click.option("--backend", default=None, help="flannel's backend.  [default: vxlan]")
 @click.option("--proxy-mode", default=None, help="The Service proxy's mode.  [default: nftables]")
-@click.option("--pod-cidr", default=None, help="The pods' network.  [default: 10.244.0.0/16]")
-@click.option("--service-cidr", default=None, help="The Services' network.  [default: 10.96.0.0/16]")
+@click.option("--pod-cidr", default=None, help="The pods' network, one a family.  [default: 10.244.0.0/16,fd00:10:244::/56]")
+@click.option("--service-cidr", default=None, help="The Services' network.  [default: 10.96.0.0/16,fd00:10:96::/112]")
 @click.option("--api-port", type=int, default=None, help="The API's port on 127.0.0.1.  [default: the first free one from 6443]")
 @click.option("--etcd-members", type=int, default=None, help="etcd members, 1 or 3.  [default: 1]")
 @named

@@ -9,12 +9,13 @@ Read next: `minik8s/lab/files.py`.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from minik8s.lab import topology
 from minik8s.lab.config import LabConfig
-from minik8s.lab.topology import Node
+from minik8s.lab.topology import Node, url_host
+from nodecore.net import Family
 
 PKI = "/etc/kubernetes/pki"
 CNI_BIN = "/run/cni-bin"
@@ -42,6 +43,7 @@ class Programs:
     machine: str
     cgroup: str
     snapshotter: str
+    cache: str
 
 
 def kubeconfig(user: str) -> str:
@@ -52,7 +54,7 @@ def kubeconfig(user: str) -> str:
 def agents(config: LabConfig, node: Node, programs: Programs) -> list[Agent]:
     """Everything that runs on a node, in no particular order."""
     found = [*_containers(programs), _flanneld(config, programs), _proxy(config, node, programs), _kubelet(node, programs)]
-    if node in topology.etcd_nodes(config.nodes, config.etcd_members):
+    if node in config.etcd_nodes:
         found.insert(0, _etcd(config, node, programs))
     if node.leads:
         found += [_network(config, programs), _apiserver(config, node, programs), *_control_plane(programs)]
@@ -68,13 +70,13 @@ def _python(programs: Programs, name: str, argv: list[str], **more: Any) -> Agen
 
 
 def _etcd(config: LabConfig, node: Node, programs: Programs) -> Agent:
-    members = topology.etcd_nodes(config.nodes, config.etcd_members)
-    cluster = ",".join(f"{member.name}=https://{member.address}:2380" for member in members)
+    cluster = ",".join(f"{member.name}=https://{url_host(member.address)}:2380" for member in config.etcd_nodes)
+    client, peer = (f"https://{url_host(node.address)}:{port}" for port in (2379, 2380))
     argv = [
         "etcd", "--name", node.name, "--data-dir", "/var/lib/etcd", "--logger", "zap", "--log-level", "warn",
         "--heartbeat-interval", "100", "--election-timeout", "500",
-        "--listen-client-urls", f"https://{node.address}:2379", "--advertise-client-urls", f"https://{node.address}:2379",
-        "--listen-peer-urls", f"https://{node.address}:2380", "--initial-advertise-peer-urls", f"https://{node.address}:2380",
+        "--listen-client-urls", client, "--advertise-client-urls", client,
+        "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
         "--initial-cluster", cluster, "--initial-cluster-token", "flanneld-py", "--auto-compaction-retention", "1h",
     ]
     for side in ("", "peer-"):
@@ -89,13 +91,23 @@ def _etcd(config: LabConfig, node: Node, programs: Programs) -> Agent:
 def etcd_client_flags(config: LabConfig, user: str, *, prefix: str = "--etcd-", servers: str = "servers") -> list[str]:
     """How an agent reaches etcd as `user`."""
     return [
-        f"{prefix}{servers}", topology.etcd_servers(config.nodes, config.etcd_members), f"{prefix}cafile", f"{PKI}/ca.crt",
+        f"{prefix}{servers}", config.etcd_servers, f"{prefix}cafile", f"{PKI}/ca.crt",
         f"{prefix}certfile", f"{PKI}/{user}.crt", f"{prefix}keyfile", f"{PKI}/{user}.key",
     ]
 
 
+def flannel_config(config: LabConfig) -> dict[str, Any]:
+    """flannel's network configuration."""
+    found: dict[str, Any] = {"EnableNFTables": True, "Backend": {"Type": config.backend}}
+    for family, network in config.pods.items():
+        found["Network" if family is Family.IPV4 else "IPv6Network"] = str(network)
+    if Family.IPV6 in config.stack:
+        found |= {"EnableIPv4": Family.IPV4 in config.stack, "EnableIPv6": True}
+    return found
+
+
 def _network(config: LabConfig, programs: Programs) -> Agent:
-    argv = ["minik8s.lab.network", config.pod_cidr, config.backend]
+    argv = ["minik8s.lab.network", json.dumps(flannel_config(config))]
     return _python(programs, "network", [*argv, *etcd_client_flags(config, "flanneld-etcd-client")], after=["etcd"], job=True)
 
 
@@ -120,9 +132,16 @@ def _proxy(config: LabConfig, node: Node, programs: Programs) -> Agent:
         "--hostname-override", node.name, "--cluster-cidr", config.pod_cidr])
 
 
+def _everywhere(node: Node) -> str:
+    """All addresses, as a server says it."""
+    return "::" if Family.IPV6 in node.families else "0.0.0.0"
+
+
 def _kubelet(node: Node, programs: Programs) -> Agent:
     return _python(programs, "kubelet", [
-        "minik8s", "kubelet", "--kubeconfig", kubeconfig("kubelet"), "--hostname-override", node.name, "--node-ip", node.address,
+        "minik8s", "kubelet", "--kubeconfig", kubeconfig("kubelet"), "--hostname-override", node.name,
+        "--node-ip", ",".join(node.addresses),
+        "--address", _everywhere(node),
         "--tls-cert-file", f"{PKI}/kubelet.crt", "--tls-private-key-file", f"{PKI}/kubelet.key",
         "--client-ca-file", f"{PKI}/ca.crt",
         "--cgroup-root", f"{programs.cgroup}/{node.name}"], after=["containerd", "images"])
@@ -131,13 +150,13 @@ def _kubelet(node: Node, programs: Programs) -> Agent:
 def _apiserver(config: LabConfig, node: Node, programs: Programs) -> Agent:
     return _python(programs, "apiserver", [
         "minik8s", "apiserver", *etcd_client_flags(config, "apiserver-etcd-client"),
-        "--bind-address", "0.0.0.0", "--secure-port", "6443", "--advertise-address", node.address,
+        "--bind-address", _everywhere(node), "--secure-port", "6443", "--advertise-address", node.address,
         "--tls-cert-file", f"{PKI}/apiserver.crt", "--tls-private-key-file", f"{PKI}/apiserver.key",
         "--client-ca-file", f"{PKI}/ca.crt", "--service-cluster-ip-range", config.service_cidr,
         "--service-node-port-range", "30000-32767",
         "--kubelet-client-certificate", f"{PKI}/apiserver-kubelet-client.crt",
         "--kubelet-client-key", f"{PKI}/apiserver-kubelet-client.key",
-        "--kubelet-certificate-authority", f"{PKI}/ca.crt"], after=["etcd"], sockets=[API_SOCKET])
+        "--kubelet-certificate-authority", f"{PKI}/ca.crt", "--cache-dir", programs.cache], after=["etcd"], sockets=[API_SOCKET])
 
 
 def _control_plane(programs: Programs) -> list[Agent]:

@@ -59,8 +59,8 @@ class Capture:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._socket.close()
 
-    def first(self, wanted: Callable[[frames.Tunnelled], bool], *, seconds: float = 5.0) -> frames.Tunnelled | None:
-        """The first tunnelled packet that is wanted, within some seconds."""
+    def first(self, wanted: Callable[[frames.Packet], bool], *, seconds: float = 5.0) -> frames.Packet | None:
+        """The first packet with TCP in it that is wanted, within some seconds."""
         deadline = time.monotonic() + seconds
         while select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
             packet = frames.read(self._socket.recv(65536))

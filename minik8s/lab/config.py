@@ -1,6 +1,6 @@
 """What a lab is to be like: the values behind `lab up`'s options, and what is wrong with them.
 
-Pure but for `host_routes` and `free_port`, which read the host. Read next: `minik8s/lab/topology.py`.
+Pure but for `host_routes` and `listen_for_api`, which read the host. Read next: `minik8s/lab/topology.py`.
 """
 
 from __future__ import annotations
@@ -8,34 +8,86 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from minik8s.lab.topology import UNDERLAY
+from minik8s.lab import topology
+from minik8s.lab.topology import UNDERLAYS, Families, Node
 from nodecore.errors import UserError
-from nodecore.net import parse_network
+from nodecore.net import Family, IPNetwork, parse_network
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 BACKENDS = ("vxlan",)
+STORES = ("etcd",)
 PROXY_MODES = ("nftables",)
 FIRST_API_PORT = 6443
 MAX_NODES = 20
+PODS = {Family.IPV4: "10.244.0.0/16", Family.IPV6: "fd00:10:244::/56"}
+SERVICES = {Family.IPV4: "10.96.0.0/16", Family.IPV6: "fd00:10:96::/112"}
+SMALLEST_PODS = {Family.IPV4: 22, Family.IPV6: 62}
+SERVICE_SIZES = {Family.IPV4: (12, 28), Family.IPV6: (108, 124)}
 
 
 @dataclass(frozen=True, slots=True)
 class LabConfig:
-    """One lab; `api_port` is where the host reaches the API (0: the first free one from 6443 on)."""
+    """One lab; `api_port` is where the host reaches the API (0: the first free one from 6443 on).
+
+    The networks are one of each family, comma-separated; empty ones become the usual.
+    """
 
     name: str = "lab"
     nodes: int = 3
+    families: str = "ipv4"
     backend: str = "vxlan"
+    flannel_store: str = "etcd"
     proxy_mode: str = "nftables"
-    pod_cidr: str = "10.244.0.0/16"
-    service_cidr: str = "10.96.0.0/16"
+    pod_cidr: str = ""
+    service_cidr: str = ""
     api_port: int = 0
     etcd_members: int = 1
+
+    def __post_init__(self) -> None:
+        for field, usual in (("pod_cidr", PODS), ("service_cidr", SERVICES)):
+            text = getattr(self, field) or ",".join(usual[family] for family in self.stack)
+            object.__setattr__(self, field, text)
+
+    @property
+    def stack(self) -> Families:
+        """The families, the nodes' own first."""
+        return topology.CHOICES.get(self.families, ())
+
+    @property
+    def every_node(self) -> list[Node]:
+        """All nodes."""
+        return topology.nodes(self.nodes, self.stack)
+
+    @property
+    def etcd_nodes(self) -> list[Node]:
+        """The nodes that run etcd."""
+        return self.every_node[:self.etcd_members]
+
+    @property
+    def etcd_servers(self) -> str:
+        """The value of `--etcd-servers`."""
+        return ",".join(f"https://{topology.url_host(node.address)}:2379" for node in self.etcd_nodes)
+
+    @property
+    def api_url(self) -> str:
+        """Where nodes reach the API."""
+        return f"https://{topology.url_host(self.every_node[0].address)}:6443"
+
+    @property
+    def pods(self) -> dict[Family, IPNetwork]:
+        """The pods' networks."""
+        return _networks("--pod-cidr", self.pod_cidr, self)
+
+    @property
+    def services(self) -> dict[Family, IPNetwork]:
+        """The Services' networks."""
+        return _networks("--service-cidr", self.service_cidr, self)
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the lab's state."""
@@ -55,27 +107,37 @@ def check_name(name: str) -> str:
     return name
 
 
-def check(config: LabConfig, routes: list[IPv4Network]) -> None:
+def check(config: LabConfig, routes: Sequence[IPNetwork]) -> None:
     """Raise `UserError` naming the first option that cannot be; `routes` are the host's."""
     check_name(config.name)
     if not 1 <= config.nodes <= MAX_NODES:
         raise UserError(f"--nodes: {config.nodes} is not between 1 and {MAX_NODES}")
     if config.etcd_members not in (1, 3) or config.etcd_members > config.nodes:
         raise UserError(f"--etcd-members: {config.etcd_members} must be 1 or 3, and not more than there are nodes")
+    _one_of("--families", config.families, tuple(topology.CHOICES))
     _one_of("--backend", config.backend, BACKENDS)
+    _one_of("--flannel-store", config.flannel_store, STORES)
     _one_of("--proxy-mode", config.proxy_mode, PROXY_MODES)
-    pods = _network("--pod-cidr", config.pod_cidr, longest=22)
-    services = _network("--service-cidr", config.service_cidr, longest=28)
+    for family in config.stack:
+        _check_networks(config.pods[family], config.services[family], family, routes)
+    if not 0 <= config.api_port <= 65535:
+        raise UserError(f"--api-port: {config.api_port} is not a port")
+
+
+def _check_networks(pods: IPNetwork, services: IPNetwork, family: Family, routes: Sequence[IPNetwork]) -> None:
+    if pods.prefixlen > SMALLEST_PODS[family]:
+        raise UserError(f"--pod-cidr: {pods} is too small; at most /{SMALLEST_PODS[family]}")
+    largest, smallest = SERVICE_SIZES[family]
+    if not largest <= services.prefixlen <= smallest:
+        raise UserError(f"--service-cidr: {services} is not between /{largest} and /{smallest}")
     if pods.overlaps(services):
         raise UserError(f"--service-cidr: {services} overlaps --pod-cidr {pods}")
     for option, network in (("--pod-cidr", pods), ("--service-cidr", services)):
-        if network.overlaps(UNDERLAY):
-            raise UserError(f"{option}: {network} overlaps the nodes' own network {UNDERLAY}")
+        if network.overlaps(UNDERLAYS[family]):
+            raise UserError(f"{option}: {network} overlaps the nodes' own network {UNDERLAYS[family]}")
         for route in routes:
-            if network.overlaps(route):
+            if Family.of(route) is family and network.overlaps(route):
                 raise UserError(f"{option}: {network} overlaps the host's route to {route}")
-    if not 0 <= config.api_port <= 65535:
-        raise UserError(f"--api-port: {config.api_port} is not a port")
 
 
 def _one_of(option: str, value: str, supported: tuple[str, ...]) -> None:
@@ -83,24 +145,35 @@ def _one_of(option: str, value: str, supported: tuple[str, ...]) -> None:
         raise UserError(f"{option}: {value!r} is not supported; supported: {', '.join(supported)}")
 
 
-def _network(option: str, text: str, *, longest: int) -> IPv4Network:
-    network = parse_network(text, what=option)
-    if not isinstance(network, IPv4Network):
-        raise UserError(f"{option}: {text!r} is not an IPv4 network")
-    if network.prefixlen > longest:
-        raise UserError(f"{option}: {network} is too small; at most /{longest}")
-    return network
+def _networks(option: str, text: str, config: LabConfig) -> dict[Family, IPNetwork]:
+    """One network of each family of the lab, in the order of its families."""
+    networks = [parse_network(part, what=option) for part in text.split(",")]
+    found = {Family.of(network): network for network in networks}
+    if len(found) < len(networks) or set(found) != set(config.stack):
+        wanted = " and one ".join(f"IPv{family.value}" for family in config.stack)
+        raise UserError(f"{option}: {text!r} is not one {wanted} network, as --families {config.families} asks for")
+    return {family: found[family] for family in config.stack}
 
 
-def host_routes(table: Path = Path("/proc/net/route")) -> list[IPv4Network]:
-    """The host's IPv4 routes but for the default one."""
-    found = []
-    for line in table.read_text().splitlines()[1:]:
+def host_routes(four: Path = Path("/proc/net/route"), six: Path = Path("/proc/net/ipv6_route")) -> list[IPNetwork]:
+    """The host's routes but for the default ones and what every host has."""
+    return [*_routes_of_4(four.read_text()), *(_routes_of_6(six.read_text()) if six.exists() else [])]
+
+
+def _routes_of_4(table: str) -> list[IPNetwork]:
+    found: list[IPNetwork] = []
+    for line in table.splitlines()[1:]:
         columns = line.split()
         destination, mask = (int.from_bytes(bytes.fromhex(columns[index]), sys.byteorder) for index in (1, 7))
         if mask:
             found.append(IPv4Network((destination, mask.bit_count())))
     return found
+
+
+def _routes_of_6(table: str) -> list[IPNetwork]:
+    routes = {IPv6Network((int(columns[0], 16), int(columns[1], 16))) for columns in map(str.split, table.splitlines())}
+    return [route for route in sorted(routes) if route.prefixlen and not (
+        route.is_loopback or route.is_link_local or route.is_multicast)]
 
 
 def listen_for_api(port: int) -> socket.socket:

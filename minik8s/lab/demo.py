@@ -1,4 +1,4 @@
-"""`lab demo`: web pods, a Service, and everybody fetching it; then one fetch as it crosses the underlay.
+"""`lab demo`: web pods, a Service, and everybody fetching it, in each family; then one fetch as it crosses the underlay.
 
 Everything goes through the real kubectl, as a user would do it. Read next: `minik8s/lab/capture.py`.
 """
@@ -15,14 +15,14 @@ from typing import Any
 
 import click
 
-from minik8s.lab import topology
 from minik8s.lab.capture import Capture
 from minik8s.lab.enter import command_in, environment
-from minik8s.lab.frames import Tunnelled, draw
+from minik8s.lab.frames import Packet, draw
 from minik8s.lab.host import PROJECT
 from minik8s.lab.state import State
 from minik8s.lab.status import table
 from minik8s.lab.steps import Steps
+from minik8s.lab.topology import url_host
 from nodecore.errors import Fault, Unreachable
 
 MANIFEST = PROJECT / "examples/web.yaml"
@@ -38,7 +38,7 @@ class Client:
 
     name: str
     argv: list[str]
-    address: str
+    addresses: tuple[str, ...]
     seen: Counter[str] = field(default_factory=Counter)
     failed: int = 0
 
@@ -73,12 +73,15 @@ def demo(state: State) -> None:
     web = [pod for pod in pods if pod["metadata"]["labels"].get("app") == "web" and "deletionTimestamp" not in pod["metadata"]]
     service = kubectl.get("service", "web", "-n", NAMESPACE)["spec"]
     clients = everybody(state, pods)
-    with steps.step(f"{len(clients)} clients fetch http://{service['clusterIP']}/ until each has seen {len(web)} endpoints"):
-        fetch_all(clients, f"http://{service['clusterIP']}/", {pod["metadata"]["name"] for pod in web})
-    click.echo("\n" + matrix(clients, web) + "\n")
-    remote = show_packet(state, clients, pods, f"http://{service['clusterIP']}/")
-    click.echo(remote + "\n")
     port = service["ports"][0]["nodePort"]
+    for address in service["clusterIPs"]:
+        url = f"http://{url_host(address)}/"
+        for client in clients:
+            client.seen.clear()
+        with steps.step(f"{len(clients)} clients fetch {url} until each has seen {len(web)} endpoints"):
+            fetch_all(clients, url, {pod["metadata"]["name"] for pod in web})
+        click.echo("\n" + matrix(clients, web, six=":" in address) + "\n")
+        click.echo(show_packet(state, clients, pods, url) + "\n")
     with steps.step(f"every node fetches http://NODE:{port}/ (NodePort) from every node"):
         fetch_node_ports(state, port)
     steps.done("every node and a pod on every node reached every endpoint of the Service")
@@ -98,15 +101,20 @@ def everybody(state: State, pods: list[dict[str, Any]]) -> list[Client]:
     config = state.require()
     inside = {pod["spec"]["nodeName"]: pod for pod in pods if pod["metadata"]["labels"].get("app") == "client"}
     clients = []
-    for node in topology.nodes(config.nodes):
-        clients.append(Client(node.name, command_in(state, node.name, ["busybox", "sh", "-c"]), node.address))
+    for node in config.every_node:
+        clients.append(Client(node.name, command_in(state, node.name, ["busybox", "sh", "-c"]), node.addresses))
         pod = inside.get(node.name)
         if pod is None:
             raise Fault(f"no client pod runs on {node.name}")
         kubectl = ["kubectl", "--kubeconfig", str(state.kubeconfig), "exec", "-n", NAMESPACE]
         argv = [*kubectl, pod["metadata"]["name"], "--", "sh", "-c"]
-        clients.append(Client(f"pod on {node.name}", argv, pod["status"]["podIP"]))
+        clients.append(Client(f"pod on {node.name}", argv, pod_ips(pod)))
     return clients
+
+
+def pod_ips(pod: dict[str, Any]) -> tuple[str, ...]:
+    """All addresses of a pod."""
+    return tuple(entry["ip"] for entry in pod["status"].get("podIPs") or [])
 
 
 def script(url: str, times: int) -> str:
@@ -152,37 +160,40 @@ def fetch_all(clients: list[Client], url: str, wanted: set[str]) -> None:
             raise Unreachable(f"{client.name}: {client.failed} of {client.seen.total()} fetches failed; never met: {missed}")
 
 
-def matrix(clients: list[Client], web: list[dict[str, Any]]) -> str:
+def matrix(clients: list[Client], web: list[dict[str, Any]], *, six: bool) -> str:
     """Who met whom how often."""
-    endpoints = sorted((pod["spec"]["nodeName"], pod["metadata"]["name"], pod["status"]["podIP"]) for pod in web)
+    endpoints = sorted(
+        (pod["spec"]["nodeName"], pod["metadata"]["name"], address)
+        for pod in web for address in pod_ips(pod) if (":" in address) is six)
     head = ("fetched by", *(f"{name} {address} ({node})" for node, name, address in endpoints))
     return table([(client.name, *(str(client.seen[name]) for _, name, _ in endpoints)) for client in clients], head)
 
 
 def show_packet(state: State, clients: list[Client], pods: list[dict[str, Any]], url: str) -> str:
     """Catch a request of the first pod client on its way to another node, and draw it."""
-    client = next(client for client in clients if client.name == f"pod on {topology.nodes(1)[0].name}")
-    names = {pod["status"]["podIP"]: pod["metadata"]["name"] for pod in pods if pod["status"].get("podIP")}
-    names |= {node.address: node.name for node in topology.nodes(state.require().nodes)}
+    nodes = state.require().every_node
+    client = next(client for client in clients if client.name == f"pod on {nodes[0].name}")
+    names = {address: pod["metadata"]["name"] for pod in pods for address in pod_ips(pod)}
+    names |= {address: node.name for node in nodes for address in node.addresses}
 
-    def request(packet: Tunnelled) -> bool:
-        return str(packet.inner_ip.source) == client.address and packet.payload.startswith(b"GET ")
+    def request(packet: Packet) -> bool:
+        return str(packet.inner_ip.source) in client.addresses and packet.payload.startswith(b"GET ")
 
-    with Capture(state.switch.pid, topology.nodes(1)[0].port) as capture:
+    with Capture(state.switch.pid, nodes[0].port) as capture:
         for _ in range(ROUNDS):
             fetch(client, url, 4)
             packet = capture.first(request, seconds=0.5)
             if packet:
                 return draw(packet, names)
-    return "(one node: no packet crosses the underlay)"
+    return "(one node: no packet crosses the underlay)" if len(nodes) == 1 else "(no packet with TCP in it can be read there)"
 
 
 def fetch_node_ports(state: State, port: int) -> None:
     """Every node fetches the NodePort of every node."""
-    nodes = topology.nodes(state.require().nodes)
+    nodes = state.require().every_node
     for node in nodes:
-        client = Client(node.name, command_in(state, node.name, ["busybox", "sh", "-c"]), node.address)
-        for other in nodes:
-            pages = fetch(client, f"http://{other.address}:{port}/", 2)
+        client = Client(node.name, command_in(state, node.name, ["busybox", "sh", "-c"]), node.addresses)
+        for address in (address for other in nodes for address in other.addresses):
+            pages = fetch(client, f"http://{url_host(address)}:{port}/", 2)
             if not all(page.startswith("pod=") for page in pages):
-                raise Unreachable(f"{node.name}: http://{other.address}:{port}/ did not answer: {pages}")
+                raise Unreachable(f"{node.name}: http://{url_host(address)}:{port}/ did not answer: {pages}")

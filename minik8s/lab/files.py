@@ -56,12 +56,12 @@ def write_kubeconfig(path: Path, server: str, ca: Authority, pair: Pair, user: s
     write_atomically(path, kubeconfig(server, ca.pair.certificate, pair.certificate, pair.key, user, cluster))
 
 
-def write_switch(state: State, cgroups: list[str]) -> None:
+def write_switch(state: State, config: LabConfig, cgroups: list[str]) -> None:
     """What the switch's process reads."""
     state.switch.path.mkdir(exist_ok=True)
     spec = {
         "bridge": topology.BRIDGE, "mac": topology.SWITCH_MAC, "cgroups": cgroups,
-        "address": f"{topology.GATEWAY}/{topology.UNDERLAY.prefixlen}",
+        "addresses": topology.switch_cidrs(config.stack),
     }
     write_atomically(state.switch.path / "spec.json", json.dumps(spec))
 
@@ -82,8 +82,9 @@ def node_spec(state: State, config: LabConfig, node: Node, cgroups: list[str]) -
     """What the node's init reads."""
     programs = host.programs(config.name, state.path)
     return {
-        "name": node.name, "address": node.cidr, "gateway": topology.GATEWAY, "mac": node.mac, "port": node.port,
-        "bridge": topology.BRIDGE, "keep": host.kept(), "cgroups": cgroups, "sockets": [agents.API_SOCKET] if node.leads else [],
+        "name": node.name, "addresses": node.cidrs, "routes": topology.default_routes(config.stack),
+        "mac": node.mac, "port": node.port, "bridge": topology.BRIDGE, "keep": host.kept(),
+        "cgroups": cgroups, "sockets": [agents.API_SOCKET] if node.leads else [],
         "services": [agents.spec(agent) for agent in agents.agents(config, node, programs)],
     }
 
@@ -100,31 +101,31 @@ def _write_etc(etc: Path, config: LabConfig, node: Node, ca: Authority, snapshot
     write_atomically(etc / "containerd/config.toml", toml)
     write_atomically(etc / "cni/net.d/10-flannel.conflist", containerd.conflist())
     write_atomically(etc / "hostname", f"{node.name}\n", mode=0o644)
-    hosts = "".join(f"{other.address} {other.name}\n" for other in topology.nodes(config.nodes))
-    write_atomically(etc / "hosts", f"127.0.0.1 localhost\n{hosts}", mode=0o644)
+    hosts = "".join(f"{address} {other.name}\n" for other in config.every_node for address in other.addresses)
+    write_atomically(etc / "hosts", f"127.0.0.1 localhost\n::1 localhost\n{hosts}", mode=0o644)
     pki = etc / "kubernetes/pki"
     write_atomically(pki / "ca.crt", ca.pair.certificate.decode(), mode=0o644)
     for name, identity in certificates(config, node).items():
         pair = ca.issue(identity)
         write_atomically(pki / f"{name}.crt", pair.certificate.decode(), mode=0o644)
         write_atomically(pki / f"{name}.key", pair.key.decode())
-    server = f"https://{topology.nodes(1)[0].address}:6443"
     for user, identity in users(node).items():
-        write_kubeconfig(etc / f"kubernetes/{user}.kubeconfig", server, ca, ca.issue(identity), user, config.name)
+        write_kubeconfig(etc / f"kubernetes/{user}.kubeconfig", config.api_url, ca, ca.issue(identity), user, config.name)
 
 
 def certificates(config: LabConfig, node: Node) -> dict[str, Identity]:
     """The certificates below /etc/kubernetes/pki, by file name."""
-    local = (node.name, node.address, "localhost", "127.0.0.1")
+    local = (node.name, *node.addresses, "localhost", "127.0.0.1", "::1")
     found = {
         "kubelet": Identity(f"system:node:{node.name}", ("system:nodes",), local),
         "flanneld-etcd-client": Identity("flanneld"),
     }
-    if node in topology.etcd_nodes(config.nodes, config.etcd_members):
+    if node in config.etcd_nodes:
         found["etcd/server"] = Identity(f"etcd-{node.name}", names=local)
     if node.leads:
         names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
-        found["apiserver"] = Identity("kube-apiserver", names=(*local, *names, topology.service_address(config.service_cidr)))
+        services = (str(network[1]) for network in config.services.values())
+        found["apiserver"] = Identity("kube-apiserver", names=(*local, *names, *services))
         found["apiserver-kubelet-client"] = Identity("kube-apiserver-kubelet-client", ("system:masters",))
         found["apiserver-etcd-client"] = Identity("kube-apiserver-etcd-client")
     return found

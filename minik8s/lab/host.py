@@ -46,7 +46,8 @@ def load_modules() -> None:
 def programs(name: str, state: Path) -> Programs:
     """What agents are started with."""
     return Programs(
-        python=sys.executable, path=PATH, machine=platform.machine(), cgroup=cgroup.root(name), snapshotter=snapshotter(state))
+        python=sys.executable, path=PATH, machine=platform.machine(), cgroup=cgroup.root(name), snapshotter=snapshotter(state),
+        cache=f"{sys.prefix}/var/minik8s")  # outlives every lab, and goes with the virtual environment it was made by
 
 
 def snapshotter(state: Path) -> str:

@@ -80,8 +80,13 @@ def plug(spec: dict[str, Any], switch_pid: int) -> None:
         f"link add {port} type veth peer name eth0 address {spec['mac']} netns {me}\n"
         f"link set {port} master {spec['bridge']} up\n"))
     call(["ip", "-batch", "-"], (
-        f"link set lo up\nlink set eth0 up\naddr add {spec['address']} dev eth0\n"
-        f"route add default via {spec['gateway']}\n"))
+        f"link set lo up\nlink set eth0 up\n{addresses(spec, 'eth0')}"
+        + "".join(f"route add {destination} via {gateway}\n" for destination, gateway in spec["routes"])))
+
+
+def addresses(spec: dict[str, Any], device: str) -> str:
+    """The lines that add them; nobody else can have them, so they are good at once."""
+    return "".join(f"addr add {text} dev {device}{' nodad' if ':' in text else ''}\n" for text in spec["addresses"])
 
 
 def write_sysctls() -> None:
@@ -165,7 +170,7 @@ def become_switch(directory: str) -> None:
     socket.sethostname("switch")
     call(["ip", "-batch", "-"], (
         f"link set lo up\nlink add {spec['bridge']} address {spec['mac']} type bridge\n"
-        f"link set {spec['bridge']} up\naddr add {spec['address']} dev {spec['bridge']}\n"))
+        f"link set {spec['bridge']} up\n{addresses(spec, spec['bridge'])}"))
     tell(f"pid {os.getpid()}")
     tell("ready")
     null = os.open("/dev/null", os.O_RDWR)

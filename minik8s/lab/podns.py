@@ -27,7 +27,7 @@ def netns_of(state: State, node: str, address: str) -> str:
         except OSError:
             continue
         seen.add(space)
-        argv = ["nsenter", f"--net={path}", "ip", "-o", "-4", "addr"]
+        argv = ["nsenter", f"--net={path}", "ip", "-o", "addr"]
         if f" {address}/" in subprocess.run(argv, capture_output=True, text=True, check=False).stdout:
             return path
     raise NotFound(f"no pod on {node} has the address {address}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minik8s.lab import control, topology
+from minik8s.lab import control
 from minik8s.lab.api import Api
 from minik8s.lab.state import State, all_pids
 from minik8s.lab.up import ready_nodes
@@ -62,11 +62,11 @@ def status(state: State) -> tuple[str, bool]:
         ready, problem = set(), str(error)
     rows: list[tuple[str, ...]] = []
     good = not problem
-    for node in topology.nodes(config.nodes):
+    for node in config.every_node:
         alive = bool(state.node(node.name).pid)
         condition = "Ready" if node.name in ready else "NotReady" if alive else "off"
         good = good and condition == "Ready"
-        rows.append((node.name, node.address, "", "", "", "", "", "", condition))
+        rows.append((node.name, ",".join(node.addresses), "", "", "", "", "", "", condition))
         for entry in agents(state, node.name) if alive else []:
             good = good and entry["state"] in ("ready", "done")
             rows.append(_row(entry))

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from minik8s.lab import cgroup, control, host, topology
+from minik8s.lab import cgroup, control, host
 from minik8s.lab.api import Api
 from minik8s.lab.config import LabConfig, check, host_routes, listen_for_api
 from minik8s.lab.down import remove_files
@@ -31,8 +31,8 @@ HOPELESS = 5  # starts of an agent that never became ready
 def settle(state: State, given: dict[str, Any]) -> LabConfig:
     """The configuration to bring up: the one the lab has, or a new one; options that contradict it are an error."""
     there = state.load()
-    config = dataclasses.replace(there or LabConfig(name=state.name), **given)
     if there is None:
+        config = LabConfig(name=state.name, **given)
         check(config, host_routes())
         return config
     for option, value in given.items():
@@ -58,7 +58,7 @@ def up(state: State, given: dict[str, Any]) -> Steps:
 def _up(state: State, config: LabConfig) -> Steps:
     steps = Steps()
     remove_strays(state)
-    missing = [node for node in topology.nodes(config.nodes) if not answers(state.node(node.name))]
+    missing = [node for node in config.every_node if not answers(state.node(node.name))]
     with contextlib.ExitStack() as stack:
         fds: list[int] = []
         if any(node.leads for node in missing):
@@ -109,7 +109,7 @@ def prepare(state: State, config: LabConfig, missing: list[Node]) -> None:
     ca = files.authority(state)
     files.write_host_files(state, config, ca)
     cgroups = cgroup.make(state.name)
-    files.write_switch(state, cgroups)
+    files.write_switch(state, config, cgroups)
     for node in missing:
         files.write_node(state, config, node, ca, cgroups)
 
@@ -131,20 +131,20 @@ def all_ready(state: State, config: LabConfig) -> bool:
     """Whether every agent of every node is ready."""
     return all(
         service["state"] in ("ready", "done")
-        for node in topology.nodes(config.nodes)
+        for node in config.every_node
         for service in control.services(state.node(node.name).path).values()
     )
 
 
 def wait_for_agents(state: State, config: LabConfig, steps: Steps) -> None:
     """Wait for the agents, one kind after another, so that the table shows where the time goes."""
-    leader = [topology.nodes(1)[0]]
+    leader = config.every_node[:1]
     groups: list[tuple[str, list[Node], tuple[str, ...]]] = [
-        ("etcd", topology.etcd_nodes(config.nodes, config.etcd_members), ("etcd",)),
+        ("etcd", config.etcd_nodes, ("etcd",)),
         ("apiserver", leader, ("network", "apiserver")),
-        ("containerd and images on every node", topology.nodes(config.nodes), ("containerd", "images")),
+        ("containerd and images on every node", config.every_node, ("containerd", "images")),
         ("controllers and scheduler", leader, ("controllers", "scheduler")),
-        ("flanneld, proxy and kubelet on every node", topology.nodes(config.nodes), ("flanneld", "proxy", "kubelet")),
+        ("flanneld, proxy and kubelet on every node", config.every_node, ("flanneld", "proxy", "kubelet")),
     ]
     for title, nodes, names in groups:
         with steps.step(title):
@@ -171,7 +171,7 @@ def wait_for(directory: Path, names: tuple[str, ...]) -> None:
 def wait_for_nodes(state: State, config: LabConfig) -> None:
     """Wait until the API says that every node is Ready."""
     deadline = time.monotonic() + READY_TIMEOUT
-    wanted = {node.name for node in topology.nodes(config.nodes)}
+    wanted = {node.name for node in config.every_node}
     while True:
         try:
             ready = ready_nodes(Api(state.kubeconfig))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from minik8s.lab import control, files, host
+from minik8s.lab.config import LabConfig
 from minik8s.lab.holder import Holder
 from minik8s.lab.service import LOG_LIMIT
 from minik8s.lab.state import State, kill_and_wait, start_time
@@ -42,11 +43,12 @@ class Cell:
 
     def start(self, services: list[dict[str, Any]], fds: list[int] | None = None, sockets: list[str] | None = None) -> None:
         self.place.path.mkdir(parents=True)
-        files.write_switch(self.state, [])
+        files.write_switch(self.state, LabConfig(families="dual"), [])
         for name in files.NODE_DIRECTORIES:
             (self.place.path / name).mkdir(parents=True, exist_ok=True)
         spec = {
-            "name": "node-1", "address": "192.168.77.11/24", "gateway": "192.168.77.1", "mac": "02:77:00:00:01:01",
+            "name": "node-1", "addresses": ["192.168.77.11/24", "fd00:77::11/64"],
+            "routes": [["0.0.0.0/0", "192.168.77.1"], ["::/0", "fd00:77::1"]], "mac": "02:77:00:00:01:01",
             "port": "port-1", "bridge": "underlay", "keep": host.kept(), "cgroups": [], "sockets": sockets or [],
             "services": services, "patience": 0.5, "log_check": 0.5,
         }
@@ -154,6 +156,7 @@ def test_the_node_has_a_host_of_its_own(cell: Cell) -> None:
     assert cell.run("hostname").strip() == "node-1"
     assert "192.168.77.11/24" in cell.run("ip", "-br", "addr", "show", "eth0")
     assert "default via 192.168.77.1" in cell.run("ip", "route")
+    assert "default via fd00:77::1" in cell.run("ip", "-6", "route")
     for path in ("/run", "/etc", "/tmp", "/var/lib", "/var/log"):
         cell.run("touch", f"{path}/{cell.state.name}")
         assert not Path(f"{path}/{cell.state.name}").exists()
@@ -198,6 +201,7 @@ def _space(pid: str) -> str:
 def test_two_nodes_reach_each_other_over_the_switch(cell: Cell) -> None:
     cell.start([python("one", "import time;time.sleep(100)")])
     assert "1 packets received" in cell.run("busybox", "ping", "-c", "1", "-W", "2", "192.168.77.1")
+    assert "1 packets received" in cell.run("busybox", "ping", "-c", "1", "-W", "2", "fd00:77::1")
 
 
 def test_a_recorded_pid_used_by_a_stranger_is_not_the_holder(cell: Cell) -> None:

@@ -143,6 +143,13 @@ def test_primitive_list_delete_and_add():
     assert merged(NODE, {"metadata": {"finalizers": ["a", "b"]}}, patch) == {"metadata": {"finalizers": ["c", "b"]}}
 
 
+def test_a_replaced_list_may_repeat_a_merge_key():
+    ports = [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53, "protocol": "TCP"}]
+    change = {"containers": [{"name": "a", "ports": [*ports, {"$patch": "replace"}]}]}
+    assert pod_after({"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}, change) == {
+        "containers": [{"name": "a", "ports": ports}]}
+
+
 def test_replace_and_delete_directives():
     assert merged(NODE, {"spec": {"unschedulable": True, "x": 1}}, {"spec": {"$patch": "replace", "y": 2}}) == {"spec": {"y": 2}}
     assert merged(NODE, {"spec": {"x": 1}}, {"spec": {"$patch": "delete"}}) == {"spec": {}}

@@ -91,8 +91,7 @@ class Merger:
     def _objects(self, old: list[Any], change: list[Any], order: list[Any], field: Field) -> list[Any]:
         key = _key_of(field.merge_key)
         if any(isinstance(item, dict) and item.get(PATCH) == "replace" for item in change):
-            old = []
-            change = [item for item in change if item.get(PATCH) != "replace"]
+            return list(_without_directives(change))  # as it stands: two items may have the same key
         doomed = [key(item) for item in change if isinstance(item, dict) and item.get(PATCH) == "delete"]
         change = [item for item in change if not (isinstance(item, dict) and item.get(PATCH) == "delete")]
         result = [item for item in old if not (isinstance(item, dict) and item.get(field.merge_key) in doomed)]

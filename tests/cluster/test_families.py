@@ -1,0 +1,33 @@
+"""The whole demo in labs of IPv6 alone and of both families: pods, Services and NodePorts of each, and Services that change."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.labs import Lab
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("families", ["ipv6", "dual"])
+def test_the_demo_works_in_every_family(fresh_lab: Lab, families: str) -> None:
+    fresh_lab.up("--families", families, "--nodes", "2")
+    shown = fresh_lab.run("demo").stdout
+    assert "fd00:77::11 (node-1) -> fd00:77::12 (node-2)" in shown
+    assert ("192.168.77.11 (node-1) -> 192.168.77.12 (node-2)" in shown) is (families == "dual")
+    for pod in fresh_lab.get("pods", "-n", "demo")["items"]:
+        versions = [":" in entry["ip"] for entry in pod["status"]["podIPs"]]
+        assert versions == ([False, True] if families == "dual" else [True])
+    addresses = [entry["address"] for entry in fresh_lab.get("node", "node-2")["status"]["addresses"]]
+    assert addresses == ["192.168.77.12", "fd00:77::12", "node-2"][families == "ipv6":]
+    assert fresh_lab.run("status").returncode == 0
+
+
+def test_kubectl_reaches_pods_of_an_ipv6_lab(fresh_lab: Lab) -> None:
+    fresh_lab.up("--families", "ipv6", "--nodes", "1")
+    fresh_lab.kubectl("create", "deployment", "one", "--image=lab.local/busybox:1", "--", "sh", "-c", "echo hello; sleep 1000")
+    fresh_lab.kubectl("rollout", "status", "deployment/one", "--timeout=60s")
+    assert fresh_lab.kubectl("logs", "deployment/one") == "hello\n"
+    assert "fd00:10:244:" in fresh_lab.kubectl("exec", "deployment/one", "--", "ip", "-6", "addr")
+    slices = fresh_lab.get("endpointslices", "kubernetes")
+    assert (slices["addressType"], slices["endpoints"][0]["addresses"]) == ("IPv6", ["fd00:77::11"])
