@@ -2,7 +2,7 @@
 
     python -m flanneld_py.relay flannel0        started by the daemon, told what to do over an abstract Unix socket
 
-    {"op": "start", "own": "...", "listen": ["192.168.77.1", 8285], "address": "10.5.1.0"}   whom to serve; forgets all peers
+    {"op": "start", "own": "...", "listen": ["192.168.77.1", 8285]}      whom to serve; forgets all peers
     {"op": "add", "subnet": "10.5.2.0/24", "to": "192.168.77.2"}     {"op": "remove", "subnet": "10.5.2.0/24"}
     {"op": "show"}   {"op": "stop"}               each is one line, and is answered by one, which has "error" if it failed
 
@@ -90,15 +90,18 @@ def _parse(subnet: str) -> tuple[int, int]:
     return int.from_bytes(socket.inet_aton(address), "big"), int(length)
 
 
-def refusal(packet: bytes, source: bytes) -> bytes:
-    """The ICMP answer to a packet that nobody takes; empty where there is to be none (RFC 1122, 3.2.2)."""
+def refusal(packet: bytes) -> bytes:
+    """The ICMP answer to a packet that nobody takes; empty where there is to be none (RFC 1122, 3.2.2).
+
+    It is from whom the packet was for: one from ourselves would not be let in from a device.
+    """
     length = (packet[0] & 15) * 4
     later_fragment = (packet[6] << 8 | packet[7]) & 0x1FFF
     if packet[9] == ICMP or later_fragment or not IP_HEADER <= length <= len(packet) or packet[16] >= 224:
         return b""
     body = struct.pack("!BBHI", UNREACHABLE, 0, 0, 0) + packet[: length + 8]
     body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, IP_HEADER + len(body), 0, 0, TTL, ICMP, 0, source, packet[12:16])
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, IP_HEADER + len(body), 0, 0, TTL, ICMP, 0, packet[16:20], packet[12:16])
     return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body
 
 
@@ -120,7 +123,6 @@ class Relay:
         self._table = Table()
         self._own = ""
         self._listen: Where = ("", 0)
-        self._address = b"\0\0\0\0"
         self._udp: socket.socket | None = None
         self._alone = alone
         self._end = ""
@@ -172,7 +174,7 @@ class Relay:
             try:
                 if where:
                     self._udp.sendto(packet, where)
-                elif answer := refusal(packet, self._address):
+                elif answer := refusal(packet):
                     os.write(tun, answer)
             except OSError:
                 continue  # no buffer, no way, too long: dropped, as by any router
@@ -227,7 +229,7 @@ class Relay:
     def _obey(self, order: dict[str, Any]) -> dict[str, Any] | None:
         match order["op"]:
             case "start":
-                self._start(order["own"], (order["listen"][0], order["listen"][1]), socket.inet_aton(order["address"]))
+                self._start(order["own"], (order["listen"][0], order["listen"][1]))
             case "add":
                 self._table.add(order["subnet"], (order["to"], self._listen[1]))
             case "remove":
@@ -241,7 +243,7 @@ class Relay:
                 raise ValueError(f"unknown order {other!r}")
         return None
 
-    def _start(self, own: str, listen: Where, address: bytes) -> None:
+    def _start(self, own: str, listen: Where) -> None:
         if listen != self._listen:
             if self._udp:
                 self._forget(self._udp.fileno())
@@ -253,7 +255,7 @@ class Relay:
             udp.bind(listen)
             self._udp, self._listen = udp, listen
             self._watch(udp.fileno(), self._from_udp)
-        self._own, self._address, self._table = own, address, Table()
+        self._own, self._table = own, Table()
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,8 @@ Read next: `flanneld_py/attend/port.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flanneld_py.attend.port import Attendant
 from flanneld_py.backends.extension import ExtensionBackend
 from flanneld_py.backends.port import Backend
@@ -14,12 +16,12 @@ from flanneld_py.iface import Underlay
 from nodecore.net import Family
 
 
-def choose_attendant(backend: Backend, underlay: Underlay) -> Attendant | None:
-    """The one that serves this backend's peers, None where the kernel does all."""
+def choose_attendant(backend: Backend, underlay: Underlay, changed: Callable[[], None] = lambda: None) -> Attendant | None:
+    """The one that serves this backend's peers, None where the kernel does all; `changed` is called when it is not as it was."""
     if isinstance(backend, UdpBackend):
         from flanneld_py.attend.udp import UdpAttendant
 
-        return UdpAttendant(backend, underlay.addresses[Family.IPV4])
+        return UdpAttendant(backend, underlay.addresses[Family.IPV4], changed)
     if isinstance(backend, ExtensionBackend):
         from flanneld_py.attend.extension import ExtensionAttendant
 

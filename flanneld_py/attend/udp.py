@@ -11,6 +11,7 @@ import logging
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -18,7 +19,7 @@ from flanneld_py.backends.udp import UdpBackend
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
 from flanneld_py.relay import VERSION, control_address
 from nodecore.errors import Fault, Invalid, Unreachable
-from nodecore.net import Family, IPAddress
+from nodecore.net import IPAddress
 
 log = logging.getLogger(__name__)
 
@@ -29,39 +30,38 @@ STARTUP = 10.0  # and until a new relay gives its first
 class UdpAttendant:
     """Speaks to the relay of one device."""
 
-    def __init__(self, backend: UdpBackend, local: IPAddress) -> None:
+    def __init__(self, backend: UdpBackend, local: IPAddress, changed: Callable[[], None]) -> None:
         self._device, self._listen = backend.device, [str(local), backend.port]
+        self._changed = changed
         self._connection: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._peers: tuple[Part, ...] = ()
         self._said = False
 
     def serving(self) -> Lease | None:
         """The lease the relay is there for, whoever started it; None where there is none, or none of our kind."""
+        self._peers = ()
+        if self._child:
+            self._child.poll()  # one that ended is not to stay a zombie
         try:
             found = self._ask("show")
             if found["version"] != VERSION or found["listen"] != self._listen or not found["own"]:
                 return None
             key, value = json.loads(found["own"])
-            return decode_lease(key, value.encode())
+            own = decode_lease(key, value.encode())
         except Fault:
             return None
+        self._peers = tuple(Part(ip_network(subnet), ip_address(where)) for subnet, where in found["peers"].items())
+        return own
 
     def peers(self) -> tuple[Part, ...]:
-        """The peers it has."""
-        try:
-            found = self._ask("show")["peers"]
-        except Fault:
-            return ()
-        return tuple(Part(ip_network(subnet), ip_address(where)) for subnet, where in found.items())
+        """The peers it had when it was last asked what it serves."""
+        return self._peers
 
     async def start(self, own: Lease) -> None:
         """Have a relay for this lease of ours."""
-        part = own.part(Family.IPV4)
-        if not part:
-            raise Invalid(f"lease {own.key}: no IPv4 subnet")
         await self._have_relay()
-        label = json.dumps([own.key, encode_lease(own).decode()])
-        self._ask("start", own=label, listen=self._listen, address=str(part.subnet.network_address))
+        self._ask("start", own=json.dumps([own.key, encode_lease(own).decode()]), listen=self._listen)
 
     async def _have_relay(self) -> None:
         try:
@@ -110,6 +110,7 @@ class UdpAttendant:
 
     def _hang_up(self) -> None:
         if self._connection:
+            asyncio.get_running_loop().remove_reader(self._connection)
             self._connection.close()
             self._connection = None
 
@@ -141,5 +142,11 @@ class UdpAttendant:
             except OSError:
                 connection.close()
                 raise
+            asyncio.get_running_loop().add_reader(connection, self._gone)
             self._connection = connection
         return self._connection
+
+    def _gone(self) -> None:
+        """There is something to read that nobody asked for: the end."""
+        self._hang_up()
+        self._changed()

@@ -1,0 +1,383 @@
+"""The udp backend: a TUN device, a relay in plain Python, real packets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from site_of_nodes import Node, Site, ping_once, pinging, until
+
+from flanneld_py.attend.choice import choose_attendant
+from flanneld_py.backends.choice import parse_backend
+from flanneld_py.backends.udp import UdpBackend, parse_udp
+from flanneld_py.iface import Underlay
+from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
+from flanneld_py.netconf import parse_netconf
+from flanneld_py.relay import Table, checksum, control_address, refusal
+from nodecore.errors import UserError
+from nodecore.kernel.diff import ChangeLink, CreateLink, Put
+from nodecore.kernel.model import Address, Link, NetState, Route, Tun, scope_of
+from nodecore.kernel.netlink import KernelNetwork
+from nodecore.kernel.netns import Netns
+from nodecore.net import Family
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {"Network": "10.5.0.0/16"}
+UNDERLAY = Underlay("eth0", 1500, {Family.IPV4: ip_address("192.168.77.1")}, {Family.IPV4: ip_address("192.168.77.1")})
+
+
+def lease(subnet: str, public: str, backend: str = "") -> Lease:
+    return Lease((Part(ip_network(subnet), ip_address(public)),), backend)
+
+
+OWN = lease("10.5.1.0/24", "192.168.77.1")
+
+
+def backend(**options: object) -> UdpBackend:
+    return parse_udp(parse_netconf(json.dumps({**CONFIG, "Backend": options})))
+
+
+# What is decided
+
+
+def test_no_type_means_udp_as_in_flannel() -> None:
+    chosen = parse_backend(parse_netconf(json.dumps(CONFIG)))
+    assert isinstance(chosen, UdpBackend)
+    assert (chosen.device, chosen.untracked_ports, chosen.mtu(UNDERLAY)) == ("flannel0", (8285,), 1472)
+    assert choose_attendant(chosen, UNDERLAY)
+
+
+def test_the_kernel_holds_a_device_with_a_route_to_the_whole_network() -> None:
+    assert backend().desired(OWN, [lease("10.5.2.0/24", "192.168.77.2")], UNDERLAY) == NetState(
+        links=frozenset({Link("flannel0", Tun(), 1472)}),
+        addresses=frozenset({Address("flannel0", ip_address("10.5.1.0"), 32)}),
+        routes=frozenset({Route(ip_network("10.5.0.0/16"), "flannel0")}),
+    )
+
+
+def test_every_lease_is_a_peer_but_ours_and_those_without_an_address() -> None:
+    others = [
+        lease("10.5.3.0/24", "192.168.77.3"), lease("10.5.2.0/24", "192.168.77.2", "vxlan"), OWN,
+        Lease((Part(ip_network("10.5.4.0/24"), None),), ""), lease("10.5.1.0/25", "192.168.77.9"),
+    ]
+    assert backend().attended(OWN, others, UNDERLAY) == (
+        Part(ip_network("10.5.2.0/24"), ip_address("192.168.77.2")), Part(ip_network("10.5.3.0/24"), ip_address("192.168.77.3")),
+    )
+
+
+def test_a_lease_tells_no_backend_byte_for_byte_as_flannel() -> None:
+    raw = b'{"PublicIP":"192.168.77.1","PublicIPv6":null}'
+    assert encode_lease(OWN) == raw
+    assert decode_lease("10.5.1.0-24", raw) == OWN
+    assert backend().lease_type == ""
+
+
+def test_another_port_has_another_device() -> None:
+    assert backend(Port=8286).device == "flannel1"
+    assert len({UdpBackend(None, port).device for port in range(1, 65536)}) == 65535
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"Port": 0}, "Backend.Port: 0 is not between 1 and 65535"), ({"Port": "x"}, 'Backend.Port: "x" is not a number'),
+])
+def test_wrong_options_are_named(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        backend(**options)
+
+
+def test_ipv6_is_refused_by_name() -> None:
+    conf = {**CONFIG, "EnableIPv6": True, "IPv6Network": "fd00:5::/48"}
+    with pytest.raises(UserError, match=r"EnableIPv6.*udp"):
+        parse_backend(parse_netconf(json.dumps(conf)))
+
+
+def test_an_underlay_without_room_is_refused() -> None:
+    with pytest.raises(UserError, match="eth0: MTU 90 is too small"):
+        backend().check(Underlay("eth0", 90, {}, {}))
+
+
+def test_the_longest_subnet_that_fits_has_the_packet() -> None:
+    table = Table()
+    table.add("10.5.2.0/24", ("192.168.77.2", 8285))
+    table.add("10.5.2.128/25", ("192.168.77.3", 8285))
+    hops = [table.next_hop(socket.inet_aton(text)) for text in ("10.5.2.1", "10.5.2.129", "10.5.3.1")]
+    assert hops == [("192.168.77.2", 8285), ("192.168.77.3", 8285), None]
+    table.remove("10.5.2.128/25")
+    assert table.next_hop(socket.inet_aton("10.5.2.129")) == ("192.168.77.2", 8285)
+
+
+def test_a_packet_nobody_takes_is_answered_by_icmp() -> None:
+    from scapy.layers.inet import ICMP, IP, UDP
+
+    packet = bytes(IP(src="10.5.1.10", dst="10.5.9.9") / UDP(sport=1000, dport=2000) / b"hello")
+    answer = IP(refusal(packet))
+    assert (answer.src, answer.dst, answer[ICMP].type, answer[ICMP].code) == ("10.5.9.9", "10.5.1.10", 3, 0)
+    assert bytes(answer[ICMP].payload) == packet[:28]
+    assert checksum(bytes(answer)[:20]) == checksum(bytes(answer[ICMP])) == 0
+    assert refusal(bytes(IP(dst="10.5.9.9") / ICMP())) == b""
+    assert refusal(bytes(IP(dst="10.5.9.9", frag=3) / bytes(8))) == b""
+    assert refusal(bytes(IP(dst="224.0.0.251") / UDP())) == b""
+
+
+# What the kernel does
+
+kernel = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+          pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="this kernel has no tun")]
+
+
+def relays(ns: Netns, device: str = "flannel0") -> Iterator[dict]:
+    """What the relay in a namespace says of itself."""
+    with ns.enter(), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        sock.settimeout(2)
+        with suppress(OSError):
+            sock.connect(control_address(device))
+            sock.sendall(b'{"op": "show"}\n')
+            with sock.makefile() as lines:
+                yield json.loads(lines.readline())
+
+
+def relay_pid(node: Node) -> int:
+    return next((int(found["pid"]) for found in relays(node.ns)), 0)
+
+
+def end_relay(node: Node) -> None:
+    """The device takes its relay along."""
+    pid = relay_pid(node)
+    node.ns.run(["ip", "link", "del", "flannel0"], check=False)
+    if pid:
+        until(lambda: not alive(pid), "the relay ended")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def tell(ns: Netns, **order: object) -> dict:
+    with ns.enter(), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        sock.settimeout(2)
+        sock.connect(control_address("flannel0"))
+        sock.sendall(json.dumps(order).encode() + b"\n")
+        with sock.makefile() as lines:
+            return json.loads(lines.readline())
+
+
+@pytest.fixture(scope="module")
+def udp_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two nodes with pods on the udp backend, which is what a configuration without a type means."""
+    made = Site(tmp_path_factory.mktemp("udp"))
+    try:
+        made.etcd.start()
+        made.configure(CONFIG)
+        for _ in range(2):
+            made.add_node().start()
+        made.add_pods()
+        one, two = made.nodes
+        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
+        yield made
+    finally:
+        for node in made.nodes:
+            if node.daemon:
+                node.stop()
+            end_relay(node)
+        made.close()
+
+
+IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
+
+
+def df_ping(node: Node, target: str, size: int) -> bool:
+    """Whether an echo of `size` bytes, all headers counted, comes back; it may not be fragmented."""
+    assert node.pod
+    packet = struct.pack("!BBHHH", 8, 0, 0, 7, 7) + bytes(size - 28)
+    packet = packet[:2] + struct.pack("!H", checksum(packet)) + packet[4:]
+    with node.pod.enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with sock:
+        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        sock.settimeout(1)
+        sock.connect((target, 0))
+        try:
+            sock.send(packet)
+            while (answer := sock.recv(4096))[20] != 0:
+                continue
+        except OSError:
+            return False
+        return len(answer) == size
+
+
+@pytest.mark.etcd
+class TestTraffic:
+    pytestmark = kernel
+
+    def test_state_and_lease_are_exact(self, udp_site: Site) -> None:
+        one, two = udp_site.nodes
+        assert one.env()["FLANNEL_MTU"] == "1472"
+        told = {f"{node.subnet}.0-24": {"PublicIP": node.ip, "PublicIPv6": None} for node in (one, two)}
+        assert udp_site.etcd.subnets() == told
+        link = json.loads(one.ns.run(["ip", "-d", "-j", "link", "show", "flannel0"]).stdout)[0]
+        data = link["linkinfo"]["info_data"]
+        assert (link["mtu"], data["type"], data["persist"], "UP" in link["flags"]) == (1472, "tun", True, True)
+        assert one.ns.run(["ip", "route", "show", "dev", "flannel0"]).stdout == "10.5.0.0/16 proto 70 scope link \n"
+        assert f"inet {one.subnet}.0/32 scope global flannel0" in one.ns.run(["ip", "addr", "show", "flannel0"]).stdout
+        (said,) = relays(one.ns)
+        assert (said["listen"], said["peers"]) == ([one.ip, 8285], {f"{two.subnet}.0/24": two.ip})
+        log = one.log.read_text()
+        assert log.count("carried by a Python program") == 1
+
+    def test_pods_reach_each_other_up_to_the_mtu(self, udp_site: Site) -> None:
+        one, two = udp_site.nodes
+        assert ping_once(one.pod, two.pod_ip)
+        assert ping_once(two.pod, one.pod_ip)
+        assert ping_once(one.ns, two.pod_ip), "a host reaches the other's pod"
+        for node in (one, two):
+            for namespace, device in ((node.ns, "pod0"), (node.pod, "eth0")):
+                namespace.run(["ip", "link", "set", device, "mtu", "1500"])
+        assert df_ping(one, two.pod_ip, 1472)
+        assert not df_ping(one, two.pod_ip, 1473)
+
+    def test_a_megabyte_of_tcp(self, udp_site: Site) -> None:
+        from test_network import send_a_megabyte
+
+        send_a_megabyte(*udp_site.nodes)
+
+    def test_a_pod_nobody_has_is_unreachable_at_once(self, udp_site: Site) -> None:
+        one = udp_site.nodes[0]
+        with one.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            with pytest.raises(OSError, match="unreachable"):
+                sock.connect(("10.5.255.77", 80))
+
+    def test_kill_and_restart_of_the_daemon_lose_no_packet(self, udp_site: Site) -> None:
+        one, two = udp_site.nodes
+        pid = relay_pid(one)
+        with pinging(one.pod, two.pod_ip) as out, pinging(two.pod, one.pod_ip) as back:
+            one.stop(signal.SIGKILL)
+            one.start()
+        assert out.sent > 20
+        assert (out.lost, back.lost, relay_pid(one)) == (0, 0, pid)
+
+    def test_a_killed_relay_is_replaced(self, udp_site: Site) -> None:
+        one, two = udp_site.nodes
+        pid = relay_pid(one)
+        os.kill(pid, signal.SIGKILL)
+        took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05), "a new relay carries packets", 5)
+        print(f"a new relay after {took:.2f} s")
+        assert relay_pid(one) not in (0, pid)
+
+    @pytest.mark.parametrize("damage", ["ip link del flannel0", "ip link set flannel0 down", "ip route flush dev flannel0",
+                                        "ip link set flannel0 mtu 1300"])
+    def test_damage_by_hand_is_healed(self, udp_site: Site, damage: str) -> None:
+        one, two = udp_site.nodes
+        one.ns.run(damage.split())
+        took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05) and "mtu 1472" in one.ns.run(
+            ["ip", "link", "show", "flannel0"], check=False).stdout, f"healed after {damage}", 5)
+        print(f"{damage}: {took:.2f} s")
+
+    def test_a_peer_that_left_is_forgotten(self, udp_site: Site) -> None:
+        one = udp_site.nodes[0]
+        udp_site.etcd.put("/coreos.com/network/subnets/10.5.250.0-24", '{"PublicIP":"192.168.77.99","PublicIPv6":null}')
+        until(lambda: "10.5.250.0/24" in next(relays(one.ns))["peers"], "the third is known")
+        one.stop(signal.SIGKILL)
+        udp_site.etcd.ctl("del", "/coreos.com/network/subnets/10.5.250.0-24")
+        assert "10.5.250.0/24" in next(relays(one.ns))["peers"]
+        one.start()
+        until(lambda: "10.5.250.0/24" not in next(relays(one.ns))["peers"], "the third is forgotten", 2)
+
+
+class TestRelay:
+    pytestmark = kernel
+
+    @pytest.fixture
+    def relay(self) -> Iterator[tuple[Netns, subprocess.Popen[bytes]]]:
+        with Netns.create() as ns:
+            network = KernelNetwork(ns.path)
+            import asyncio
+
+            asyncio.run(network.apply([CreateLink(Link("flannel0", Tun(), 1472))]))
+            process = self.spawn(ns)
+            yield ns, process
+            process.kill()
+            process.communicate()
+            network.close()
+
+    def spawn(self, ns: Netns, *arguments: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "flanneld_py.relay", "flannel0", *arguments]
+        process = ns.popen(argv, stderr=subprocess.PIPE, cwd=ROOT)
+        until(lambda: list(relays(ns)) or process.poll() is not None, "the relay answers")
+        return process
+
+    def test_it_ends_with_its_device(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
+        ns, process = relay
+        ns.run(["ip", "link", "del", "flannel0"])
+        _, said = process.communicate(timeout=5)
+        assert b"the device is gone" in said
+        assert process.returncode == 0
+
+    def test_it_ends_when_told(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
+        ns, process = relay
+        assert tell(ns, op="stop") == {}
+        assert process.wait(5) == 0
+
+    def test_it_ends_when_no_daemon_comes(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
+        ns, process = relay
+        tell(ns, op="stop")
+        process.wait(5)
+        lonely = self.spawn(ns, "0.3")
+        with ns.enter(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+            daemon.connect(control_address("flannel0"))
+            time.sleep(0.6)
+            assert lonely.poll() is None, "somebody is with it"
+        _, said = lonely.communicate(timeout=5)
+        assert b"no daemon" in said
+
+    def test_one_device_has_one_relay(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
+        ns, first = relay
+        second = ns.popen([sys.executable, "-m", "flanneld_py.relay", "flannel0"], stderr=subprocess.PIPE, cwd=ROOT)
+        _, said = second.communicate(timeout=5)
+        assert (second.returncode, b"in use" in said, first.poll()) == (1, True, None)
+
+    @pytest.mark.parametrize("order", [b"nonsense", b"{}", b"[1]", b'{"op": "dance"}', b'{"op": "add", "subnet": "x", "to": 1}'])
+    def test_nonsense_is_answered_and_survived(self, relay: tuple[Netns, subprocess.Popen[bytes]], order: bytes) -> None:
+        ns, _ = relay
+        with ns.enter(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.connect(control_address("flannel0"))
+            sock.sendall(order + b"\n")
+            assert "error" in json.loads(sock.recv(4096))
+        assert list(relays(ns))
+
+    def test_malformed_packets_are_dropped(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
+        ns, _ = relay
+        tell(ns, op="start", own="x", listen=["127.0.0.1", 8285])
+        with ns.enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for packet in (b"", b"\0", b"E" * 3, struct.pack("!B19x", 0x4F), struct.pack("!B39x", 0x60), os.urandom(1400)):
+                sock.sendto(packet, ("127.0.0.1", 8285))
+        assert next(relays(ns))["own"] == "x"
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_a_tun_device_of_another_program_is_remade() -> None:
+    wanted = NetState(links=frozenset({Link("flannel0", Tun(), 1400)}))
+    with Netns.create() as ns, closing(KernelNetwork(ns.path)) as network:
+        ns.run(["ip", "tuntap", "add", "flannel0", "mode", "tun"])
+        assert (await network.read(scope_of(wanted))).link("flannel0") == Link("flannel0", Tun(lasting=False), 1500, up=False)
+        from nodecore.kernel.diff import plan_changes
+
+        await network.apply(plan_changes(await network.read(scope_of(wanted)), wanted))
+        assert await network.read(scope_of(wanted)) == wanted
+        await network.apply([ChangeLink("flannel0", mtu=1300), Put(Address("flannel0", ip_address("10.5.1.0"), 32))])
+        assert (await network.read(scope_of(wanted))).link("flannel0") == Link("flannel0", Tun(), 1300)
