@@ -13,17 +13,14 @@ TABLE = "kube-proxy"  # the table is ours alone, in families ip and ip6; Go kube
 # flannel's rules leave packets with exactly this mark alone (facts/flannel.md), so masquerading is ours to do
 MASQUERADE_MARK = 0x4000
 
-# Base chains: the hooks we stand in.
-NAT_PREROUTING = "nat-prerouting"  # packets that arrive: choose an endpoint
+# Base chains: the hooks we stand in. All are of type nat: only the first packet of a connection meets them.
+NAT_PREROUTING = "nat-prerouting"  # packets that arrive: choose an endpoint, refuse what nobody serves
 NAT_OUTPUT = "nat-output"  # packets this node sends: the same
 NAT_POSTROUTING = "nat-postrouting"  # take the node's own address where the answer has to come back here
-FILTER_PREROUTING = "filter-prerouting"  # just after the choice: refuse what nobody serves
-FILTER_OUTPUT = "filter-output"  # the same for this node's own packets
 
 # Chains those share.
 SERVICES = "services"  # which Service is this packet for?
 NODE_PORTS = "nodeports"  # ... and if it is for this node itself, which NodePort?
-FIRST_PACKET = "first-packet"  # of a connection: one rule is all that the other packets of it cost
 UNSERVED = "unserved"  # a Service's address, but no endpoint was chosen
 REFUSE = "refuse"  # tell the caller: TCP reset, or ICMP port unreachable
 MASQUERADE = "take-own-address"  # unmark and take the node's address

@@ -7,8 +7,11 @@ A packet's way:
     cluster-N   one chain for all Services with N endpoints: a random number below N
     cluster-sticky-N-T   the number of the client's earlier endpoint, if it still answers, or else a random one
     cluster-go   to the endpoint that has this number, by map `cluster-endpoints`
-    filter-*    what was not translated: a Service without endpoints, or an undefined port of its address, is refused
+    unserved    what no endpoint was found for: a Service without endpoints, or an undefined port of its address, is refused
     nat-postrouting   masquerade what is marked, and a pod that reached itself
+
+All hooks are of type nat, refusing included: the kernel asks them about the first packet of a connection only, and no
+other packet costs anything.
 
 So a Service is elements of maps and no chains: a change costs what changed. The number travels from rule to rule in
 the packet's priority, which is cleared again, and not in its mark, whose bits belong to others as well. Maps are
@@ -198,18 +201,16 @@ class Layout:
         here = f"fib daddr type local {ip} daddr != {loopback}"
         if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
             here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
-        new = f"ct state new jump {names.FIRST_PACKET}"
         local = f"meta l4proto . th dport vmap @{names.LOCAL.verdicts}"
-        services = f"jump {names.SERVICES}"
-        yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", services)
-        yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", services)
+        rules = f"jump {names.SERVICES}", f"goto {names.UNSERVED}"
+        yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", *rules)
+        yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", *rules)
         yield from _chain(
             names.NAT_POSTROUTING, "type nat hook postrouting priority srcnat; policy accept;",
+            f"meta priority >= {_number(FIRST_NUMBER)} ct status and dnat != 0 meta priority set 0:0",
             f"meta mark and {names.MASQUERADE_MARK:#x} != 0 jump {names.MASQUERADE}",
             f"ct status and dnat != 0 {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random",
         )
-        yield from _chain(names.FILTER_PREROUTING, "type filter hook prerouting priority dstnat + 10; policy accept;", new)
-        yield from _chain(names.FILTER_OUTPUT, "type filter hook output priority -90; policy accept;", new)
         for path in PATHS:
             target = f"{self._key(path)} . meta priority map @{path.endpoints}"
             yield from _chain(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
@@ -219,10 +220,6 @@ class Layout:
         yield from _chain(
             names.NODE_PORTS, "", f"{self._outside()} fib saddr type != local {local}".strip(),
             f"meta l4proto . th dport vmap @{names.NODE_PORT.verdicts}",
-        )
-        yield from _chain(
-            names.FIRST_PACKET, "", f"ct status and dnat == 0 goto {names.UNSERVED}",
-            f"meta priority >= {_number(FIRST_NUMBER)} meta priority set 0:0",
         )
         yield from _chain(
             names.UNSERVED, "", f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
