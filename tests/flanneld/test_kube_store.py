@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from etcdserver import make_pki
 from plane import TOKEN, Agent
-from site_of_nodes import ETCD_IP, Node, Site, ping_once, until
+from site_of_nodes import ETCD_IP, Node, Site, ping_once, pinging, until
 
 from nodecore.kernel.netns import Netns
 
@@ -32,10 +33,18 @@ class KubeNode(Node):
         self.name = f"node-{number}"
         self.conf = self.directory / "net-conf.json"
         self.conf.write_text(json.dumps(CONF))
+        self.environment = [f"NODE_NAME={self.name}"]
+        self.etcd = False
+
+    def start_with_etcd(self, *flags: str) -> None:
+        self.etcd = True
+        self.start(*flags)
 
     def arguments(self, *flags: str, etcd: str = "") -> list[str]:
+        if self.etcd:
+            return super().arguments(*flags)
         where = ["-kube-subnet-mgr", f"-kubeconfig-file={self.directory.parent / 'kubeconfig'}", f"-net-config-path={self.conf}"]
-        return ["env", f"NODE_NAME={self.name}", sys.executable, "-m", "flanneld_py", *where, "-iface=eth0",
+        return ["env", *self.environment, sys.executable, "-m", "flanneld_py", *where, "-iface=eth0",
                 f"-subnet-file={self.subnet_file}", *flags]
 
 
@@ -98,6 +107,19 @@ class KubeSite(Site):
         self.kubectl("create", "-f", "-", body={
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "annotations": named}, "spec": spec})
 
+    def clear(self) -> None:
+        """Away with all nodes."""
+        for node in self.nodes:
+            if node.daemon:
+                node.stop()
+            self.switch.run(["ip", "link", "del", f"veth{node.number}"])
+            node.ns.close()
+            if node.pod:
+                node.pod.close()
+            shutil.rmtree(node.directory)
+        self.kubectl("delete", "node", "--all", "--wait=false")
+        self.nodes.clear()
+
     def close(self) -> None:
         self.api.stop()
         super().close()
@@ -122,10 +144,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeSite]:
 def kube(shared: KubeSite) -> Iterator[KubeSite]:
     """The shared API server, without the nodes of the test before."""
     yield shared
-    for node in shared.nodes:
-        if node.daemon:
-            node.stop()
-        shared.kubectl("delete", "node", "--ignore-not-found", node.name)
+    shared.clear()
 
 
 def test_two_nodes_find_each_other_through_their_annotations(kube: KubeSite) -> None:
@@ -146,3 +165,173 @@ def test_two_nodes_find_each_other_through_their_annotations(kube: KubeSite) -> 
     condition = kube.condition(one.name)
     assert (condition["status"], condition["reason"], condition["message"]) == (
         "False", "FlannelIsUp", "Flannel is running on this node")
+
+
+def rss(node: Node) -> float:
+    """In millions of bytes."""
+    assert node.daemon
+    pages = int(Path(f"/proc/{node.daemon.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def libraries(node: Node) -> set[str]:
+    """Of the two that cost most, those that are loaded."""
+    assert node.daemon
+    maps = Path(f"/proc/{node.daemon.pid}/maps").read_text()
+    return {name for name in ("grpc", "aiohttp") if f"/{name}/" in maps}
+
+
+def test_each_kind_of_store_loads_its_own_library_only(kube: KubeSite) -> None:
+    one, two = kube.add_node(), kube.add_node()
+    kube.register(one.name, "10.5.1.0/24")
+    one.start("-healthz-port=8471")
+    kube.configure()
+    two.start_with_etcd("-healthz-port=8471")
+    assert (libraries(one), libraries(two)) == ({"aiohttp"}, {"grpc"})
+    for node in (one, two):
+        until(lambda: rss(node) <= 55, f"{node.name} is small", 10)  # noqa: B023
+        print(f"{node.name}: {rss(node):.1f} MB")
+
+
+def joined(kube: KubeSite, number: int, *flags: str, **annotations: str) -> KubeNode:
+    node = kube.add_node()
+    kube.register(node.name, f"10.5.{number}.0/24", **annotations)
+    node.start(*flags)
+    return node
+
+
+@pytest.mark.slow
+def test_what_is_missing_is_waited_for_by_name(kube: KubeSite) -> None:
+    node = kube.add_node()
+    node.start(wait=False)
+    until(lambda: f"there is no node {node.name} yet" in node.log.read_text(), "it says that the Node is missing", 20)
+    kube.register(node.name)
+    until(lambda: f"node {node.name} has no IPv4 podCIDR yet" in node.log.read_text(), "it says that the podCIDR is missing", 20)
+    assert not node.subnet_file.exists()
+    kube.kubectl("patch", "node", node.name, "-p", json.dumps({"spec": {"podCIDR": "10.5.9.0/24", "podCIDRs": ["10.5.9.0/24"]}}))
+    until(node.subnet_file.exists, "it starts", 20)
+    assert node.subnet == "10.5.9"
+    assert node.log.read_text().count("has no IPv4 podCIDR yet") == 1, "told once, not at every try"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cidr", "annotations", "words"), [
+    ("10.6.1.0/24", {}, "podCIDR 10.6.1.0/24 of node NODE is not inside 10.5.0.0/16"),
+    ("10.5.1.0/24", {"public_ip_overwrite": "here"}, f"annotation {PREFIX}/public-ip-overwrite: 'here' is not an IPv4 address"),
+    ("10.5.1.0/24", {"node_public_ip": "::1"}, f"annotation {PREFIX}/node-public-ip: '::1' is not an IPv4 address"),
+])
+def test_what_cannot_be_ends_it_with_one_line(kube: KubeSite, cidr: str, annotations: dict[str, str], words: str) -> None:
+    node = kube.add_node()
+    kube.register(node.name, cidr, **annotations)
+    done = node.ns.run(node.arguments(), check=False, timeout=20)
+    assert (done.returncode, words.replace("NODE", node.name) in done.stderr.splitlines()[-1]) == (2, True), done.stderr
+    assert "flannel" not in node.ns.run(["ip", "link"]).stdout
+    assert f"{PREFIX}/public-ip" not in kube.told(node.name)
+
+
+def test_what_go_flanneld_wrote_is_taken_over_unchanged(kube: KubeSite) -> None:
+    """The MAC is the annotation's, though the device is gone; not one annotation changes, in our Node or in the peer's."""
+    mac = "3a:9a:ba:bd:3d:7c"
+    node = kube.add_node()
+    written = {"kube_subnet_manager": "true", "backend_type": "vxlan", "public_ip": node.ip,
+               "backend_data": f'{{"VNI":1,"VtepMAC":"{mac}"}}'}
+    peer = written | {"public_ip": "192.168.77.99", "backend_data": '{"VNI":1,"VtepMAC":"0e:00:00:00:00:08"}'}
+    kube.register(node.name, "10.5.75.0/24", **written)
+    kube.register("go-peer", "10.5.8.0/24", **peer)
+    kube.register("odd-peer", "10.5.7.0/24", **(peer | {"backend_data": "{"}))
+    kube.register("no-peer", "10.5.6.0/24", public_ip="192.168.77.97")
+    before = kube.told(node.name)
+    node.start()
+    assert (node.mac(), node.subnet) == (mac, "10.5.75")
+    assert kube.told(node.name) == before
+    until(lambda: "10.5.8.0/24 via 10.5.8.0" in node.ns.run(["ip", "route"]).stdout, "the peer's route")
+    assert "0e:00:00:00:00:08 dst 192.168.77.99" in node.ns.run(["bridge", "fdb", "show", "dev", "flannel.1"]).stdout
+    assert len(node.ns.run(["ip", "route", "show", "dev", "flannel.1"]).stdout.splitlines()) == 1
+    assert "node odd-peer is no peer: annotation flannel.alpha.coreos.com/backend-data: not JSON" in node.log.read_text()
+
+
+@pytest.mark.slow
+def test_an_administrators_word_on_addresses(kube: KubeSite) -> None:
+    one = joined(kube, 1, public_ip_overwrite="198.51.100.1")
+    two = joined(kube, 2, "-public-ip=198.51.100.3", node_public_ip="198.51.100.2")
+    assert kube.told(one.name)[f"{PREFIX}/public-ip"] == "198.51.100.1"
+    assert kube.told(two.name)[f"{PREFIX}/public-ip"] == "198.51.100.2"
+    until(lambda: "dst 198.51.100.2" in one.ns.run(["bridge", "fdb", "show", "dev", "flannel.1"]).stdout, "peers use it")
+
+
+def test_a_lost_lease_is_written_again_under_traffic(kube: KubeSite) -> None:
+    """Annotations taken away, then the whole Node: the network stays, and all is told."""
+    one, two = joined(kube, 1), joined(kube, 2)
+    kube.add_pods()
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
+    until(lambda: kube.condition(one.name), "the condition is set")
+    state = one.state()
+    names = [name + "-" for name in kube.told(one.name)]
+    kube.kubectl("annotate", "node", one.name, *names)
+    until(lambda: f"{PREFIX}/backend-data" in kube.told(one.name), "the annotations are back", every=0.05)
+    assert "our lease 10.5.1.0-24 is gone: revoked" in one.log.read_text()
+    until(lambda: "lost and taken back" in kube.condition(one.name)["message"], "the condition tells", every=0.05)
+    assert one.state() == state
+    kube.kubectl("delete", "node", one.name)
+    until(lambda: f"there is no node {one.name} yet" in one.log.read_text(), "it waits for its Node")
+    assert one.state() == state
+    kube.register(one.name, "10.5.7.0/24")
+    until(lambda: one.subnet == "10.5.7", "the Node's new subnet is taken up", 20)
+    until(lambda: kube.condition(one.name).get("status") == "False", "and told", every=0.05)
+    until(lambda: "10.5.7.0/24" in two.ns.run(["ip", "route"]).stdout, "to everybody")
+
+
+@pytest.mark.slow
+def test_no_lease_is_told_as_network_unavailable(kube: KubeSite) -> None:
+    one = joined(kube, 1)
+    until(lambda: kube.condition(one.name), "the condition is set")
+    kube.kubectl("delete", "node", one.name)
+    kube.register(one.name, "10.6.7.0/24")
+    until(lambda: kube.condition(one.name).get("status") == "True", "the condition tells", every=0.05)
+    assert kube.condition(one.name)["reason"] == "FlannelLeaseLost"
+    assert "10.6.7.0/24" in kube.condition(one.name)["message"]
+    assert one.daemon
+    assert one.daemon.poll() is None
+    assert "flannel.1" in one.ns.run(["ip", "link"]).stdout
+
+
+@pytest.mark.slow
+def test_the_api_server_may_come_and_go(kube: KubeSite) -> None:
+    """A restart without a drop, and peers that come and go meanwhile are there and gone afterwards."""
+    one, two = joined(kube, 1), joined(kube, 2, "-set-node-network-unavailable=false")
+    kube.add_pods()
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
+    with pinging(one.pod, two.pod_ip) as ping:
+        kube.api.kill9()
+        kube.apiserver()
+    assert ping.lost == 0, f"{ping.lost} of {ping.sent}"
+    three = joined(kube, 3)
+    until(lambda: "10.5.3.0/24" in one.ns.run(["ip", "route"]).stdout, "the newcomer is heard of", 20)
+    kube.kubectl("delete", "node", three.name)
+    until(lambda: "10.5.3.0/24" not in one.ns.run(["ip", "route"]).stdout, "the leaver too", 20)
+    assert kube.condition(two.name) == {}
+
+
+@pytest.mark.slow
+def test_several_networks_by_prefix(kube: KubeSite) -> None:
+    conf = {"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "VNI": 7}}
+    one, two = joined(kube, 1), kube.add_node()
+    two.conf.write_text(json.dumps(conf))
+    kube.register(two.name, "10.5.2.0/24")
+    two.start("-kube-annotation-prefix=example.com/net2")
+    assert set(kube.told(two.name)) == {f"example.com/net2-{name}" for name in (
+        "kube-subnet-manager", "backend-type", "backend-data", "public-ip")}
+    assert "flannel.7" in two.ns.run(["ip", "link"]).stdout
+    assert one.ns.run(["ip", "route", "show", "dev", "flannel.1"]).stdout == ""
+
+
+@pytest.mark.slow
+def test_the_nodes_name_from_our_pod(kube: KubeSite) -> None:
+    node = kube.add_node()
+    kube.register(node.name, "10.5.1.0/24")
+    kube.kubectl("create", "-f", "-", body={
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "flanneld", "namespace": "default"},
+        "spec": {"nodeName": node.name, "containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 0}})
+    node.environment = ["POD_NAME=flanneld", "POD_NAMESPACE=default"]
+    node.start()
+    assert kube.told(node.name)[f"{PREFIX}/public-ip"] == node.ip
