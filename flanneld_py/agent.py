@@ -107,7 +107,7 @@ class Agent:
         await self._learn()
         await self.tenure.begin()
         self._measure()
-        self.target.attendant = choose_attendant(self.backend, self.underlay)
+        self.target.attendant = choose_attendant(self.backend, self.underlay, self.reconciler.mark)
         try:
             await run_tasks({
                 "lease": self.tenure.run(), "leases": self._follow_leases(), "herald": self.herald.run(),
