@@ -94,6 +94,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(r.DAEMON_SETS, "daemonset", "/registry/daemonsets/", ("ds",), ("all",), (STATUS,)),
     Kind(r.DEPLOYMENTS, "deployment", "/registry/deployments/", ("deploy",), ("all",), (SCALE, STATUS)),
     Kind(r.REPLICA_SETS, "replicaset", "/registry/replicasets/", ("rs",), ("all",), (SCALE, STATUS), ("status.replicas",)),
+    Kind(r.CONTROLLER_REVISIONS, "controllerrevision", "/registry/controllerrevisions/"),
     Kind(r.LEASES, "lease", "/registry/leases/"),
     Kind(r.ENDPOINT_SLICES, "endpointslice", "/registry/endpointslices/"),
 )

@@ -199,5 +199,5 @@ CONTENT: dict[str, Callable[[Object], Iterator[Cause]]] = {
 CHANGES: dict[str, Callable[[Object, Object], Iterator[Cause]]] = {
     "Pod": pod_change, "Service": service_change, "Deployment": _same("spec", "selector"),
     "ReplicaSet": _same("spec", "selector"), "DaemonSet": _same("spec", "selector"), "ConfigMap": _frozen, "Secret": _frozen,
-    "EndpointSlice": _same("addressType"), "Node": _same("spec", "podCIDR"),
+    "EndpointSlice": _same("addressType"), "ControllerRevision": _same("data"), "Node": _same("spec", "podCIDR"),
 }

@@ -23,6 +23,7 @@ from nodecore.loop.reconcile import Reconciler
 from nodecore.loop.supervise import run_tasks
 from nodecore.net import IPNetwork, parse_network
 
+from .daemon_history import ControllerRevision
 from .daemonset import DaemonSets
 from .deployment import Deployments
 from .driver import Controller, reconciler
@@ -40,7 +41,8 @@ COMPONENT = "kube-controller-manager"
 VIEWS: dict[r.Resource, type[Any]] = {
     r.NAMESPACES: Namespace, r.NODES: Node, r.PODS: Pod, r.SERVICES: SelectingService, r.ENDPOINTS: Legacy,
     r.ENDPOINT_SLICES: Slice, r.DEPLOYMENTS: Deployment, r.REPLICA_SETS: ReplicaSet, r.DAEMON_SETS: DaemonSet,
-    r.LEASES: Lease, r.SERVICE_ACCOUNTS: Anything, r.CONFIG_MAPS: Anything, r.SECRETS: Anything,
+    r.CONTROLLER_REVISIONS: ControllerRevision, r.LEASES: Lease,
+    r.SERVICE_ACCOUNTS: Anything, r.CONFIG_MAPS: Anything, r.SECRETS: Anything,
 }
 CONTENT = (r.DEPLOYMENTS, r.DAEMON_SETS, r.REPLICA_SETS, r.SERVICES, r.PODS, r.ENDPOINT_SLICES, r.ENDPOINTS, r.CONFIG_MAPS,
            r.SECRETS, r.SERVICE_ACCOUNTS, r.LEASES, r.EVENTS)
@@ -78,7 +80,7 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]]) -
     found: list[Controller] = [
         Deployments(all_of[r.DEPLOYMENTS], sets, pods),
         ReplicaSets(sets, pods),
-        DaemonSets(all_of[r.DAEMON_SETS], pods, nodes),
+        DaemonSets(all_of[r.DAEMON_SETS], pods, nodes, all_of[r.CONTROLLER_REVISIONS]),
         EndpointSlices(services, pods, nodes, all_of[r.ENDPOINT_SLICES]),
         LegacyEndpoints(services, pods, nodes, all_of[r.ENDPOINTS]),
         NodeHealth(nodes, all_of[r.LEASES], pods, grace=settings.grace),

@@ -16,12 +16,12 @@ from nodecore.kube import placement
 from nodecore.kube.resource import DAEMON_SETS, PODS
 from nodecore.kube.workload import DaemonSet, Node, NodeTaint, Pod, PodSpec, Toleration
 
-from . import revisions, rollout
+from . import rollout
+from .daemon_history import HASH, ControllerRevision, plan_history
 from .ops import Create, Delete, Op, Patch, Plan, Raw
-from .pods import claim, created, deleted, digest, from_template, new_names, readiness
+from .pods import claim, created, deleted, from_template, new_names, readiness
 from .world import Collection
 
-HASH = "controller-revision-hash"
 PRESSURES = ("disk-pressure", "memory-pressure", "pid-pressure", "unschedulable")
 
 
@@ -83,14 +83,14 @@ def _template_spec(daemons: DaemonSet) -> PodSpec:
         spec, tolerations=[*(spec.tolerations or ()), *tolerations(host_network=spec.host_network)])
 
 
-def plan_daemons(daemons: DaemonSet, pods: Iterable[Pod], nodes: Iterable[Node], now: float) -> Plan:
-    """The writes for one DaemonSet; `pods` are those of its namespace."""
+def plan_daemons(daemons: DaemonSet, pods: Iterable[Pod], nodes: Iterable[Node], now: float, word: str) -> Plan:
+    """The writes for one DaemonSet; `pods` are those of its namespace, `word` stands for its template."""
     meta = daemons.metadata
     everyone, all_nodes = list(pods), sorted(nodes, key=lambda node: node.metadata.name)
     claimed = claim(DAEMON_SETS, meta, daemons.spec.selector, everyone)
     if meta.deletion_timestamp or claimed.ops:
         return Plan(claimed.ops)
-    spec, word = _template_spec(daemons), digest(revisions.template_of(daemons.spec.template))
+    spec = _template_spec(daemons)
     fits = {node.metadata.name: fit(spec, node) for node in all_nodes}
     here: dict[str, list[Pod]] = {name: [] for name in fits}
     for pod in claimed.owned:
@@ -169,20 +169,21 @@ class DaemonSets:
 
     name = "daemonset"
 
-    def __init__(self, daemons: Collection[DaemonSet], pods: Collection[Pod], nodes: Collection[Node]) -> None:
-        self.daemons, self.pods, self.nodes = daemons, pods, nodes
+    def __init__(self, daemons: Collection[DaemonSet], pods: Collection[Pod], nodes: Collection[Node],
+                 revisions: Collection[ControllerRevision]) -> None:
+        self.daemons, self.pods, self.nodes, self.revisions = daemons, pods, nodes, revisions
 
     def listen(self, mark: Callable[[str], None]) -> None:
-        """Marked by its own change, its pods', and by nodes that look different to the rules of placement."""
+        """Marked by its own change, its pods' and revisions', and by nodes that look different to the rules of placement."""
         def of_set(old: DaemonSet | None, new: DaemonSet | None) -> None:
             if new is not None:
                 mark(new.metadata.key)
 
-        def of_pod(old: Pod | None, new: Pod | None) -> None:
-            for pod in (old, new):
-                owner = pod.metadata.controller if pod else None
-                if pod is not None and owner is not None and owner.kind == "DaemonSet":
-                    mark(f"{pod.metadata.namespace}/{owner.name}")
+        def of_child(old: Pod | ControllerRevision | None, new: Pod | ControllerRevision | None) -> None:
+            for child in (old, new):
+                owner = child.metadata.controller if child else None
+                if child is not None and owner is not None and owner.kind == "DaemonSet":
+                    mark(f"{child.metadata.namespace}/{owner.name}")
 
         def of_node(old: Node | None, new: Node | None) -> None:
             if old is None or new is None or (old.spec, old.metadata.labels) != (new.spec, new.metadata.labels):
@@ -190,10 +191,19 @@ class DaemonSets:
                     mark(each.metadata.key)
 
         self.daemons.listeners.append(of_set)
-        self.pods.listeners.append(of_pod)
+        self.pods.listeners.append(of_child)
+        self.revisions.listeners.append(of_child)
         self.nodes.listeners.append(of_node)
 
     def plan(self, key: str, now: float) -> Plan:
         """The DaemonSet's writes, none once it is gone."""
         found = self.daemons.get(key)
-        return plan_daemons(found, self.pods.within(found.metadata.namespace), self.nodes, now) if found else Plan()
+        if found is None:
+            return Plan()
+        namespace, uid = found.metadata.namespace, found.metadata.uid
+        pods = self.pods.within(namespace)
+        used = {(pod.metadata.labels or {}).get(HASH, "") for pod in pods
+                if pod.metadata.controller and pod.metadata.controller.uid == uid}
+        history = plan_history(found, self.revisions.within(namespace), used)
+        plan = plan_daemons(found, pods, self.nodes, now, history.word)
+        return Plan((*history.ops, *plan.ops), plan.again)

@@ -367,6 +367,7 @@ class DaemonSetSpec(View, frozen=True):
     template: Raw | None = None
     update_strategy: Strategy = Strategy()
     min_ready_seconds: int = 0
+    revision_history_limit: int = 10
 
 
 class DaemonSet(View, frozen=True):

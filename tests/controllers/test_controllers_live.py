@@ -179,13 +179,23 @@ def test_a_daemon_set_follows_nodes_and_templates(plane: Plane, served: Kubelets
     until(lambda: plane.get("daemonset", "agent")["status"].get("numberReady") == 4, "a fourth")
     plane.kubectl("set", "image", "daemonset/agent", "web=agent:2")
     rolled_out(plane, "daemonset/agent")
+    rows = [line.split()[0] for line in plane.kubectl("rollout", "history", "daemonset/agent").splitlines() if line[:1].isdigit()]
+    assert rows == ["1", "2"]
+    assert "web:1" in plane.kubectl("rollout", "history", "daemonset/agent", "--revision=1")
+    assert "daemonset.apps/agent" in plane.kubectl("get", "controllerrevisions")
+    plane.kubectl("rollout", "undo", "daemonset/agent")
+    rolled_out(plane, "daemonset/agent")
+    assert plane.get("daemonset", "agent")["spec"]["template"]["spec"]["containers"][0]["image"] == "web:1"
+    until(lambda: "3" in plane.kubectl("rollout", "history", "daemonset/agent"), "the old template's new number")
+    plane.kubectl("rollout", "undo", "daemonset/agent", "--to-revision=2")
+    rolled_out(plane, "daemonset/agent")
     plane.kubectl("cordon", "n5")
     plane.kubectl("delete", "node", "n5")
     until(lambda: plane.get("daemonset", "agent")["status"].get("desiredNumberScheduled") == 3, "back to three")
     pods = until(lambda: len(found := plane.get("pods", "-l", "app=agent")["items"]) == 3 and found, "pod of the node gone")
     assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {"agent:2"}
     plane.kubectl("delete", "daemonset", "agent")
-    until(lambda: not plane.get("pods", "-l", "app=agent")["items"], "daemons gone")
+    until(lambda: not plane.get("pods,controllerrevisions", "-l", "app=agent")["items"], "daemons gone, and their history")
 
 
 def test_a_namespace_has_its_account_and_goes_with_all_it_holds(plane: Plane, served: Kubelets) -> None:

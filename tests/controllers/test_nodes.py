@@ -125,21 +125,21 @@ def carry_out(pods: list[Pod], plan: Plan, *, ready: bool = True) -> list[Pod]:
 def test_a_daemon_on_every_node_that_may_have_one() -> None:
     nodes = [node("n1"), node("n2", taints=[{"key": "k", "effect": "NoSchedule"}]), node("n3", unschedulable=True),
              node("n4", ready="Unknown", taints=[taint(SILENT, NOW)])]
-    pods = carry_out([], plan_daemons(daemons(), [], nodes, NOW))
+    pods = carry_out([], plan_daemons(daemons(), [], nodes, NOW, "w"))
     assert len(pods) == 3
-    again = plan_daemons(daemons(), pods, nodes, NOW)
+    again = plan_daemons(daemons(), pods, nodes, NOW, "w")
     assert not any(isinstance(op, (Create, Delete)) for op in again.ops)
     status = next(op.body["status"] for op in again.ops if isinstance(op, Patch))
     assert status["desiredNumberScheduled"] == status["numberReady"] == status["updatedNumberScheduled"] == 3
-    fewer = plan_daemons(daemons(), pods, nodes[1:], NOW)
+    fewer = plan_daemons(daemons(), pods, nodes[1:], NOW, "w")
     assert sum(isinstance(op, Delete) for op in fewer.ops) == 1
 
 
 def test_a_new_template_replaces_daemons_one_by_one() -> None:
     nodes = [node(f"n{index}") for index in range(3)]
-    pods = carry_out([], plan_daemons(daemons(), [], nodes, NOW))
+    pods = carry_out([], plan_daemons(daemons(), [], nodes, NOW, "w"))
     for _ in range(12):
-        plan = plan_daemons(daemons("b"), pods, nodes, NOW)
+        plan = plan_daemons(daemons("b"), pods, nodes, NOW, "v")
         pods = carry_out(pods, plan)
         assert len(pods) >= 2
     hashes = {(each.metadata.labels or {})[HASH] for each in pods}

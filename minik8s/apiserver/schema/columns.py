@@ -178,6 +178,15 @@ def _data(obj: Object) -> int:
     return len(obj.get("data") or ()) + len(obj.get("binaryData") or ())
 
 
+def _controller(obj: Object) -> str:
+    """The owner that controls it, as `daemonset.apps/web`."""
+    for ref in _meta(obj).get("ownerReferences") or []:
+        if ref.get("controller"):
+            group, _, _ = ref.get("apiVersion", "").rpartition("/")
+            return f"{ref.get('kind', '').lower()}{'.' if group else ''}{group}/{ref.get('name', '')}"
+    return NONE
+
+
 def _name(obj: Object) -> str:
     return str(_meta(obj).get("name", ""))
 
@@ -233,5 +242,6 @@ KINDS: dict[str, Columns] = {
     "Secret": _simple("Type Data", lambda obj: [obj.get("type", "Opaque"), _data(obj)], ("Data",)),
     "ServiceAccount": _simple("Secrets", lambda obj: [len(obj.get("secrets") or ())], ("Secrets",)),
     "Namespace": _simple("Status", lambda obj: [(obj.get("status") or {}).get("phase", "")]),
+    "ControllerRevision": _simple("Controller Revision", lambda obj: [_controller(obj), obj.get("revision", 0)], ("Revision",)),
     "Lease": _simple("Holder", lambda obj: [(obj.get("spec") or {}).get("holderIdentity", "")]),
 }
