@@ -38,9 +38,10 @@ from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
 from nodecore.daemon import health, systemd
 from nodecore.errors import NotFound
+from nodecore.kernel.host import KernelHost
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.model import NetState
-from nodecore.kernel.netlink import KernelHost, KernelNetwork
+from nodecore.kernel.netlink import KernelNetwork
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Chains, Firewall, Host, Network
 from nodecore.kernel.sysctl import read_sysctl

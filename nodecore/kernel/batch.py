@@ -87,6 +87,17 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     return dict(each_attribute(data, start))
 
 
+def messages_in(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Type, port id of whoever asked for it, and body of each message in a datagram."""
+    start = 0
+    while start + HEADER.size <= len(data):
+        size, kind, _, _, port = HEADER.unpack_from(data, start)
+        if size < HEADER.size:
+            return
+        yield kind, port, data[start + HEADER.size : start + size]
+        start += size + 3 & ~3
+
+
 class NetlinkSocket:
     """A netlink socket, of the routing kind unless told otherwise, of this or another network namespace."""
 

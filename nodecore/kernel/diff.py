@@ -64,10 +64,12 @@ class ChangeLink:
     mac: str | None = None
     up: bool | None = None
     tunnel: Wireguard | None = None
+    defers_checksums: bool | None = None
 
     def describe(self) -> str:
         """In words."""
         words = [self.tunnel.describe()] if self.tunnel else []
+        words += [f"tx-checksumming {'on' if self.defers_checksums else 'off'}"] if self.defers_checksums is not None else []
         words += [f"mtu {self.mtu}"] if self.mtu is not None else []
         words += [f"address {self.mac}"] if self.mac is not None else []
         words += ["up" if self.up else "down"] if self.up is not None else []
@@ -178,6 +180,7 @@ def _links(actual: NetState, wanted: NetState, remade: set[str]) -> Iterable[Net
                 mac=link.mac if link.mac not in ("", there.mac) else None,
                 up=link.up if link.up != there.up else None,
                 tunnel=link.tunnel if isinstance(link.tunnel, Wireguard) and link.tunnel != there.tunnel else None,
+                defers_checksums=link.defers_checksums if link.defers_checksums not in (None, there.defers_checksums) else None,
             )
             if change != ChangeLink(link.name):
                 yield change

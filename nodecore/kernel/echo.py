@@ -10,11 +10,11 @@ Pure: bytes in, yes or no out. Must not know: sockets. Read next: `nodecore/kern
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from nodecore.kernel import messages as nl
-from nodecore.kernel.batch import HEADER, attributes
+from nodecore.kernel.batch import attributes, messages_in
 from nodecore.kernel.model import FdbEntry, Link, Neighbour, Scope, Wireguard
 from nodecore.net import Family
 
@@ -52,7 +52,7 @@ class Ledger:
 
     def is_news(self, data: bytes) -> bool:
         """Whether a datagram of notifications says anything we did not know."""
-        return any(self._tells(kind, port, body) for kind, port, body in _messages(data))
+        return any(self._tells(kind, port, body) for kind, port, body in messages_in(data))
 
     def _tells(self, kind: int, port: int, body: bytes) -> bool:
         if kind in LINKS:
@@ -99,16 +99,6 @@ class Ledger:
             return known is not None
         permanent = bool(state & nl.NUD_PERMANENT)
         return not permanent if known == value else permanent or known is not None
-
-
-def _messages(data: bytes) -> Iterable[tuple[int, int, bytes]]:
-    start = 0
-    while start + HEADER.size <= len(data):
-        size, kind, _, _, port = HEADER.unpack_from(data, start)
-        if size < HEADER.size:
-            return
-        yield kind, port, data[start + HEADER.size : start + size]
-        start += size + 3 & ~3
 
 
 def _known(entry: Neighbour | FdbEntry, index: int) -> tuple[Known, bytes]:

@@ -133,6 +133,7 @@ class FakeNetwork:
         changed = replace(
             link, mtu=link.mtu if op.mtu is None else op.mtu, mac=link.mac if op.mac is None else op.mac,
             up=link.up if op.up is None else op.up, tunnel=op.tunnel or link.tunnel,
+            defers_checksums=link.defers_checksums if op.defers_checksums is None else op.defers_checksums,
         )
         self.state = replace(self.state, links=self.state.links - {link} | {changed})
         if not changed.up:

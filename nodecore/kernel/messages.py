@@ -148,6 +148,12 @@ def _route(entry: Route, index: int) -> bytes:
     return body
 
 
+def link_name(body: bytes) -> tuple[int, str]:
+    """The number and the name of a device."""
+    found = attributes(body, IFINFO.size)
+    return IFINFO.unpack_from(body)[2], found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode()
+
+
 def read_link(body: bytes, names: Mapping[int, str]) -> tuple[int, Link]:
     """A device and its number; `names` knows the parent."""
     _, _, index, flags, _ = IFINFO.unpack_from(body)

@@ -87,13 +87,14 @@ Tunnel = Vxlan | Ipip | Wireguard | Tun
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A device. An empty `mac` and an `mtu` of 0 mean "as it is"."""
+    """A device. An empty `mac`, an `mtu` of 0 and None mean "as it is"."""
 
     name: str
     tunnel: Tunnel | None = None
     mtu: int = 0
     mac: str = ""
     up: bool = True
+    defers_checksums: bool | None = field(default=None, compare=False)
 
     @property
     def key(self) -> Key:

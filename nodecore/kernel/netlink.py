@@ -1,4 +1,4 @@
-"""The real `Network` and `Host`: one network namespace read and written over netlink.
+"""The real `Network`: one network namespace read and written over netlink.
 
 Only what a `Scope` calls ours is read. Writes go out in batches with every answer checked; one that fails does not
 keep the others back. Link writes come one by one, since what follows needs the number the kernel gave the link.
@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
 from itertools import groupby
 
 from nodecore.errors import Busy, Fault, NotFound, Unsupported
 from nodecore.kernel import messages as nl
-from nodecore.kernel.batch import Message, NetlinkSocket, attribute, attributes
+from nodecore.kernel.batch import Message, NetlinkSocket, attribute
 from nodecore.kernel.diff import ChangeLink, CreateLink, DeleteLink, NetOp, Put, Remove, SetSysctl
 from nodecore.kernel.echo import Ledger
+from nodecore.kernel.ethtool import defer_checksums, defers_checksums
 from nodecore.kernel.linkinfo import KINDS
 from nodecore.kernel.model import (
     Address,
@@ -39,14 +38,13 @@ from nodecore.kernel.model import (
     Wireguard,
     WireguardPeer,
 )
-from nodecore.kernel.ports import Interface, Path
+from nodecore.kernel.notify import notifications
 from nodecore.kernel.sysctl import read_sysctl, write_sysctl
 from nodecore.kernel.tun import create_tun
 from nodecore.kernel.wireguard import WireguardDevices
-from nodecore.net import Family, IPAddress
+from nodecore.net import Family
 
 GROUPS = (1, 3, 5, 7, 9, 11)  # link, neigh (and fdb), IPv4 address and route, IPv6 address and route
-NEWS_BUFFER = 8 << 20
 TRIES = 5
 
 
@@ -92,6 +90,8 @@ class KernelNetwork:
                 device, behind = self._wireguard.read(link.name)
                 found[index] = replace(link, tunnel=device)
                 peers |= behind
+            elif isinstance(link.tunnel, Vxlan):
+                found[index] = replace(link, defers_checksums=defers_checksums(link.name, self._netns))
             for entry in self._neighbours(index, names):
                 self._ledger.put(entry, index)
                 (fdb if isinstance(entry, FdbEntry) else neighbours).add(entry)  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ class KernelNetwork:
     def _links(self, scope: Scope) -> tuple[dict[int, str], dict[int, Link]]:
         """The names of all links, and those whole that are ours, may be, or are on our paths."""
         bodies = list(self._sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
-        names = {index: name for index, name in map(_link_name, bodies)}
+        names = {index: name for index, name in map(nl.link_name, bodies)}
         found = (
             nl.read_link(body, names) for body, name in zip(bodies, names.values(), strict=True)
             if scope.may_own(name) or name in scope.paths
@@ -198,10 +198,12 @@ class KernelNetwork:
                 self._create(link)
             case DeleteLink(name):
                 self._do(nl.delete_link(self._index(name)))
-            case ChangeLink(name, mtu, mac, up, tunnel):
+            case ChangeLink(name, mtu, mac, up, tunnel, checksums):
                 if tunnel:
                     self._wireguard.configure(name, tunnel)
-                if op != ChangeLink(name, tunnel=tunnel):
+                if checksums is not None:
+                    defer_checksums(name, self._netns, on=checksums)
+                if op != ChangeLink(name, tunnel=tunnel, defers_checksums=checksums):
                     self._do(nl.change_link(self._index(name), mtu=mtu, mac=mac, up=up))
             case SetSysctl(sysctl):
                 write_sysctl(sysctl, self._netns)
@@ -218,6 +220,8 @@ class KernelNetwork:
             raise Unsupported(_missing(link.tunnel)) from None
         if isinstance(link.tunnel, Wireguard):
             self._wireguard.configure(link.name, link.tunnel)
+        if link.defers_checksums is not None:
+            defer_checksums(link.name, self._netns, on=link.defers_checksums)
         self._do(nl.change_link(self._index(link.name), up=link.up))
 
     def _do(self, message: Message) -> None:
@@ -235,75 +239,6 @@ class KernelNetwork:
         async for data in notifications(self._netns, GROUPS):
             if data is None or self._ledger.is_news(data):
                 yield None
-
-
-async def notifications(netns: str, groups: Sequence[int]) -> AsyncIterator[bytes | None]:
-    """The kernel's notifications as they come; None at the start, and when some were lost."""
-    loop = asyncio.get_running_loop()
-    with NetlinkSocket(netns, groups, buffer=NEWS_BUFFER) as monitor:
-        monitor.sock.settimeout(0)
-        yield None
-        while True:
-            try:
-                data = await loop.sock_recv(monitor.sock, 1 << 16)
-            except OSError:  # ENOBUFS: the socket goes on
-                yield None
-            else:
-                yield data
-
-
-class KernelHost:
-    """What can be asked about the machine we are on."""
-
-    def __init__(self, netns: str = "") -> None:
-        self._netns = netns
-
-    @contextmanager
-    def _socket(self) -> Iterator[NetlinkSocket]:
-        with NetlinkSocket(self._netns) as sock:
-            yield sock
-
-    def interfaces(self) -> tuple[Interface, ...]:
-        """Every device, with its addresses, in the kernel's order."""
-        with self._socket() as sock:
-            bodies = list(sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
-            names = dict(map(_link_name, bodies))
-            found: list[Address] = []
-            for family in Family:
-                for body in sock.dump(nl.RTM_GETADDR, nl.IFADDR.pack(family.af, 0, 0, 0, 0)):
-                    address = nl.read_address(body, names)
-                    if address:
-                        found.append(address)
-            links = [nl.read_link(body, names)[1] for body in bodies]
-        return tuple(_interface(link, [a for a in found if a.link == link.name]) for link in links)
-
-    def path_to(self, address: IPAddress) -> Path:
-        """The kernel's routing decision."""
-        family = Family.of(address)
-        request = nl.RTMSG.pack(family.af, family.bits, 0, 0, 0, 0, 0, 0, 0) + attribute(nl.RTA_DST, address.packed)
-        with self._socket() as sock:
-            found = attributes(sock.get(nl.RTM_GETROUTE, request, f"route to {address}"), nl.RTMSG.size)
-            names = dict(map(_link_name, sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0))))
-        (index,) = struct.unpack("=I", found[nl.RTA_OIF])
-        source, gateway = found.get(nl.RTA_PREFSRC), found.get(nl.RTA_GATEWAY)
-        return Path(names[index], ip_address(source) if source else None, ip_address(gateway) if gateway else None)
-
-    def link(self, name: str) -> Link | None:
-        """One device with all its parameters."""
-        with self._socket() as sock:
-            bodies = list(sock.dump(nl.RTM_GETLINK, nl.IFINFO.pack(0, 0, 0, 0, 0)))
-        names = dict(map(_link_name, bodies))
-        return next((nl.read_link(body, names)[1] for body in bodies if _link_name(body)[1] == name), None)
-
-
-def _interface(link: Link, addresses: Sequence[Address]) -> Interface:
-    networks = tuple(ip_interface((a.address, a.prefix)).network for a in addresses)
-    return Interface(link.name, link.mtu, link.up, tuple(a.address for a in addresses), networks)
-
-
-def _link_name(body: bytes) -> tuple[int, str]:
-    found = attributes(body, nl.IFINFO.size)
-    return nl.IFINFO.unpack_from(body)[2], found.get(nl.IFLA_IFNAME, b"").rstrip(b"\0").decode()
 
 
 def _recipient(op: Put | Remove) -> type[Put | Remove] | None:

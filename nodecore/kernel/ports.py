@@ -54,7 +54,7 @@ class Path:
 
 
 class Host(Protocol):
-    """What an agent asks about the machine before it starts."""
+    """What an agent asks about the machine, and hears of its way out."""
 
     def interfaces(self) -> tuple[Interface, ...]:
         """Every device, with its addresses."""
@@ -66,6 +66,14 @@ class Host(Protocol):
 
     def link(self, name: str) -> Link | None:
         """One device with all its parameters, if it is there."""
+        ...
+
+    def driver(self, link: str) -> str:
+        """The name of its driver, empty where it has none."""
+        ...
+
+    def changes(self, link: str) -> AsyncIterator[None]:
+        """Yields when that device came, went or changed, or its addresses did. Never ends."""
         ...
 
 

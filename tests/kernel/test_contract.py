@@ -214,6 +214,18 @@ async def test_sysctls_are_part_of_the_state(world: World) -> None:
     await converge(world.network, wanted)
 
 
+async def test_a_device_computes_checksums_itself_when_told(world: World) -> None:
+    await converge(world.network, WANTED)
+    for deferred in (False, True):
+        wanted = replace(WANTED, links=frozenset({replace(LINK, defers_checksums=deferred)}))
+        await converge(world.network, wanted)
+        (there,) = (await world.network.read(scope_of(wanted))).links
+        assert there.defers_checksums is deferred
+    if world.ns:
+        await converge(world.network, replace(WANTED, links=frozenset({replace(LINK, defers_checksums=False)})))
+        assert "tx-checksum-ip-generic: off" in world.ns.run(["ethtool", "-k", "flannel.7"]).stdout
+
+
 async def test_what_others_change_is_told(world: World) -> None:
     others = KernelNetwork(world.ns.path) if world.ns else world.network
     await converge(world.network, WANTED)
