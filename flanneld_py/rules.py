@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from flanneld_py.masq import RuleSet, Wanted
 from flanneld_py.render import iptables, nftables
-from nodecore.errors import Fault, NotFound
+from nodecore.errors import Conflict, Fault
 from nodecore.kernel.ports import EVERYTHING, Chains, Firewall, Variant
 from nodecore.net import Family
 
@@ -82,7 +82,6 @@ class RulesTarget:
         self._firewall, self._chains, self._inputs = firewall, chains, inputs
         self._written: dict[Place, Found] = {}
         self._known: dict[Place, tuple[Stamp, Holding]] = {}
-        self._tables: tuple[Stamp, frozenset[str]] | None = None
         self._news = self._passes = 0
 
     def hear(self, change: str) -> bool:
@@ -106,11 +105,10 @@ class RulesTarget:
         """What there is of ours, of every kind. No table comes to be by looking."""
         if self._passes % THOROUGH == 0:
             self._known.clear()
-            self._tables = None
         self._passes += 1
         installed = await self._chains.variants()
         variant = None if wanted.nftables else await self._chains.chosen()
-        tables = await self._list_tables(needed=wanted.nftables)
+        tables = await self._firewall.list_tables()
         places = [Place(family, nftables.table_name(family)) for family in Family]
         places = [place for place in places if f"{place.family.nft} {place.table}" in tables]
         for family in Family:
@@ -119,17 +117,6 @@ class RulesTarget:
             places += [Place(family, table, kind) for kind in installed for table in sorted(there[kind])]
         found = {place: await self._look(place) for place in places}
         return Seen({place: one for place, one in found.items() if one.holding}, variant)
-
-    async def _list_tables(self, *, needed: bool) -> frozenset[str]:
-        if self._tables is None or self._tables[0] != self._news:
-            news = self._news
-            try:
-                self._tables = news, await self._firewall.list_tables()
-            except NotFound:
-                if needed:
-                    raise
-                return frozenset()  # a host without the nft program
-        return self._tables[1]
 
     async def _look(self, place: Place) -> Found:
         stamp, (known, holding) = self._stamp(place), self._known.get(place, (None, ""))
@@ -184,13 +171,15 @@ class RulesTarget:
     async def _write(self, op: WriteRules) -> None:
         self._written.pop(op.place, None)
         self._known.pop(op.place, None)
-        self._tables = None
         if op.place.variant is None:
             await self._firewall.load(op.script)
         else:
             await self._chains.restore(op.place.variant, op.place.family, op.script)
         if op.text:
-            self._written[op.place] = Found((await self._look(op.place)).holding, op.text)
+            found = await self._look(op.place)
+            if not _is_whole(op.place, op.text, found.holding):
+                raise Conflict("somebody else changed it at the same time")
+            self._written[op.place] = Found(found.holding, op.text)
 
     def forget(self) -> None:
         """What is listed is compared with what we wrote: forgetting that writes it again."""
@@ -214,6 +203,12 @@ def _script(place: Place, text: str, found: Found | None) -> str:
         return text or nftables.removal_script(place.family)
     held = found.holding if found and isinstance(found.holding, iptables.Held) else iptables.Held()
     return iptables.table_script(place.table, text.splitlines(), held)
+
+
+def _is_whole(place: Place, text: str, holding: Holding) -> bool:
+    if isinstance(holding, str):
+        return nftables.is_whole(text, holding)
+    return iptables.is_whole(place.table, text.splitlines(), holding)
 
 
 def concerns(change: str) -> bool:

@@ -83,6 +83,13 @@ def table_script(table: str, rules: Sequence[str], held: Held) -> str:
     return "\n".join([f"*{table}", *lines, "COMMIT", ""])
 
 
+def is_whole(table: str, rules: Sequence[str], held: Held) -> bool:
+    """Whether our chain, in whichever spelling, has as many rules and is jumped to."""
+    layout = TABLES[table]
+    jumps = any(line.endswith(f" -j {layout.chain}") for line in held.hooks)
+    return jumps and len(held.chains.get(layout.chain, ())) == len(rules)
+
+
 def _rule(layout: Layout, rule: Rule, *, fully_random: bool) -> str:
     words = [f"-A {layout.chain}", _address("-s", rule.source), _address("-d", rule.destination)]
     words.append(f"-m mark --mark {rule.mark}/{rule.mark}" if rule.mark else "")

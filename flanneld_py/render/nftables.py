@@ -37,6 +37,15 @@ def table_script(rules: RuleSet) -> str:
     return removal_script(rules.family) + f"table {_key(rules.family)} {{\n" + "\n".join(chains) + "}\n"
 
 
+def is_whole(script: str, listing: str) -> bool:
+    """Whether a table as nft lists it, in whichever spelling, has a rule for each of the script's."""
+    return _rules_in(listing) == _rules_in(script)
+
+
+def _rules_in(text: str) -> int:
+    return sum(not line.rstrip().endswith(("{", "}", ";")) for line in text.splitlines() if line.startswith("\t"))
+
+
 def removal_script(family: Family) -> str:
     """What takes the table away, whether it is there or not."""
     return f"add table {_key(family)}\ndelete table {_key(family)}\n"

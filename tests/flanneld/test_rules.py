@@ -75,6 +75,19 @@ COMMIT
     assert iptables.table_script("nat", [], iptables.Held({}, ())) == "*nat\nCOMMIT\n"
 
 
+def test_a_listing_with_a_rule_less_is_not_whole() -> None:
+    """Somebody may have flushed a chain between our writing and our looking: that is not to be taken for our writing."""
+    script = text_of(Family.IPV4, "10.5.0.0/16", "10.5.1.0/24")
+    listing = script.split("\n", 2)[2].replace("& 0x4000 == 0x4000", "& 0x00004000 == 0x00004000")
+    assert nftables.is_whole(script, listing)
+    assert not nftables.is_whole(script, listing.replace("\t\tip saddr 10.5.0.0/16 accept\n", ""))
+    assert not nftables.is_whole(script, "")
+    chain, jump = ("-A FLANNEL-FWD -j ACCEPT",), (iptables.TABLES["filter"].jump,)
+    assert iptables.is_whole("filter", chain, iptables.Held({"FLANNEL-FWD": chain}, jump))
+    assert not iptables.is_whole("filter", chain, iptables.Held({"FLANNEL-FWD": ()}, jump))
+    assert not iptables.is_whole("filter", chain, iptables.Held({"FLANNEL-FWD": chain}, ()))
+
+
 @pytest.mark.parametrize(("change", "ours"), [
     ("ip flannel-ipv4", True), ("ip6 flannel-ipv6 postrtg", True), ("ip nat", True), ("ip nat POSTROUTING", True),
     ("ip6 filter FLANNEL-FWD", True), ("ip nat KUBE-SERVICES", False), ("ip kube-proxy", False), ("inet filter FORWARD", False),
