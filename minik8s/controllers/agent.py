@@ -30,6 +30,7 @@ from .driver import Controller, reconciler
 from .endpoints import SelectingService
 from .endpointslice import EndpointSlices, Legacy, LegacyEndpoints, Slice
 from .garbage import Garbage, PodGarbage
+from .kinds import OtherKinds
 from .namespaces import DefaultAccounts, Namespace, Namespaces
 from .nodecidr import NodeCidrs
 from .nodehealth import Lease, NodeHealth
@@ -42,10 +43,8 @@ VIEWS: dict[r.Resource, type[Any]] = {
     r.NAMESPACES: Namespace, r.NODES: Node, r.PODS: Pod, r.SERVICES: SelectingService, r.ENDPOINTS: Legacy,
     r.ENDPOINT_SLICES: Slice, r.DEPLOYMENTS: Deployment, r.REPLICA_SETS: ReplicaSet, r.DAEMON_SETS: DaemonSet,
     r.CONTROLLER_REVISIONS: ControllerRevision, r.LEASES: Lease,
-    r.SERVICE_ACCOUNTS: Anything, r.CONFIG_MAPS: Anything, r.SECRETS: Anything,
+    r.SERVICE_ACCOUNTS: Anything,
 }
-CONTENT = (r.DEPLOYMENTS, r.DAEMON_SETS, r.REPLICA_SETS, r.SERVICES, r.PODS, r.ENDPOINT_SLICES, r.ENDPOINTS, r.CONFIG_MAPS,
-           r.SECRETS, r.SERVICE_ACCOUNTS, r.LEASES, r.EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def cluster_networks(text: str, mask_v4: int, mask_v6: int = 64) -> tuple[tuple[
     return networks, prefixes
 
 
-def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]]) -> list[Controller]:
+def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], garbage: Garbage) -> list[Controller]:
     """Every controller over these collections."""
     pods, nodes, services = all_of[r.PODS], all_of[r.NODES], all_of[r.SERVICES]
     sets, namespaces = all_of[r.REPLICA_SETS], all_of[r.NAMESPACES]
@@ -84,9 +83,9 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]]) -
         EndpointSlices(services, pods, nodes, all_of[r.ENDPOINT_SLICES]),
         LegacyEndpoints(services, pods, nodes, all_of[r.ENDPOINTS]),
         NodeHealth(nodes, all_of[r.LEASES], pods, grace=settings.grace),
-        Namespaces(namespaces, CONTENT),
+        Namespaces(namespaces),
         DefaultAccounts(namespaces, all_of[r.SERVICE_ACCOUNTS]),
-        Garbage(all_of),
+        garbage,
         PodGarbage(pods, nodes),
     ]
     if settings.networks:
@@ -101,11 +100,13 @@ async def run(settings: Settings) -> None:
         recorder = Recorder(client, COMPONENT)
         collections: dict[r.Resource, Collection[Any]] = {each: Collection(each, view) for each, view in VIEWS.items()}
         writer = Writer(client, collections, recorder)
+        fixed = tuple(collections.values())
+        garbage = Garbage(collections)
         changed = asyncio.Event()
         loops: list[Reconciler] = []
 
         def synced() -> bool:
-            return all(each.synced for each in collections.values())
+            return all(each.synced for each in fixed)
 
         def wake() -> None:
             if not changed.is_set() and synced():
@@ -115,7 +116,7 @@ async def run(settings: Settings) -> None:
 
         tasks: dict[str, Coroutine[Any, Any, None]] = {
             f"watch {each.plural}": collection.follow(client, wake).run() for each, collection in collections.items()}
-        loops += [reconciler(each, writer, synced) for each in controllers(settings, collections)]
+        loops += [reconciler(each, writer, synced) for each in controllers(settings, collections, garbage)]
         election = Election(client, COMPONENT, settings.identity)
         leading = asyncio.Event()
         if settings.leader_elect:
@@ -124,6 +125,7 @@ async def run(settings: Settings) -> None:
             leading.set()
         tasks["ready"] = _tell_ready(changed)
         tasks["events"] = recorder.run()
+        tasks["other kinds"] = OtherKinds(client, collections, garbage, wake).run()
         tasks |= {loop.name: _after(leading, loop.run) for loop in loops}
         _serve_health(settings.healthz_port, synced, leading, loops)
         try:

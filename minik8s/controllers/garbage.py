@@ -53,20 +53,34 @@ class Garbage:
 
     def __init__(self, collections: Mapping[Resource, Collection[Any]]) -> None:
         self.collections = collections
-        self.resources = {f"{each.plural}.{each.group}": each for each in collections}
-        self.kinds = {(each.group, each.kind): each for each in collections}
+        self.resources: dict[str, Resource] = {}
+        self.kinds: dict[tuple[str, str], Resource] = {}
         self.known: dict[str, str] = {}
         self.dependants: dict[str, set[str]] = {}
+        self._mark: Callable[[str], None] = lambda _: None
 
     def listen(self, mark: Callable[[str], None]) -> None:
         """An object's change marks it; its end marks its dependants and its owners."""
-        for name, resource in self.resources.items():
-            self.collections[resource].listeners.append(self._listener(name, mark))
+        self._mark = mark
+        for resource in list(self.collections):
+            self.take(resource)
 
-    def _listener(self, name: str, mark: Callable[[str], None]) -> Callable[[Any, Any], None]:
-        return lambda old, new: self._changed(name, old, new, mark)
+    def take(self, resource: Resource) -> None:
+        """From now on judge this kind's objects as well, whose collection is there and still empty."""
+        name = f"{resource.plural}.{resource.group}"
+        self.resources[name] = self.kinds[resource.group, resource.kind] = resource
+        self.collections[resource].listeners.append(lambda old, new: self._changed(name, old, new))
 
-    def _changed(self, name: str, old: Any, new: Any, mark: Callable[[str], None]) -> None:
+    def leave(self, resource: Resource) -> None:
+        """The API has this kind no more: who it owned, owns or still waits for is not ours to judge."""
+        name = f"{resource.plural}.{resource.group}"
+        del self.resources[name], self.kinds[resource.group, resource.kind]
+        self.known = {uid: key for uid, key in self.known.items() if not key.startswith(f"{name}|")}
+        kept = {uid: {key for key in keys if not key.startswith(f"{name}|")} for uid, keys in self.dependants.items()}
+        self.dependants = {uid: keys for uid, keys in kept.items() if keys}
+
+    def _changed(self, name: str, old: Any, new: Any) -> None:
+        mark = self._mark
         for item, present in ((old, False), (new, True)):
             if item is None:
                 continue
@@ -90,9 +104,9 @@ class Garbage:
 
     def _find(self, key: str) -> Object | None:
         name, _, place = key.partition("|")
-        resource = self.resources[name]
-        item = self.collections[resource].get(place)
-        return (resource, item.metadata) if item is not None else None
+        resource = self.resources.get(name)
+        item = self.collections[resource].get(place) if resource else None
+        return (resource, item.metadata) if resource and item is not None else None
 
     def plan(self, key: str, now: float) -> Plan:
         """What becomes of one object."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nodecore.kube.objects import View
-from nodecore.kube.resource import SERVICE_ACCOUNTS, Resource
+from nodecore.kube.resource import SERVICE_ACCOUNTS
 from nodecore.kube.workload import Anything, Meta
 
 from .ops import Create, Finalize, Plan
@@ -30,13 +30,13 @@ class Namespace(View, frozen=True):
     spec: NamespaceSpec = NamespaceSpec()
 
 
-def plan_namespace(namespace: Namespace, resources: tuple[Resource, ...]) -> Plan:
+def plan_namespace(namespace: Namespace) -> Plan:
     """For a namespace that goes: empty it, then give it back."""
     finalizers = namespace.spec.finalizers or []
     if not namespace.metadata.deletion_timestamp or FINALIZER not in finalizers:
         return Plan()
     body = {"apiVersion": "v1", "kind": "Namespace", "spec": {"finalizers": [each for each in finalizers if each != FINALIZER]}}
-    return Plan((Finalize(namespace.metadata, body, resources),))
+    return Plan((Finalize(namespace.metadata, body),))
 
 
 def plan_account(namespace: Namespace | None, account: Anything | None) -> Plan:
@@ -52,8 +52,8 @@ class Namespaces:
 
     name = "namespace"
 
-    def __init__(self, namespaces: Collection[Namespace], resources: tuple[Resource, ...]) -> None:
-        self.namespaces, self.resources = namespaces, resources
+    def __init__(self, namespaces: Collection[Namespace]) -> None:
+        self.namespaces = namespaces
 
     def listen(self, mark: Callable[[str], None]) -> None:
         """Marked by its own change."""
@@ -66,7 +66,7 @@ class Namespaces:
     def plan(self, key: str, now: float) -> Plan:
         """The namespace's writes, none once it is gone."""
         found = self.namespaces.get(key)
-        return plan_namespace(found, self.resources) if found else Plan()
+        return plan_namespace(found) if found else Plan()
 
 
 class DefaultAccounts:

@@ -6,7 +6,7 @@ Pure. Read next: `minik8s/controllers/writer.py`, the one place that carries the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nodecore.kube.client import MERGE
@@ -98,11 +98,10 @@ class DeleteOrphan:
 
 @dataclass(frozen=True, slots=True)
 class Finalize:
-    """Hand a namespace back to the API once `resources` hold nothing of it: asked of the API itself."""
+    """Empty a namespace of every kind the API serves, and hand it back once nothing is left: asked of the API itself."""
 
     meta: Meta
     body: Raw
-    resources: tuple[Resource, ...] = field(default=())
 
     def describe(self) -> str:
         """Which one."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from nodecore.errors import Conflict, Fault, NotFound, Unreachable
 from nodecore.kube.client import KubeClient
+from nodecore.kube.discovery import served
 from nodecore.kube.events import Recorder
 from nodecore.kube.resource import NAMESPACES, Resource
 
@@ -21,6 +22,7 @@ from .ops import Create, Delete, DeleteOrphan, Finalize, Op, Patch, Told
 from .world import Collection
 
 AT_ONCE = 16
+EMPTIED = frozenset({"list", "delete"})
 
 
 class Writer:
@@ -122,12 +124,13 @@ class Writer:
         await self._delete(op)
 
     async def _finalize(self, op: Finalize) -> None:
-        for resource in op.resources:
+        kinds = [each.resource for each in await served(self.client) if each.resource.namespaced and each.verbs >= EMPTIED]
+        for resource in kinds:
             found = await self.client.list(resource, op.meta.name)
             for item in found.items:
                 if not item["metadata"].get("deletionTimestamp"):
                     await self._forgiving_delete(resource, item["metadata"])
-        for resource in op.resources:
+        for resource in kinds:
             if (await self.client.list(resource, op.meta.name)).items:
                 raise Conflict(f"namespace {op.meta.name} still holds {resource.plural}")
         body = {**op.body, "metadata": {"name": op.meta.name, "resourceVersion": op.meta.resource_version}}

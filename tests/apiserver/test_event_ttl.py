@@ -11,7 +11,7 @@ import pytest
 from tests.apiserver.apiprocess import ROOT, ApiServer
 from tests.etcdserver import EtcdServer
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 EVENTS = "/api/v1/namespaces/default/events"
 
 

@@ -203,10 +203,23 @@ def test_a_namespace_has_its_account_and_goes_with_all_it_holds(plane: Plane, se
     until(lambda: plane.get("serviceaccounts", "-n", "short")["items"], "default account")
     body = deployment()
     body["metadata"]["namespace"] = "short"
-    plane.apply(body, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "short"}})
+    inside = {"name": "c", "namespace": "short"}
+    plane.apply(body, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": inside},
+                {"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": inside, "revision": 1})
     assert "successfully" in plane.kubectl("rollout", "status", "deployment/web", "-n", "short", "--timeout=20s")
     plane.kubectl("delete", "namespace", "short", "--timeout=30s")
     assert "not found" in plane.kubectl("get", "namespace", "short", check=False)
+    assert "No resources found" in plane.kubectl("get", "controllerrevisions", "-n", "short")
+
+
+def test_what_only_discovery_names_goes_with_its_owner_too(plane: Plane) -> None:
+    """No controller plans for ConfigMaps and Secrets: they are followed because the API serves them."""
+    plane.kubectl("create", "configmap", "owner")
+    uid = plane.get("configmap", "owner")["metadata"]["uid"]
+    refs = [{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}]
+    plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owned", "ownerReferences": refs}})
+    plane.kubectl("delete", "configmap", "owner")
+    until(lambda: "not found" in plane.kubectl("get", "secret", "owned", check=False), "the secret gone")
 
 
 def test_kill_9_in_the_middle_of_a_rollout_changes_nothing(web: Plane, served: Kubelets) -> None:
