@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nodecore import errors
@@ -75,10 +76,9 @@ class Iptables:
     async def _weight(self, variant: Variant) -> tuple[bool, int]:
         texts = []
         for family in Family:
-            if variant is Variant.NFT:
-                texts.append(await self._saved(variant, family))
-            else:
-                texts += [await self._saved(variant, family, table) for table in self.registered(family)]
+            for table in [""] if variant is Variant.NFT else self.registered(family):
+                with suppress(errors.Fault):  # a family that this kernel cannot do has no rules
+                    texts.append(await self.save(variant, family, table))
         lines = [line for text in texts for line in text.splitlines()]
         return any(line.startswith(HINT) for line in lines), sum(line.startswith("-A ") for line in lines)
 
@@ -90,11 +90,8 @@ class Iptables:
             return {}
         return {name: _stamp(family, name) for name in sorted(names)}
 
-    async def save(self, variant: Variant, family: Family, table: str) -> str:
-        """A whole table as `iptables-save` writes it: costly on a host with many rules, and it makes a legacy table exist."""
-        return await self._saved(variant, family, table)
-
-    async def _saved(self, variant: Variant, family: Family, table: str = "") -> str:
+    async def save(self, variant: Variant, family: Family, table: str = "") -> str:
+        """A table as `iptables-save` writes it, or all there are: costly with many rules; a legacy table named comes to exist."""
         arguments = ["-t", table] if table else []
         code, text, complaint = await self._run([self._program(variant, family, "-save"), *arguments])
         if code:

@@ -49,7 +49,7 @@ def rules(node: Node, kind: str) -> str:
     return "\n".join(sorted(lines))
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("nft", 1.0), ("legacy", 3.0)])
+@pytest.mark.parametrize(("kind", "seconds"), [("nft", 1.0), pytest.param("legacy", 3.0, marks=pytest.mark.slow)])
 def test_flushed_rules_are_back(iptables_site: Site, kind: str, seconds: float) -> None:
     """By the monitor's news at once; legacy tables tell nobody, so with the resync period, here of 1 s."""
     node = started(iptables_site, kind)
