@@ -63,13 +63,14 @@ class EtcdServer:
     tls: Pki | None = None
     extra: tuple[str, ...] = ()
     initial: str = ""
+    client_auth: bool = True  # with tls: clients must have a certificate too
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @classmethod
-    def start(cls, *, tls: Pki | None = None, extra: tuple[str, ...] = ()) -> EtcdServer:
+    def start(cls, *, tls: Pki | None = None, extra: tuple[str, ...] = (), client_auth: bool = True) -> EtcdServer:
         """A single member, answering."""
         client, peer = free_ports(2)
-        server = cls("m0", client, peer, Path(tempfile.mkdtemp(prefix="etcd-test-")), tls, extra)
+        server = cls("m0", client, peer, Path(tempfile.mkdtemp(prefix="etcd-test-")), tls, extra, client_auth=client_auth)
         try:
             server.restart()
         except BaseException:
@@ -103,8 +104,8 @@ class EtcdServer:
             "--heartbeat-interval", "50", "--election-timeout", "500", *self.extra,
         ]
         if self.tls:
-            argv += ["--cert-file", self.tls.cert, "--key-file", self.tls.key, "--trusted-ca-file", self.tls.ca,
-                     "--client-cert-auth"]
+            argv += ["--cert-file", self.tls.cert, "--key-file", self.tls.key]
+            argv += ["--trusted-ca-file", self.tls.ca, "--client-cert-auth"] if self.client_auth else []
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
 

@@ -4,7 +4,8 @@
     <prefix>/subnets/10.5.52.0-24            a node's lease; the key hangs on an etcd lease of a day
 
 A subnet is taken by creating its key in a transaction that fails when the key is there; whoever loses a race chooses
-again. A key that hangs on no etcd lease is a reservation: it stays one.
+again. Keys of two families, or of other lengths, can be different and yet overlap: of two such, the later one makes way.
+A key that hangs on no etcd lease is a reservation: it stays one.
 
 Must not know: VXLAN, the kernel. Read next: `nodecore/etcd/client.py`.
 """
@@ -15,6 +16,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flanneld_py.alloc import choose_subnets, fits, is_ours
@@ -23,6 +25,7 @@ from flanneld_py.store.port import Held, Snapshot, Standing, Wish
 from nodecore.errors import Busy, Conflict, Expired, Fault, Invalid, NotFound
 from nodecore.etcd.client import EtcdClient, Put, WatchBatch, absent, unchanged
 from nodecore.loop.backoff import Backoff
+from nodecore.loop.persist import Complaint
 from nodecore.net import Family, IPAddress
 
 log = logging.getLogger(__name__)
@@ -37,7 +40,7 @@ class _Record:
 
     lease: Lease
     key: str
-    value: bytes
+    created: int
     mod_revision: int
     handle: int
 
@@ -51,6 +54,7 @@ class EtcdLeaseStore:
         self._subnets = f"{self._prefix}/subnets/"
         self._ttl = ttl
         self._rng = rng or random.Random()
+        self._told: set[str] = set()
 
     async def config(self) -> str | None:
         """The network configuration's text."""
@@ -67,19 +71,33 @@ class EtcdLeaseStore:
         return self._wanted(wish, records)[0]
 
     async def acquire(self, wish: Wish) -> Held:
-        """Make a lease ours; races are run again."""
-        for _ in range(RACES):
-            records, revision = await self._list()
-            lease, record = self._wanted(wish, records)
-            try:
-                held = await (self._keep(lease, record, revision) if record else self._create(lease))
-            except (Conflict, NotFound) as lost:
-                log.info("lost a race for subnet %s (%s), choosing again", lease.key, lost)
-                continue
-            log.info("%s lease %s", "Keeping" if record else "Allocated", lease.describe())
-            await self._remove_misfits(wish, records, keep=lease.key)
-            return held
-        raise Busy(f"no subnet could be taken: {RACES} races lost")
+        """Make a lease ours; races are run again, with the same etcd lease for what may be won."""
+        handle = 0
+        try:
+            for _ in range(RACES):
+                records, revision = await self._list()
+                lease, record = self._wanted(wish, records)
+                handle = handle or (0 if record else await self._client.grant(self._ttl))
+                try:
+                    held = await (self._keep(lease, record, revision) if record else self._create(lease, handle))
+                except (Conflict, NotFound) as lost:
+                    log.info("lost a race for subnet %s (%s), choosing again", lease.key, lost)
+                    continue
+                log.info("%s lease %s", "Keeping" if record else "Allocated", lease.describe())
+                spare, handle = handle if handle != held.handle else 0, 0
+                await self._give_back(spare)
+                await self._remove_misfits(wish, records, keep=lease.key)
+                return held
+            raise Busy(f"no subnet could be taken: {RACES} races lost")
+        except Fault:
+            await self._give_back(handle)
+            raise
+
+    async def _give_back(self, handle: int) -> None:
+        """End an etcd lease that nothing hangs on, so that failing every five seconds does not pile them up."""
+        if handle:
+            with suppress(Fault):
+                await self._client.revoke(handle)
 
     def _wanted(self, wish: Wish, records: Mapping[str, _Record]) -> tuple[Lease, _Record | None]:
         """The lease to have, and the record it stands in already."""
@@ -92,15 +110,17 @@ class EtcdLeaseStore:
             before = old.part(family) if old else None
             parts.append(Part(subnet, wish.public[family], wish.data(family, before)))
         lease = Lease(tuple(parts), wish.backend)
-        return lease, records[choice.existing.key] if choice.existing else None
+        return lease, next((record for record in records.values() if record.lease is choice.existing), None)
 
-    async def _create(self, lease: Lease) -> Held:
-        handle = await self._client.grant(self._ttl)
+    async def _create(self, lease: Lease, handle: int) -> Held:
         key = self._subnets + lease.key
         done = await self._client.txn([absent(key)], [Put(key, encode_lease(lease), handle)])
         if not done.succeeded:
-            await self._client.revoke(handle)
             raise Conflict("somebody else has taken it")
+        records, _ = await self._list()
+        if any(record.created < done.revision and _overlap(record.lease, lease) for record in records.values()):
+            await self._client.delete(key)
+            raise Conflict("somebody else has taken a part of it")
         return Held(lease, handle, done.revision, float(self._ttl))
 
     async def _keep(self, lease: Lease, record: _Record, revision: int) -> Held:
@@ -129,47 +149,56 @@ class EtcdLeaseStore:
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         """All leases now and after every change, through restarts and compactions of etcd."""
-        backoff = Backoff(first=0.1, cap=5.0)
+        backoff, complaint = Backoff(first=0.1, cap=5.0), Complaint(log, "watching leases")
         while True:
             try:
                 records, revision = await self._list()
                 leases = {key: record.lease for key, record in records.items()}
                 yield Snapshot(dict(leases), revision)
-                backoff.reset()
+                complaint.settle()
                 async for batch in self._client.watch(self._subnets, revision + 1, previous=False):
+                    backoff.reset()
                     if self._follow(leases, batch):
                         yield Snapshot(dict(leases), batch.events[-1].kv.mod_revision)
             except Expired:
                 log.info("etcd has compacted what we watch: reading all leases again")
             except Fault as fault:
-                delay = backoff.next()
-                log.warning("watching leases: %s; again in %.1f s", fault, delay)
-                await asyncio.sleep(delay)
+                complaint.tell(fault)
+            await asyncio.sleep(backoff.next())
 
     def _follow(self, leases: dict[str, Lease], batch: WatchBatch) -> bool:
         for event in batch.events:
-            key = event.kv.key.removeprefix(self._subnets)
-            leases.pop(key, None)
-            if event.type == "PUT":
-                lease = _decode(key, event.kv.value)
-                if lease:
-                    leases[key] = lease
+            lease = self._decode(event.kv.key.removeprefix(self._subnets), event.kv.value)
+            if lease and event.type == "PUT":
+                leases[lease.key] = lease
+            elif lease:
+                leases.pop(lease.key, None)
         return bool(batch.events)
 
     async def _list(self) -> tuple[dict[str, _Record], int]:
         listing = await self._client.range(self._subnets)
         records = {}
         for item in listing.items:
-            key = item.key.removeprefix(self._subnets)
-            lease = _decode(key, item.value)
+            lease = self._decode(item.key.removeprefix(self._subnets), item.value)
             if lease:
-                records[key] = _Record(lease, item.key, item.value, item.mod_revision, item.lease)
+                records[lease.key] = _Record(lease, item.key, item.create_revision, item.mod_revision, item.lease)
         return records, listing.revision
 
+    def _decode(self, key: str, value: bytes) -> Lease | None:
+        """The lease; one whose value makes no sense still keeps its subnet from being given to somebody else."""
+        try:
+            return decode_lease(key, value)
+        except Invalid as fault:
+            if str(fault) not in self._told:
+                log.warning("%s", fault)
+            self._told.add(str(fault))
+        try:
+            return decode_lease(key, b"")
+        except Invalid:
+            return None
 
-def _decode(key: str, value: bytes) -> Lease | None:
-    try:
-        return decode_lease(key, value)
-    except Invalid as fault:
-        log.warning("ignored: %s", fault)
-        return None
+
+def _overlap(one: Lease, other: Lease) -> bool:
+    return any(
+        mine.family is theirs.family and mine.subnet.overlaps(theirs.subnet) for mine in one.parts for theirs in other.parts
+    )

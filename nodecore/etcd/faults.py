@@ -15,6 +15,8 @@ BY_TEXT = (  # etcd's own words come first: one gRPC code stands for several of 
     ("authentication failed", errors.Denied),
     ("user name is empty", errors.Denied),
     ("permission denied", errors.Denied),
+    ("invalid auth token", errors.Denied),  # a watch is cancelled with these words, and no code
+    ("revision of auth store is old", errors.Denied),
     ("too many requests", errors.Busy),
     ("database space exceeded", errors.Busy),
 )

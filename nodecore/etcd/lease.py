@@ -9,7 +9,7 @@ import asyncio
 
 import grpc.aio
 
-from nodecore.errors import NotFound, Unreachable
+from nodecore.errors import Denied, NotFound, Unreachable
 from nodecore.etcd import faults
 from nodecore.etcd.connection import API, Connection
 from nodecore.etcd.records import LeaseStatus
@@ -39,6 +39,17 @@ class LeaseCalls:
         """Start a lease's time anew; returns its seconds. NotFound when it has ended."""
         connection = self._connection
         await connection.login()
+        token = connection.token
+        try:
+            return await self._keepalive(lease)
+        except Denied:
+            if not token:
+                raise
+        await connection.login(stale=token)
+        return await self._keepalive(lease)
+
+    async def _keepalive(self, lease: int) -> int:
+        connection = self._connection
         member = connection.member()
         call = member.stubs["Lease"].LeaseKeepAlive(metadata=connection.metadata())
         try:

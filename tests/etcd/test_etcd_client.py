@@ -198,8 +198,11 @@ async def test_login_and_its_renewal() -> None:
         ctl("user", "grant-role", "reader", "reads")
         ctl("auth", "enable")
         config = EtcdConfig(server.endpoints, username="root", password="secret")
-        async with EtcdClient(config) as root, EtcdClient(replace(config, username="reader", password="pass")) as reader:
+        mortal = replace(config, username="reader", password="pass")
+        async with EtcdClient(config) as root, EtcdClient(mortal) as reader, EtcdClient(mortal) as listener:
             revision = await root.put("/open/a", b"1")
+            lonely = listener.watch("/open/", revision)  # nothing else is asked through this client
+            await anext(lonely)
             watch = reader.watch("/open/", revision)
             assert (await anext(watch)).events[0].kv.value == b"1"
             with pytest.raises(Denied):
@@ -209,7 +212,9 @@ async def test_login_and_its_renewal() -> None:
             server.kill9()
             await asyncio.to_thread(server.restart)  # it has forgotten every token
             assert await root.put("/open/b", b"2") > revision
-            assert (await anext(watch)).events[0].kv.key == "/open/b"
+            for each in (watch, lonely):
+                async with asyncio.timeout(10):
+                    assert (await anext(each)).events[0].kv.key == "/open/b"
             assert await reader.get("/open/b") is not None
         async with EtcdClient(replace(config, password="wrong")) as wrong:
             with pytest.raises(Denied):
