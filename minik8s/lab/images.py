@@ -1,7 +1,7 @@
 """The lab's container images, made of the host's static busybox with the standard library: no registry is needed.
 
     lab.local/pause:1     holds a pod's namespaces              lab.local/web:1, :2   a web page that tells who served it
-    lab.local/busybox:1   a shell and its tools
+    lab.local/busybox:1   a shell and its tools, and `idle`, a pid 1 that buries the dead
 
 An OCI layout in a tar holds them all; the layers are shared and not compressed. `ctr images import` reads it.
 Read next: `minik8s/lab/agents.py`.
@@ -34,6 +34,14 @@ trap 'sleep "${GRACE:-2}"; kill $!; exit 0' TERM
 trap 'kill $!; exit 0' INT
 while kill -0 $! 2>/dev/null; do wait $!; done
 exit 1
+"""
+IDLE = """#!/bin/sh
+# As pid 1: does nothing until SIGTERM, but for waiting, as a shell does, for whichever orphan ends.
+trap 'kill $!; exit 0' TERM INT
+while :; do
+    sleep 2147483647 &
+    wait $!
+done
 """
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 
@@ -71,13 +79,14 @@ def layer(files: dict[str, tuple[bytes, int]], links: dict[str, str], directorie
 def images(busybox: bytes, applets: list[str]) -> list[Image]:
     """All images of the lab."""
     base = layer(
-        {"bin/busybox": (busybox, 0o755), "etc/passwd": (PASSWD.encode(), 0o644), "etc/group": (b"root:x:0:\n", 0o644)},
+        {"bin/busybox": (busybox, 0o755), "bin/idle": (IDLE.encode(), 0o755),
+         "etc/passwd": (PASSWD.encode(), 0o644), "etc/group": (b"root:x:0:\n", 0o644)},
         {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"},
         ("bin", "etc", "root", "tmp", "proc", "sys", "dev", "var", "run"),
     )
     web = layer({"bin/web": (WEB.encode(), 0o755)}, {})
     return [
-        Image(PAUSE, (base,), entrypoint=("/bin/sleep", "2147483647")),
+        Image(PAUSE, (base,), entrypoint=("/bin/idle",)),
         Image("lab.local/busybox:1", (base,), command=("/bin/sh",)),
         *(Image(f"lab.local/web:{version}", (base, web), ("/bin/web",), env={"VERSION": version}) for version in ("1", "2")),
     ]
