@@ -18,8 +18,8 @@ from nodecore.kernel.nft import EVERYTHING, Nft
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import KubeClient
 from nodecore.kube.informer import Informer, key_of
-from nodecore.kube.objects import EndpointSlice, Service
-from nodecore.kube.resource import ENDPOINT_SLICES, SERVICES
+from nodecore.kube.objects import EndpointSlice, Node, Service
+from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
 from nodecore.loop.reconcile import Outcome, Reconciler
 from nodecore.loop.supervise import run_tasks
 from nodecore.net import Family
@@ -31,6 +31,7 @@ from .snapshot import Snapshot
 from .target import Rules
 
 log = logging.getLogger(__name__)
+ZONE = "topology.kubernetes.io/zone"
 REST_PER_WORK = 10  # syncs take at most this fraction of the time, and never wait longer than --iptables-min-sync-period
 
 
@@ -44,13 +45,16 @@ async def run(config: Config) -> None:
             Informer(client, SERVICES, into=Service, on_item=snapshot.put_service, on_change=reconciler.mark),
             Informer(client, ENDPOINT_SLICES, into=EndpointSlice, on_item=snapshot.put_slice, on_change=reconciler.mark),
         )
-        rules.inputs = informers
+        rules.inputs = informers  # and not our Node: nothing is wrong without it, only farther
+        node: Informer[Node] = Informer(client, NODES, into=Node, fields=f"metadata.name={config.node}",
+                                        on_item=lambda _, node: snapshot.put_zone(zone_of(node)), on_change=reconciler.mark)
         reconciler.on_outcome = outcomes(reconciler, config)
         servers = health.serve(config, reconciler, rules)
         try:
             await run_tasks({
                 "services": informers[0].run(),
                 "endpointslices": informers[1].run(),
+                "node": node.run(),
                 "monitor": guard(nft, rules, reconciler),
                 "rules": reconciler.run(),
                 "watchdog": systemd.watchdog(lambda: True),
@@ -58,6 +62,11 @@ async def run(config: Config) -> None:
         finally:
             for server in servers:
                 server.shutdown()
+
+
+def zone_of(node: Node | None) -> str:
+    """The zone a node says it is in; empty where it says none."""
+    return (node.metadata.labels or {}).get(ZONE, "") if node else ""
 
 
 def layouts(config: Config) -> list[Layout]:

@@ -20,7 +20,10 @@ SERVICE_NAME = "kubernetes.io/service-name"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """One address and port that answers; `local` if it is on this node, `unplaced` if nobody says where it is."""
+    """One address and port that answers; `local` if it is on this node, `unplaced` if nobody says where it is.
+
+    `zones` and `nodes` are the hints: whose callers it is meant for.
+    """
 
     address: str
     port: int
@@ -29,6 +32,8 @@ class Endpoint:
     terminating: bool = False
     local: bool = False
     unplaced: bool = False
+    zones: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 PortKey = tuple[str, str]  # port name, protocol in lower case
@@ -95,6 +100,8 @@ def _endpoint(address: str, port: int, view: EndpointView, node: str) -> Endpoin
         address, port, ready=ready, serving=ready if state.serving is None else state.serving,
         terminating=bool(state.terminating), local=bool(node) and view.node_name == node,
         unplaced=not view.node_name,
+        zones=tuple(hint.name for hint in (view.hints.for_zones if view.hints else None) or ()),
+        nodes=tuple(hint.name for hint in (view.hints.for_nodes if view.hints else None) or ()),
     )
 
 

@@ -22,6 +22,7 @@ NAT_POSTROUTING = "nat-postrouting"  # take the node's own address where the ans
 SERVICES = "services"  # which Service is this packet for?
 NODE_PORTS = "nodeports"  # ... and if it is for this node itself, which NodePort?
 UNSERVED = "unserved"  # a Service's address, but no endpoint was chosen
+GUARD = "guard"  # may this caller use this load balancer?
 REFUSE = "refuse"  # tell the caller: TCP reset, or ICMP port unreachable
 MASQUERADE = "take-own-address"  # unmark and take the node's address
 
@@ -29,6 +30,8 @@ MASQUERADE = "take-own-address"  # unmark and take the node's address
 PROTOCOLS = "protocols"  # the ones with ports; a named set, because each anonymous one slows every transaction down
 CLUSTER_IPS = "cluster-ips"  # addresses of Services: an undefined port there is refused, not routed away
 HAIRPIN = "hairpin"  # local endpoint . itself: a pod that reached itself through its Service
+GUARDED = "guarded"  # load balancers only some may use
+ALLOWED = "allowed"  # ... and by whom
 NO_ENDPOINTS = "no-endpoints"  # Services nobody answers: refuse, or drop where only local endpoints may
 NO_ENDPOINT_NODE_PORTS = "no-endpoint-nodeports"  # the same for NodePorts
 NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
@@ -36,31 +39,32 @@ NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """One way to reach a Service: the names of its maps, and of its chains per number of endpoints."""
+    """One way to an endpoint: its chains per number of endpoints, and the maps they read."""
 
     name: str
     verdicts: str  # key -> goto the chain that chooses
     by_address: bool  # whether the destination address is part of the key
+    maps: str  # what the names of its other maps begin with: paths whose keys cannot meet share them
 
     @property
     def endpoints(self) -> str:
         """Key and endpoint number -> endpoint."""
-        return f"{self.name}-endpoints"
+        return f"{self.maps}-endpoints"
 
     @property
     def slots(self) -> str:
         """Key and slot -> endpoint number, for sticky Services; for others the slot is the number."""
-        return f"{self.name}-sticky-slots"
+        return f"{self.maps}-sticky-slots"
 
     @property
     def live(self) -> str:
         """Key and endpoint number -> go there; an endpoint that is gone is not in it."""
-        return f"{self.name}-sticky-live"
+        return f"{self.maps}-sticky-live"
 
     @property
     def affinity(self) -> str:
         """Client and key -> endpoint number, written by the packets themselves and timed out by the kernel."""
-        return f"{self.name}-affinity"
+        return f"{self.maps}-affinity"
 
     @property
     def go(self) -> str:
@@ -80,7 +84,11 @@ class Path:
         return f"{self.name}-stick-{timeout}"
 
 
-CLUSTER = Path("cluster", "services", by_address=True)  # by ClusterIP
-NODE_PORT = Path("nodeport", "nodeports", by_address=False)  # by NodePort
-LOCAL = Path("local", "local-nodeports", by_address=False)  # by NodePort with externalTrafficPolicy Local, from outside
-PATHS = (CLUSTER, NODE_PORT, LOCAL)
+CLUSTER = Path("cluster", "services", by_address=True, maps="cluster")  # by ClusterIP
+EXTERNAL = Path("external", "services", by_address=True, maps="cluster")  # by an address from outside
+NODE_PORT = Path("nodeport", "nodeports", by_address=False, maps="nodeport")  # by NodePort
+# With externalTrafficPolicy Local, for callers from outside the cluster:
+EXTERNAL_LOCAL = Path("external-local", "local-services", by_address=True, maps="external-local")
+NODE_PORT_LOCAL = Path("nodeport-local", "local-nodeports", by_address=False, maps="nodeport-local")
+PATHS = (CLUSTER, EXTERNAL, NODE_PORT, EXTERNAL_LOCAL, NODE_PORT_LOCAL)
+OWN_MAPS = tuple({path.maps: path for path in PATHS}.values())  # one path for each set of maps

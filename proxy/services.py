@@ -1,12 +1,17 @@
 """What a Service asks of this node, one `ServicePort` per port and family; what cannot be done is skipped and said.
 
+A Service's port has several `Way`s in: its ClusterIP, external addresses (`externalIPs`, and those a load balancer was
+given), its NodePort. A load balancer of ipMode Proxy is not short-circuited: its address is no way in here (KEP-1860).
+
 Pure. Must not know: how it is done. Read next: `proxy/endpoints.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import ip_address, ip_network
 
 from nodecore.kube.objects import Service
 from nodecore.kube.objects import ServicePort as PortView
@@ -17,20 +22,46 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 MAX_AFFINITY_SECONDS = 86400
 
 
+class Kind(Enum):
+    """Where callers send to."""
+
+    CLUSTER_IP = "ClusterIP"
+    EXTERNAL_IP = "externalIP"
+    LOAD_BALANCER = "load balancer"
+    NODE_PORT = "NodePort"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An address and port callers use; a NodePort has no address, being at every one of the node.
+
+    `sources` are the only networks that may come this way, None for everybody.
+    """
+
+    kind: Kind
+    address: str
+    port: int
+    sources: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One port of one Service: the address and port callers use, and who may answer."""
+    """One port of one Service: the ways in, the first being the ClusterIP, and who may answer."""
 
     service: str
     name: str
     protocol: str
-    address: str
-    port: int
-    node_port: int = 0
+    ways: tuple[Way, ...]
     affinity: int = 0
     internal_local: bool = False
     external_local: bool = False
     unready_too: bool = False
+    health_check: int = 0  # the port that tells load balancers whether somebody here answers; 0 for none
+
+    @property
+    def external(self) -> bool:
+        """Whether there is a way in from outside the cluster."""
+        return len(self.ways) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +80,15 @@ def read_service(key: str, service: Service, family: Family) -> tuple[list[Servi
         return [], []
     if not address:
         return [], [Skipped("Service", key, f"clusterIP {service.spec.cluster_ip!r:.64} is not an address a Service can have")]
-    ports: list[ServicePort] = []
     skipped: list[Skipped] = []
+    external = tuple(_external(key, service, family, skipped))
+    ports: list[ServicePort] = []
     for view in service.spec.ports or []:
         reason = _unusable(view)
         if reason:
             skipped.append(Skipped("Service", key, reason))
         else:
-            ports.append(_port(key, service, view, address))
+            ports.append(_port(key, service, view, address, external))
     return ports, skipped
 
 
@@ -66,16 +98,55 @@ def _address(service: Service, family: Family) -> str | None:
     if spec.type == "ExternalName":
         return None
     for text in spec.cluster_ips or [spec.cluster_ip]:
-        if text in ("", "None"):
-            continue
-        try:
-            address = ip_address(text)
-        except ValueError:
-            return ""
-        if Family.of(address) is family:
-            usable = not (address.is_loopback or address.is_multicast or address.is_unspecified or "%" in text)
-            return str(address) if usable else ""
+        if text not in ("", "None"):
+            found = usable_address(text, family)
+            if found is not None:
+                return found
     return None
+
+
+def usable_address(text: str, family: Family) -> str | None:
+    """An address a Service can have, in its usual spelling; None for one of the other family, empty for what is none."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return ""
+    if Family.of(address) is not family:
+        return None
+    bad = address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local or "%" in text
+    return "" if bad else str(address)
+
+
+def _external(key: str, service: Service, family: Family, skipped: list[Skipped]) -> Iterator[Way]:
+    """The ways in by external addresses, each address once, for port 0."""
+    spec, seen = service.spec, set()
+    candidates = [(Kind.EXTERNAL_IP, text) for text in spec.external_ips or []]
+    if spec.type == "LoadBalancer":
+        ingress = service.status.load_balancer.ingress or []
+        candidates = [(Kind.LOAD_BALANCER, item.ip) for item in ingress if item.ip and item.ip_mode != "Proxy"] + candidates
+    for kind, text in candidates:
+        address = usable_address(text, family)
+        if address == "":
+            skipped.append(Skipped("Service", key, f"{kind.value} address {text!r:.64} cannot be one"))
+        elif address and address not in seen:
+            seen.add(address)
+            yield Way(kind, address, 0, _sources(key, service, family, skipped) if kind is Kind.LOAD_BALANCER else None)
+
+
+def _sources(key: str, service: Service, family: Family, skipped: list[Skipped]) -> tuple[str, ...] | None:
+    """loadBalancerSourceRanges of a family; None where it names none, so that the other family's ranges close nothing."""
+    found: list[str] = []
+    wrong = False
+    for text in service.spec.load_balancer_source_ranges or []:
+        try:
+            network = ip_network(text.strip(), strict=False)
+        except ValueError:
+            wrong = True
+            skipped.append(Skipped("Service", key, f"loadBalancerSourceRanges: {text!r:.64} is not a network"))
+            continue
+        if network.version == family.value:
+            found.append(str(network))
+    return tuple(sorted(set(found))) if found or wrong else None
 
 
 def _unusable(view: PortView) -> str:
@@ -88,15 +159,18 @@ def _unusable(view: PortView) -> str:
     return ""
 
 
-def _port(key: str, service: Service, view: PortView, address: str) -> ServicePort:
+def _port(key: str, service: Service, view: PortView, address: str, external: tuple[Way, ...]) -> ServicePort:
     spec = service.spec
+    ways = [Way(Kind.CLUSTER_IP, address, view.port)]
+    ways += [replace(way, port=view.port) for way in external if way.address != address]
+    if view.node_port and spec.type in ("NodePort", "LoadBalancer"):
+        ways.append(Way(Kind.NODE_PORT, "", view.node_port))
+    external_local = spec.external_traffic_policy == "Local"
     return ServicePort(
-        service=key, name=view.name, protocol=view.protocol.lower(), address=address, port=view.port,
-        node_port=view.node_port if spec.type in ("NodePort", "LoadBalancer") else 0,
-        affinity=_affinity(service),
-        internal_local=spec.internal_traffic_policy == "Local",
-        external_local=spec.external_traffic_policy == "Local",
+        service=key, name=view.name, protocol=view.protocol.lower(), ways=tuple(ways), affinity=_affinity(service),
+        internal_local=spec.internal_traffic_policy == "Local", external_local=external_local,
         unready_too=spec.publish_not_ready_addresses,
+        health_check=spec.health_check_node_port if external_local and spec.type == "LoadBalancer" else 0,
     )
 
 

@@ -12,17 +12,21 @@ from nodecore.kube.objects import EndpointSlice, Service
 from nodecore.net import Family
 
 from .endpoints import Endpoint, read_endpoints, service_of
-from .policy import Choice, choose
+from .policy import Choice, Place, choose, choose_local
 from .services import ServicePort, Skipped, read_service
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One port of a Service with who answers: by ClusterIP, by NodePort, by NodePort from outside under a `Local` policy."""
+    """One port of a Service with who answers.
+
+    `cluster` for its ClusterIP, `anywhere` for the ways in from outside, and `local` for those under a `Local` policy
+    when the caller is outside the cluster; the latter two where there are such ways.
+    """
 
     port: ServicePort
     cluster: Choice
-    node_port: Choice | None = None
+    anywhere: Choice | None = None
     local: Choice | None = None
 
 
@@ -30,11 +34,17 @@ class Snapshot:
     """The Services and their slices; `dirty` are the Services to look at again."""
 
     def __init__(self, node: str) -> None:
-        self._node = node
+        self._place = Place(node)
         self._services: dict[str, Service] = {}
         self._slices: dict[str, dict[str, EndpointSlice]] = {}
         self._service_of_slice: dict[str, str] = {}
         self.dirty: set[str] = set()
+
+    def put_zone(self, zone: str) -> None:
+        """Take the zone this node is in; all Services are looked at again when it is another one."""
+        if zone != self._place.zone:
+            self._place = Place(self._place.node, zone)
+            self.dirty.update(self._services)
 
     def put_service(self, key: str, service: Service | None) -> None:
         """Take a Service as it is now; None for one that is gone."""
@@ -66,16 +76,16 @@ class Snapshot:
         ports, skipped = read_service(key, service, family)
         if not ports:
             return [], skipped
-        endpoints, more = read_endpoints(sorted(self._slices.get(key, {}).items()), family, self._node)
-        return [_route(port, endpoints.get((port.name, port.protocol), [])) for port in ports], skipped + more
+        endpoints, more = read_endpoints(sorted(self._slices.get(key, {}).items()), family, self._place.node)
+        return [_route(port, endpoints.get((port.name, port.protocol), []), self._place) for port in ports], skipped + more
 
 
-def _route(port: ServicePort, endpoints: list[Endpoint]) -> Route:
-    anywhere = choose(endpoints, unready_too=port.unready_too)
-    here = choose(endpoints, local_only=True, unready_too=port.unready_too)
+def _route(port: ServicePort, endpoints: list[Endpoint], place: Place) -> Route:
+    anywhere = choose(endpoints, place, unready_too=port.unready_too)
+    here = choose_local(endpoints, unready_too=port.unready_too)
     return Route(
         port,
         cluster=here if port.internal_local else anywhere,
-        node_port=anywhere if port.node_port else None,
-        local=here if port.node_port and port.external_local else None,
+        anywhere=anywhere if port.external else None,
+        local=here if port.external and port.external_local else None,
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from nodecore.kernel.conntrack import Flow
 
+from .services import Kind
 from .snapshot import Route
 
 Address = tuple[str, int]
@@ -23,9 +24,10 @@ def udp_targets(routes: Iterable[Route]) -> Targets:
         port = route.port
         if port.protocol != "udp":
             continue
-        found[(port.address, port.port)] = frozenset((item.address, item.port) for item in route.cluster.endpoints)
-        if route.node_port is not None:
-            found[("", port.node_port)] = frozenset((item.address, item.port) for item in route.node_port.endpoints)
+        for way in port.ways:
+            choices = (route.cluster,) if way.kind is Kind.CLUSTER_IP else (route.anywhere, route.local)
+            found[(way.address, way.port)] = frozenset(
+                (item.address, item.port) for choice in choices if choice for item in choice.endpoints)
     return found
 
 

@@ -218,10 +218,11 @@ class Rules:
 
     async def _affinity(self, op: Replace) -> list[str]:
         """Commands that bring back which client is at which endpoint, so that a restart moves nobody."""
-        chains = {chain.name for chain in op.everything.added_chains}
+        sticking = {path.maps for path in names.PATHS for chain in op.everything.added_chains
+                    if chain.name.startswith(f"{path.name}-stick-")}
         kept: list[str] = []
-        for path in names.PATHS:
-            if any(name.startswith(f"{path.name}-stick-") for name in chains):
+        for path in names.OWN_MAPS:
+            if path.maps in sticking:
                 listed = await self._nft.list_map(op.layout.family.nft, names.TABLE, path.affinity)
                 _, found, rest = (listed or "").partition("elements = {")
                 if found:

@@ -69,6 +69,27 @@ class ServiceSpec(View, frozen=True):
     external_traffic_policy: str = "Cluster"
     publish_not_ready_addresses: bool = False
     external_ips: list[str] | None = None
+    load_balancer_source_ranges: list[str] | None = None
+    health_check_node_port: int = 0
+
+
+class LoadBalancerIngress(View, frozen=True):
+    """core/v1 LoadBalancerIngress."""
+
+    ip: str = ""
+    ip_mode: str = "VIP"
+
+
+class LoadBalancerStatus(View, frozen=True):
+    """core/v1 LoadBalancerStatus."""
+
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(View, frozen=True):
+    """core/v1 ServiceStatus."""
+
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
 
 
 class Service(View, frozen=True):
@@ -76,6 +97,7 @@ class Service(View, frozen=True):
 
     metadata: ObjectMeta
     spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
 
 
 class EndpointConditions(View, frozen=True):
@@ -86,6 +108,19 @@ class EndpointConditions(View, frozen=True):
     terminating: bool | None = None
 
 
+class Hint(View, frozen=True):
+    """discovery/v1 ForZone and ForNode."""
+
+    name: str = ""
+
+
+class EndpointHints(View, frozen=True):
+    """discovery/v1 EndpointHints: the zones and nodes whose callers an endpoint is meant for."""
+
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
 class Endpoint(View, frozen=True):
     """discovery/v1 Endpoint."""
 
@@ -93,6 +128,7 @@ class Endpoint(View, frozen=True):
     conditions: EndpointConditions = EndpointConditions()
     node_name: str | None = None
     zone: str | None = None
+    hints: EndpointHints | None = None
 
 
 class EndpointPort(View, frozen=True):

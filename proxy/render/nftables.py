@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import collapse_addresses, ip_network
 from itertools import groupby
 
 from nodecore.net import Family, IPNetwork
@@ -34,9 +35,9 @@ from nodecore.net import Family, IPNetwork
 from .. import names
 from ..endpoints import Endpoint
 from ..ledger import Chain, Delta, Element, Fragment
-from ..names import PATHS, Path
-from ..policy import Choice
-from ..services import ServicePort
+from ..names import OWN_MAPS, PATHS, Path
+from ..policy import NOBODY, Choice
+from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
@@ -68,22 +69,35 @@ class Layout:
 
     def fragments(self, route: Route) -> list[Fragment]:
         """A Service port's part of the table."""
-        port = route.port
-        key = f"{port.address} . {port.protocol} . {port.port}"
-        address = (Element(names.CLUSTER_IPS, port.address),)
-        parts = [_fragment(key, [self._path(names.CLUSTER, key, port, route.cluster)], names.NO_ENDPOINTS, address)]
-        if route.node_port is not None:
-            key = f"{port.protocol} . {port.node_port}"
-            paths = [self._path(names.NODE_PORT, key, port, route.node_port)]
-            if route.local is not None and (route.local.endpoints or route.local.elsewhere):
-                paths.append(self._path(names.LOCAL, key, port, route.local))
-            parts.append(_fragment(key, paths, names.NO_ENDPOINT_NODE_PORTS))
-        return parts
+        return [self._fragment(route, way) for way in route.port.ways]
+
+    def _fragment(self, route: Route, way: Way) -> Fragment:
+        port, anywhere = route.port, route.anywhere or NOBODY
+        local = route.local if route.local and (route.local.endpoints or route.local.elsewhere) else None
+        match way.kind:
+            case Kind.NODE_PORT:
+                key = f"{port.protocol} . {way.port}"
+                parts = [self._path(names.NODE_PORT, key, port, anywhere)]
+                if local:
+                    parts.append(self._path(names.NODE_PORT_LOCAL, key, port, local))
+                return _joined(key, parts, names.NO_ENDPOINT_NODE_PORTS)
+            case Kind.CLUSTER_IP:
+                key = f"{way.address} . {port.protocol} . {way.port}"
+                address = (Element(names.CLUSTER_IPS, way.address),)
+                return _joined(key, [self._path(names.CLUSTER, key, port, route.cluster)], names.NO_ENDPOINTS, address)
+            case _:
+                key = f"{way.address} . {port.protocol} . {way.port}"
+                parts = [_guard(key, way)]
+                if local:
+                    parts += self._path(names.CLUSTER, key, port, anywhere), self._path(names.EXTERNAL_LOCAL, key, port, local)
+                else:
+                    parts.append(self._path(names.EXTERNAL, key, port, anywhere))
+                return _joined(key, parts, names.NO_ENDPOINTS)
 
     def _path(self, path: Path, key: str, port: ServicePort, choice: Choice) -> _Part:
         if not choice.endpoints:
-            if path is names.LOCAL:
-                return _Part((Element(path.verdicts, key, DROP),), ())
+            if path in (names.EXTERNAL_LOCAL, names.NODE_PORT_LOCAL):
+                return _Part((Element(path.verdicts, key, DROP),))
             return _Part((), (), DROP if choice.elsewhere else REFUSE)
         count = len(choice.endpoints)
         hairpin = tuple(Element(names.HAIRPIN, f"{item.address} . {item.address}")
@@ -129,7 +143,7 @@ class Layout:
     def _mark(self, path: Path) -> tuple[str, ...]:
         """Mark for masquerading what would not be answered back to this node."""
         mark = f"meta mark set meta mark or {names.MASQUERADE_MARK:#x}"
-        if path is names.NODE_PORT or (path is names.CLUSTER and self.settings.masquerade_all):
+        if path in (names.NODE_PORT, names.EXTERNAL) or (path is names.CLUSTER and self.settings.masquerade_all):
             return (mark,)
         if path is names.CLUSTER and self._outside():
             return (f"{self._outside()} {mark}",)
@@ -185,14 +199,21 @@ class Layout:
                    f"elements = {{ {', '.join(addresses)} }}; }}")
         yield f"map {names.NO_ENDPOINTS} {{ type {address} . inet_proto . inet_service : verdict; }}"
         yield f"map {names.NO_ENDPOINT_NODE_PORTS} {{ type inet_proto . inet_service : verdict; }}"
-        for path in PATHS:
-            key = f"{address} . inet_proto . inet_service" if path.by_address else "inet_proto . inet_service"
-            yield f"map {path.verdicts} {{ type {key} : verdict; }}"
+        yield f"set {names.GUARDED} {{ type {address} . inet_proto . inet_service; }}"
+        yield f"set {names.ALLOWED} {{ type {address} . inet_proto . inet_service . {address}; flags interval; }}"
+        for verdicts, path in {path.verdicts: path for path in PATHS}.items():
+            yield f"map {verdicts} {{ type {self._key_type(path)} : verdict; }}"
+        for path in OWN_MAPS:
+            key = self._key_type(path)
             yield f"map {path.endpoints} {{ type {key} . classid : {address} . inet_service; }}"
             if self._remembers():
                 yield f"map {path.slots} {{ type {key} . classid : classid; }}"
                 yield f"map {path.live} {{ type {key} . classid : verdict; }}"
                 yield f"map {path.affinity} {{ type {address} . {key} : classid; size {CLIENTS}; flags dynamic, timeout; }}"
+
+    def _key_type(self, path: Path) -> str:
+        address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
+        return f"{address} . inet_proto . inet_service" if path.by_address else "inet_proto . inet_service"
 
     def _chains(self) -> Iterator[str]:
         """The chains that are always there."""
@@ -201,7 +222,7 @@ class Layout:
         here = f"fib daddr type local {ip} daddr != {loopback}"
         if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
             here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
-        local = f"meta l4proto . th dport vmap @{names.LOCAL.verdicts}"
+        stranger = f"{self._outside()} fib saddr type != local".strip()
         rules = f"jump {names.SERVICES}", f"goto {names.UNSERVED}"
         yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", *rules)
         yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", *rules)
@@ -215,11 +236,14 @@ class Layout:
             target = f"{self._key(path)} . meta priority map @{path.endpoints}"
             yield from _chain(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
         yield from _chain(
-            names.SERVICES, "", f"{self._key(names.CLUSTER)} vmap @{names.CLUSTER.verdicts}", f"{here} jump {names.NODE_PORTS}",
+            names.SERVICES, "", f"{self._key(names.CLUSTER)} @{names.GUARDED} jump {names.GUARD}",
+            f"{stranger} {self._key(names.EXTERNAL_LOCAL)} vmap @{names.EXTERNAL_LOCAL.verdicts}",
+            f"{self._key(names.CLUSTER)} vmap @{names.CLUSTER.verdicts}", f"{here} jump {names.NODE_PORTS}",
         )
+        yield from _chain(names.GUARD, "", f"{self._key(names.CLUSTER)} . {ip} saddr @{names.ALLOWED} return", DROP)
         yield from _chain(
-            names.NODE_PORTS, "", f"{self._outside()} fib saddr type != local {local}".strip(),
-            f"meta l4proto . th dport vmap @{names.NODE_PORT.verdicts}",
+            names.NODE_PORTS, "", f"{stranger} {self._key(names.NODE_PORT_LOCAL)} vmap @{names.NODE_PORT_LOCAL.verdicts}",
+            f"{self._key(names.NODE_PORT)} vmap @{names.NODE_PORT.verdicts}",
         )
         yield from _chain(
             names.UNSERVED, "", f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
@@ -234,14 +258,22 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One path of one Service port: its elements, what it shares, and what to answer if nobody does."""
+    """One path of one way in: its elements, what it shares, and what to answer if nobody does."""
 
-    elements: tuple[Element, ...]
-    shared: tuple[Element | Chain, ...]
+    elements: tuple[Element, ...] = ()
+    shared: tuple[Element | Chain, ...] = ()
     refusal: str = ""
 
 
-def _fragment(key: str, parts: list[_Part], refusals: str, shared: tuple[Element, ...] = ()) -> Fragment:
+def _guard(key: str, way: Way) -> _Part:
+    """Who may come this way, where not everybody may; a Service that calls itself by its load balancer always may."""
+    if way.sources is None:
+        return _Part()
+    callers = collapse_addresses(ip_network(text) for text in (*way.sources, way.address))  # type: ignore[type-var]  # one family
+    return _Part((Element(names.GUARDED, key), *(Element(names.ALLOWED, f"{key} . {caller}") for caller in callers)))
+
+
+def _joined(key: str, parts: list[_Part], refusals: str, shared: tuple[Element, ...] = ()) -> Fragment:
     elements = [element for part in parts for element in part.elements]
     elements += [Element(refusals, key, part.refusal) for part in parts if part.refusal]
     return Fragment(key, tuple(elements), tuple(dict.fromkeys((*shared, *(item for part in parts for item in part.shared)))))

@@ -160,6 +160,11 @@ def service(name: str, address: str, *ports: tuple[str, str, int, int], **spec: 
             "spec": {"type": "ClusterIP", "clusterIP": address, "ports": listed, **spec}}
 
 
+def balanced(made: dict, *addresses: str, mode: str = "VIP") -> dict:
+    """The Service after a load balancer has given it addresses."""
+    return made | {"status": {"loadBalancer": {"ingress": [{"ip": address, "ipMode": mode} for address in addresses]}}}
+
+
 def endpoints(name: str, *members: str | dict, ports: tuple[tuple[str, str, int], ...], node: str = "node-1") -> dict:
     """Members are addresses, or whole endpoints; 10.244.1.0/24 lives on the node."""
     listed = [

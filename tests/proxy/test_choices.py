@@ -14,7 +14,7 @@ from nodecore.kernel.conntrack import Flow
 from proxy import config as settings
 from proxy.__main__ import command
 from proxy.endpoints import Endpoint
-from proxy.policy import Choice, choose
+from proxy.policy import Choice, Place, choose, choose_local
 from proxy.stale import NOBODY, changed, is_stale
 
 READY = Endpoint("10.0.0.1", 80, local=True)
@@ -23,19 +23,42 @@ LEAVING = Endpoint("10.0.0.3", 80, ready=False, serving=True, terminating=True, 
 BROKEN = Endpoint("10.0.0.4", 80, ready=False, serving=False, local=True)
 
 
-@pytest.mark.parametrize(("endpoints", "options", "expected"), [
-    ([], {}, Choice(())),
-    ([READY, FAR, LEAVING, BROKEN], {}, Choice((READY, FAR))),
-    ([LEAVING, BROKEN], {}, Choice((LEAVING,))),
-    ([BROKEN], {}, Choice(())),
-    ([BROKEN], {"unready_too": True}, Choice((BROKEN,))),
-    ([READY, FAR], {"local_only": True}, Choice((READY,))),
-    ([FAR, LEAVING], {"local_only": True}, Choice((LEAVING,))),  # per scope: here only the leaving one is left
-    ([FAR, BROKEN], {"local_only": True}, Choice((), elsewhere=True)),
-    ([BROKEN], {"local_only": True}, Choice(())),
+@pytest.mark.parametrize(("endpoints", "unready_too", "expected"), [
+    ([], False, ()),
+    ([READY, FAR, LEAVING, BROKEN], False, (READY, FAR)),
+    ([LEAVING, BROKEN], False, (LEAVING,)),
+    ([BROKEN], False, ()),
+    ([BROKEN], True, (BROKEN,)),
 ])
-def test_choose(endpoints: list[Endpoint], options: dict[str, bool], expected: Choice) -> None:
-    assert choose(endpoints, **options) == expected
+def test_choose(endpoints: list[Endpoint], *, unready_too: bool, expected: tuple[Endpoint, ...]) -> None:
+    assert choose(endpoints, Place(), unready_too=unready_too) == Choice(expected)
+
+
+@pytest.mark.parametrize(("endpoints", "expected"), [
+    ([READY, FAR], Choice((READY,))),
+    ([FAR, LEAVING], Choice((LEAVING,))),  # per scope: here only the leaving one is left
+    ([FAR, BROKEN], Choice((), elsewhere=True)),
+    ([BROKEN], Choice(())),
+])
+def test_choose_local(endpoints: list[Endpoint], expected: Choice) -> None:
+    assert choose_local(endpoints) == expected
+
+
+HERE, NEAR, AWAY = (
+    Endpoint(f"10.0.1.{number}", 80, zones=(zone,), nodes=(f"n{number}",)) for number, zone in ((1, "a"), (2, "a"), (3, "b"))
+)
+
+
+@pytest.mark.parametrize(("place", "endpoints", "expected"), [
+    (Place("n1", "a"), (HERE, NEAR, AWAY), (HERE,)),  # this node before this zone
+    (Place("n9", "a"), (HERE, NEAR, AWAY), (HERE, NEAR)),
+    (Place("n9", "c"), (HERE, NEAR, AWAY), (HERE, NEAR, AWAY)),  # nobody is meant for us
+    (Place("n9", ""), (HERE, NEAR, AWAY), (HERE, NEAR, AWAY)),  # nobody knows where we are
+    (Place("n9", "a"), (HERE, FAR), (HERE, FAR)),  # one without a hint: hints are not to be trusted yet
+    (Place("n9", "a"), (LEAVING,), (LEAVING,)),
+])
+def test_hints(place: Place, endpoints: tuple[Endpoint, ...], expected: tuple[Endpoint, ...]) -> None:
+    assert choose(endpoints, place) == Choice(expected)
 
 
 VIP, POD, GONE = ("10.96.0.1", 53), ("10.244.0.5", 5353), ("10.244.0.6", 5353)

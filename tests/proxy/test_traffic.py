@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import Agent, settled
 from proxy_api import Api
-from proxy_net import FAR_POD, GATEWAY, NODE, OUTSIDE, PODS, World, endpoints, service
+from proxy_net import FAR_POD, GATEWAY, NODE, OUTSIDE, PODS, World, balanced, endpoints, service
 
 pytestmark = pytest.mark.kernel
 A, B, C = PODS.values()
@@ -28,6 +28,18 @@ SERVICES = (
     (service("inside", "10.96.0.17", *ports(80), internalTrafficPolicy="Local"), (B, FAR_POD)),
     (service("inside-elsewhere", "10.96.0.18", *ports(80), internalTrafficPolicy="Local"), (FAR_POD,)),
     (service("host", "10.96.0.20", ("h", "TCP", 443, 0), ("hu", "UDP", 443, 0)), (NODE,)),
+    (balanced(service("lb", "10.96.0.30", *ports(80), type="LoadBalancer"), "10.96.250.1"), (B, FAR_POD)),
+    (balanced(service("lb-local", "10.96.0.31", *ports(80), type="LoadBalancer", externalTrafficPolicy="Local"), "10.96.250.2"),
+     (B, FAR_POD)),
+    (balanced(service("lb-elsewhere", "10.96.0.32", *ports(80), type="LoadBalancer", externalTrafficPolicy="Local"),
+              "10.96.250.3"), (FAR_POD,)),
+    (balanced(service("lb-for-outside", "10.96.0.33", *ports(80), type="LoadBalancer",
+                      loadBalancerSourceRanges=["192.168.50.0/24", "192.168.50.2/32"]), "10.96.250.4"), (B,)),
+    (balanced(service("lb-for-others", "10.96.0.34", *ports(80), type="LoadBalancer",
+                      loadBalancerSourceRanges=["203.0.113.0/24", "fd00::/8"]), "10.96.250.5"), (B,)),
+    (balanced(service("lb-by-proxy", "10.96.0.35", *ports(80), type="LoadBalancer"), "10.96.250.6", mode="Proxy"), (B,)),
+    (balanced(service("lb-empty", "10.96.0.36", *ports(80), type="LoadBalancer"), "10.96.250.7"), ()),
+    (service("external", "10.96.0.37", *ports(80), externalIPs=["10.96.250.8", "not an address", "fd00::8"]), (B,)),
     (service("far-port", "10.96.0.19", *ports(80, 30084), type="NodePort"), (FAR_POD,)),
 )
 
@@ -54,6 +66,19 @@ ROWS = (
     ("node", NODE, 30082, {"pod-b", "far"}, ""),  # ... which is for those outside only
     ("outside", NODE, 30083, {"timeout"}, ""),  # Local, but only elsewhere: dropped
     ("pod-a", NODE, 30083, {"far"}, NODE),
+    ("outside", "10.96.250.1", 80, {"pod-b", "far"}, ""),
+    ("node", "10.96.250.1", 80, {"pod-b", "far"}, ""),
+    ("outside", "10.96.250.2", 80, {"pod-b"}, OUTSIDE),
+    ("pod-a", "10.96.250.2", 80, {"pod-b", "far"}, A),  # from inside the cluster the policy does not count
+    ("outside", "10.96.250.3", 80, {"timeout"}, ""),
+    ("pod-a", "10.96.250.3", 80, {"far"}, A),
+    ("outside", "10.96.250.4", 80, {"pod-b"}, GATEWAY),
+    ("pod-a", "10.96.250.4", 80, {"timeout"}, ""),  # not in the ranges
+    ("outside", "10.96.250.5", 80, {"timeout"}, ""),
+    ("outside", "10.96.0.34", 80, {"pod-b"}, GATEWAY),  # the ranges close the load balancer, not the ClusterIP
+    ("outside", "10.96.250.6", 80, {"timeout"}, ""),  # the load balancer wants to see the packets itself
+    ("outside", "10.96.250.7", 80, {"refused"}, ""),
+    ("outside", "10.96.250.8", 80, {"pod-b"}, GATEWAY),
     ("pod-a", "10.96.0.17", 80, {"pod-b"}, A),
     ("pod-a", "10.96.0.18", 80, {"timeout"}, ""),
     ("node", "10.96.0.20", 443, {"host"}, ""),  # the API server's Service is like this: the node reaches itself
