@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from flanneld_py import metrics, plan
@@ -25,7 +25,7 @@ from flanneld_py.backends.port import Backend
 from flanneld_py.config import Settings
 from flanneld_py.herald import Herald
 from flanneld_py.identity import Identity, equip
-from flanneld_py.iface import Underlay, choose_underlay
+from flanneld_py.iface import Underlay, Wishes, check_wishes, choose_underlay, follow_underlay
 from flanneld_py.lease import Lease
 from flanneld_py.masq import Wanted
 from flanneld_py.netconf import NetConf, parse_netconf
@@ -36,6 +36,7 @@ from flanneld_py.store.port import LeaseStore, Snapshot, Wish
 from flanneld_py.subnetfile import read_networks, read_previous, render_subnet_file, write_subnet_file
 from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
+from flanneld_py.wayout import WayOut
 from nodecore.daemon import health, systemd
 from nodecore.errors import NotFound
 from nodecore.kernel.host import KernelHost
@@ -80,6 +81,7 @@ class Agent:
     conf: NetConf = field(init=False)
     backend: Backend = field(init=False)
     identity: Identity = field(init=False)
+    wishes: Wishes = field(init=False)
     underlay: Underlay = field(init=False)
     tenure: Tenure = field(init=False)
     herald: Herald = field(init=False)
@@ -114,6 +116,7 @@ class Agent:
                 "lease": self.tenure.run(), "leases": self._follow_leases(), "herald": self.herald.run(),
                 "reconciler": self.reconciler.run(), "network monitor": self._follow_network(),
                 "rules": self.rules.run(), "nft monitor": self._follow_tables(),
+                "way out": WayOut(self.ports.host, self.underlay, self._look, self._take_way, self.reconciler.hurry).run(),
                 "watchdog": systemd.watchdog(lambda: self.reconciler.alive),
             }, signals=False)
         finally:
@@ -136,20 +139,35 @@ class Agent:
 
     async def _learn(self, *, rehearsal: bool = False) -> None:
         """The configuration, the way out, and what we wish for."""
+        check_wishes(self.ports.host, self.settings.wishes)
         self.former = read_networks(self.settings.subnet_file)
         self.conf = await wait_for_config(self.ports.store)
         self.backend = await equip(parse_backend(self.conf), rehearsal=rehearsal)
         ipv6 = read_sysctl(plan.FORWARDING[Family.IPV6]) is not None
         written = await wait_for_public_addresses(self.ports.store)
-        wishes = replace(self.settings.wishes, public={**(self.settings.wishes.public or {}), **written})
-        self.underlay = choose_underlay(self.ports.host, self.conf.families, wishes, ipv6=ipv6)
-        log.info("Using interface %s, MTU %d, addresses %s, public %s", self.underlay.link, self.underlay.mtu,
-                 _joined(self.underlay.addresses), _joined(self.underlay.public))
+        self.wishes = replace(self.settings.wishes, public={**(self.settings.wishes.public or {}), **written})
+        self.underlay = choose_underlay(self.ports.host, self.conf.families, self.wishes, ipv6=ipv6)
+        log.info("Using interface %s", self.underlay.describe())
         log.info("Backend: %s", self.backend)
         self.backend.check(self.underlay)
         self.identity = Identity(self.ports.host, self.backend)
         self.herald = Herald(self.ports.store)
         self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved, self.herald.say)
+
+    def _look(self, before: Underlay) -> Underlay:
+        return follow_underlay(self.ports.host, self.conf.families, self.wishes, before)
+
+    async def _take_way(self, underlay: Underlay) -> None:
+        """The underlay is another one: another address goes into our lease, which keeps its subnet."""
+        self.backend.check(underlay)
+        log.info("Using interface %s now", underlay.describe())
+        before, self.underlay = self.underlay, underlay
+        if (before.addresses, before.public) != (underlay.addresses, underlay.public):
+            if self.target.attendant:
+                await self.target.attendant.close()
+                self.target.attendant = choose_attendant(self.backend, underlay, self.reconciler.mark)
+            self.tenure.move(self._wish())
+        self.reconciler.hurry()
 
     async def check_config(self) -> None:
         """Whether the network config is one we could start with; a `Fault` says what is wrong."""
@@ -275,7 +293,3 @@ def _ports(settings: Settings, store: LeaseStore) -> Ports:
     for name in settings.ignored:
         log.warning("--%s is accepted and ignored", name)
     return Ports(store, KernelHost(), KernelNetwork(), Nft(), Iptables())
-
-
-def _joined(addresses: Mapping[Family, object]) -> str:
-    return ", ".join(map(str, addresses.values()))

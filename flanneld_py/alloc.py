@@ -1,6 +1,7 @@
 """Which subnet this node takes: a pure choice from the leases there are.
 
-    the lease that has our public address already         a restart keeps its subnet
+    the lease we hold now, or else one that has our
+    public address already                                a restart keeps its subnet, and so does a new address
     else the subnet we had before, if it is free          the pods on this node keep their addresses
     else a random one of the first hundred free           few collisions when a whole cluster starts at once
 
@@ -36,13 +37,15 @@ class Choice:
 
 
 def choose_subnets(
-    conf: NetConf, leases: Sequence[Lease], public: Mapping[Family, IPAddress], previous: Collection[IPNetwork], pick: Pick
+    conf: NetConf, leases: Sequence[Lease], public: Mapping[Family, IPAddress], previous: Collection[IPNetwork], pick: Pick,
+    held: Lease | None = None,
 ) -> Choice:
     """Decide; raises `OutOfSubnets` when there is none left."""
-    for lease in leases:
-        if is_ours(lease, public) and fits(conf, lease):
+    ours = [lease for lease in leases if lease == held or is_ours(lease, public)]
+    for lease in sorted(ours, key=lambda lease: lease != held):
+        if fits(conf, lease):
             return Choice(tuple(part.subnet for part in lease.parts), lease)
-    others = [lease for lease in leases if not is_ours(lease, public)]
+    others = [lease for lease in leases if lease not in ours]
     taken = [part.subnet for lease in others for part in lease.parts]
     return Choice(tuple(_choose(block, taken, previous, pick) for block in conf.blocks))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from nodecore.errors import Fault, NotFound, UserError
@@ -46,9 +46,31 @@ class Underlay:
     networks: tuple[IPNetwork, ...] = ()
     ipv6: bool = True
 
+    def describe(self) -> str:
+        """In words."""
+        ours, public = (", ".join(map(str, addresses.values())) for addresses in (self.addresses, self.public))
+        return f"{self.link}, MTU {self.mtu}, addresses {ours}, public {public}"
+
     def reaches(self, address: IPAddress) -> bool:
         """Whether an address is on our own underlay network."""
         return any(address in network for network in self.networks)
+
+
+def check_wishes(host: Host, wishes: Wishes) -> None:
+    """Refuse a flag that names nothing there is, before anything else is known; what may yet come is not asked for."""
+    try:
+        if wishes.any_flag or wishes.public:
+            _choose(host, host.interfaces(), (Family.IPV4,), wishes, wishes.public or {})
+    except NotFound:
+        return
+
+
+def follow_underlay(host: Host, families: Sequence[Family], wishes: Wishes, before: Underlay) -> Underlay:
+    """The same link and addresses while they are there, as they are now; else a new choice."""
+    interface = next((interface for interface in host.interfaces() if interface.name == before.link), None)
+    if interface and all(address in interface.addresses for address in before.addresses.values()):
+        return replace(before, mtu=interface.mtu, networks=interface.networks)
+    return choose_underlay(host, families, wishes, ipv6=before.ipv6)
 
 
 def choose_underlay(host: Host, families: Sequence[Family], wishes: Wishes, *, ipv6: bool = True) -> Underlay:

@@ -38,6 +38,7 @@ class Tenure:
         self._store, self._wish, self._margin, self._changed, self._tell = store, wish, margin, changed, tell
         self._held: Held | None = None
         self._lost = asyncio.Event()
+        self._moving = False
         self._renew_at: float | None = None
         self._late = Complaint(log, "cannot renew our lease")
         self._taken_back = -CALM
@@ -67,6 +68,11 @@ class Tenure:
         now = time.monotonic()
         self._renew_at = None if delay is None else now + delay
         self.ends = None if delay is None else now + held.seconds
+
+    def move(self, wish: Wish) -> None:
+        """Have our lease say what is wished now, and keep its subnet."""
+        self._wish, self._moving = wish, True
+        self._lost.set()
 
     def see(self, snapshot: Snapshot) -> None:
         """Look at all leases: is ours still there, and as we wrote it?"""
@@ -111,18 +117,28 @@ class Tenure:
             self._renewed(self._held)
 
     async def _take_back(self) -> None:
-        metrics.lease_lost()
+        moving, self._moving = self._moving, False
         before = self.lease
-        self._wish = replace(self._wish, previous=tuple(part.subnet for part in before.parts))
-        await self._calm_down()
+        if not moving:
+            metrics.lease_lost()
+            await self._calm_down()
+        self._wish = replace(self._wish, previous=tuple(part.subnet for part in before.parts), held=before)
         trouble = "cannot take our lease back, the network stays as it is"
         self._hold(await persist(self._acquire, trouble, log=log, patient=True, on_trouble=self._told_lost))
+        if self._moving:
+            self._lost.set()
+        if moving:
+            log.info("our lease says now: %s", self.lease.describe())
+        else:
+            self._told_back(before)
+        self._changed()
+
+    def _told_back(self, before: Lease) -> None:
         self._taken_back = time.monotonic()
         if self.lease != before:
             log.warning("this node's lease was %s and is now %s: pods made before keep their old addresses",
                         before.describe(), self.lease.describe())
         self._tell(Standing(message=f"{UP}; its lease was lost and taken back: {self.lease.describe()}"))
-        self._changed()
 
     def _told_lost(self, fault: Fault) -> None:
         self._tell(Standing(False, "FlannelLeaseLost", f"The lease was lost and cannot be taken back: {fault}"))  # noqa: FBT003

@@ -102,7 +102,7 @@ class EtcdLeaseStore:
     def _wanted(self, wish: Wish, records: Mapping[str, _Record]) -> tuple[Lease, _Record | None]:
         """The lease to have, and the record it stands in already."""
         leases = [record.lease for record in records.values()]
-        choice = choose_subnets(wish.conf, leases, wish.public, wish.previous, self._rng.randrange)
+        choice = choose_subnets(wish.conf, leases, wish.public, wish.previous, self._rng.randrange, wish.held)
         old = choice.existing or next((lease for lease in leases if is_ours(lease, wish.public)), None)
         parts = []
         for subnet in choice.subnets:

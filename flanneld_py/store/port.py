@@ -19,13 +19,17 @@ BackendData = Callable[[Family, Part | None], Mapping[str, Any]]  # from what ou
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What we would like to have: our addresses, the subnets of an earlier life, and what peers should know."""
+    """What we would like to have: our addresses, the subnets of an earlier life, and what peers should know.
+
+    `held` is the lease that is ours until now, whatever address it tells.
+    """
 
     conf: NetConf
     public: Mapping[Family, IPAddress]
     previous: tuple[IPNetwork, ...]
     data: BackendData
     backend: str = "vxlan"
+    held: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)

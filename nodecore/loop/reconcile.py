@@ -101,11 +101,17 @@ class Reconciler:
     on_outcome: Callable[[Outcome], None] | None = None
     condition: Condition = field(default_factory=Condition)
     _dirty: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _hurried: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     _turned: float | None = field(default=None, repr=False)
 
     def mark(self) -> None:
         """Something may have changed: look again."""
         self._dirty.set()
+
+    def hurry(self) -> None:
+        """What made the last pass fail may be mended: look again without waiting out the back-off."""
+        self._hurried.set()
+        self.mark()
 
     @property
     def healthy(self) -> bool:
@@ -124,7 +130,7 @@ class Reconciler:
         while True:
             self._turned = self.clock.now()
             if wait:
-                await self.clock.sleep(wait)
+                await self._back_off(wait)
             elif self.condition.synced_once:
                 await self._until_dirty()
             await self.clock.sleep(last + self.min_interval - self.clock.now())
@@ -138,6 +144,15 @@ class Reconciler:
             wait = self.backoff.next() if outcome.error else 0.0
             if not outcome.error:
                 self.backoff.reset()
+
+    async def _back_off(self, seconds: float) -> None:
+        self._hurried.clear()
+        waits = [asyncio.ensure_future(self.clock.sleep(seconds)), asyncio.ensure_future(self._hurried.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _until_dirty(self) -> None:
         try:

@@ -182,12 +182,16 @@ class Site:
     def add_node(self) -> Node:
         node = self.kind(len(self.nodes) + 1, self.stack.enter_context(Netns.create()), self.directory)
         self.nodes.append(node)
+        self.wire(node)
+        return node
+
+    def wire(self, node: Node) -> None:
+        """A cable from the switch to a node."""
         veth = f"ip link add veth{node.number} type veth peer name eth0 netns {node.ns.pid}"
         for command in (veth, f"ip link set veth{node.number} up master br0"):
             self.switch.run(command.split())
         for command in ("ip link set eth0 up", f"ip addr add {node.ip}/24 dev eth0", f"ip route add default via {ETCD_IP}"):
             node.ns.run(command.split())
-        return node
 
     def add_pods(self) -> None:
         for node in self.nodes:
@@ -279,6 +283,30 @@ def ping_once(source: Netns, target: str, wait: float = 1.0) -> bool:
             sock.send(struct.pack("!BBHHH", 8, 0, ~total & 0xFFFF, 7, 7))
             while True:
                 if sock.recv(2048)[20] == 0:
+                    return True
+        except OSError:
+            return False
+
+
+def echo_passes(source: Netns, target: str, size: int, wait: float = 1.0) -> bool:
+    """Whether an echo of `size` bytes, all headers counted, that may not be fragmented comes back."""
+    six = ":" in target
+    with source.enter():
+        family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+        sock = socket.socket(family, socket.SOCK_RAW, protocol)
+    with sock:
+        sock.settimeout(wait)
+        level, option = (socket.IPPROTO_IPV6, 23) if six else (socket.IPPROTO_IP, 10)
+        sock.setsockopt(level, option, 2)  # (IPV6|IP)_MTU_DISCOVER = DO
+        body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, 9, size) + bytes(size - (48 if six else 28))
+        if not six:
+            total = sum(struct.unpack("!4H", body[:8]))
+            body = body[:2] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + body[4:]
+        try:
+            sock.sendto(body, (target, 0))
+            while True:
+                answer = sock.recv(65536)[0 if six else 20:]
+                if answer[0] == (129 if six else 0) and answer[6:8] == body[6:8]:
                     return True
         except OSError:
             return False
