@@ -117,7 +117,7 @@ class Agent:
                 "reconciler": self.reconciler.run(), "network monitor": self._follow_network(),
                 "rules": self.rules.run(), "nft monitor": self._follow_tables(),
                 "way out": WayOut(self.ports.host, self.underlay, self._look, self._take_way, self.reconciler.hurry).run(),
-                "watchdog": systemd.watchdog(lambda: self.reconciler.alive),
+                "watchdog": systemd.watchdog(lambda: self.reconciler.alive and self.rules.alive),
             }, signals=False)
         finally:
             if self.target.attendant:
