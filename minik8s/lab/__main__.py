@@ -40,6 +40,7 @@ def named(function: Any) -> Any:
 @click.option("--nodes", type=int, default=None, help="How many nodes, 1 to 20.  [default: 3]")
 @click.option("--families", default=None, help="Addresses: ipv4, ipv6 or dual.  [default: ipv4]")
 @click.option("--backend", default=None, help="flannel's backend.  [default: vxlan]")
+@click.option("--flannel-store", default=None, help="Where flannel keeps leases: etcd or kube.  [default: etcd]")
 @click.option("--proxy-mode", default=None, help="The Service proxy's mode.  [default: nftables]")
 @click.option("--pod-cidr", default=None, help="The pods' network, one a family.  [default: 10.244.0.0/16,fd00:10:244::/56]")
 @click.option("--service-cidr", default=None, help="The Services' network.  [default: 10.96.0.0/16,fd00:10:96::/112]")

@@ -1,7 +1,7 @@
 """What runs on which node, with which flags: pure, from the lab's configuration.
 
     every node   containerd, images (a job), flanneld, proxy, kubelet
-    the first    etcd, network (a job: flannel's configuration), apiserver, controllers, scheduler as well
+    the first    etcd, network (a job: flannel's configuration in etcd), apiserver, controllers, scheduler as well
 
 The order is by readiness on the node itself; across nodes every agent retries by itself.
 Read next: `minik8s/lab/files.py`.
@@ -10,7 +10,7 @@ Read next: `minik8s/lab/files.py`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from minik8s.lab.config import LabConfig
@@ -53,11 +53,13 @@ def kubeconfig(user: str) -> str:
 
 def agents(config: LabConfig, node: Node, programs: Programs) -> list[Agent]:
     """Everything that runs on a node, in no particular order."""
-    found = [*_containers(programs), _flanneld(config, programs), _proxy(config, node, programs), _kubelet(node, programs)]
+    found = [*_containers(programs), _flanneld(config, node, programs), _proxy(config, node, programs), _kubelet(node, programs)]
     if node in config.etcd_nodes:
         found.insert(0, _etcd(config, node, programs))
     if node.leads:
-        found += [_network(config, programs), _apiserver(config, node, programs), *_control_plane(programs)]
+        found += [_apiserver(config, node, programs), *_control_plane(config, programs)]
+        if not config.leases_are_annotations:
+            found.append(_network(config, programs))
     return found
 
 
@@ -121,9 +123,13 @@ def _containers(programs: Programs) -> list[Agent]:
     ]
 
 
-def _flanneld(config: LabConfig, programs: Programs) -> Agent:
-    client = etcd_client_flags(config, "flanneld-etcd-client", prefix="-etcd-", servers="endpoints")
-    return _python(programs, "flanneld", ["flanneld_py", *client, "-iface", "eth0", "-ip-masq", "-healthz-port", "8471"])
+def _flanneld(config: LabConfig, node: Node, programs: Programs) -> Agent:
+    if config.leases_are_annotations:
+        store = ["-kube-subnet-mgr", "-kubeconfig-file", kubeconfig("flanneld")]
+    else:
+        store = etcd_client_flags(config, "flanneld-etcd-client", prefix="-etcd-", servers="endpoints")
+    agent = _python(programs, "flanneld", ["flanneld_py", *store, "-iface", "eth0", "-ip-masq", "-healthz-port", "8471"])
+    return replace(agent, env={**agent.env, "NODE_NAME": node.name})
 
 
 def _proxy(config: LabConfig, node: Node, programs: Programs) -> Agent:
@@ -159,10 +165,11 @@ def _apiserver(config: LabConfig, node: Node, programs: Programs) -> Agent:
         "--kubelet-certificate-authority", f"{PKI}/ca.crt", "--cache-dir", programs.cache], after=["etcd"], sockets=[API_SOCKET])
 
 
-def _control_plane(programs: Programs) -> list[Agent]:
+def _control_plane(config: LabConfig, programs: Programs) -> list[Agent]:
+    cidrs = ["--allocate-node-cidrs", "--cluster-cidr", config.pod_cidr] if config.leases_are_annotations else []
     return [
-        _python(programs, name, ["minik8s", name, "--kubeconfig", kubeconfig(name)], after=["apiserver"])
-        for name in ("controllers", "scheduler")
+        _python(programs, name, ["minik8s", name, "--kubeconfig", kubeconfig(name), *more], after=["apiserver"])
+        for name, more in (("controllers", cidrs), ("scheduler", []))
     ]
 
 

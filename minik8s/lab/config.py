@@ -20,8 +20,10 @@ from nodecore.errors import UserError
 from nodecore.net import Family, IPNetwork, parse_network
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-BACKENDS = ("vxlan",)
-STORES = ("etcd",)
+BACKENDS: dict[str, tuple[Family, ...]] = {
+    "vxlan": tuple(Family), "host-gw": tuple(Family), "udp": (Family.IPV4,), "ipip": (Family.IPV4,), "wireguard": tuple(Family),
+}
+STORES = ("etcd", "kube")
 PROXY_MODES = ("nftables",)
 FIRST_API_PORT = 6443
 MAX_NODES = 20
@@ -58,6 +60,11 @@ class LabConfig:
     def stack(self) -> Families:
         """The families, the nodes' own first."""
         return topology.CHOICES.get(self.families, ())
+
+    @property
+    def leases_are_annotations(self) -> bool:
+        """Whether flanneld keeps its leases at the nodes' objects (and the controllers cut the subnets), not in etcd."""
+        return self.flannel_store == "kube"
 
     @property
     def every_node(self) -> list[Node]:
@@ -115,7 +122,9 @@ def check(config: LabConfig, routes: Sequence[IPNetwork]) -> None:
     if config.etcd_members not in (1, 3) or config.etcd_members > config.nodes:
         raise UserError(f"--etcd-members: {config.etcd_members} must be 1 or 3, and not more than there are nodes")
     _one_of("--families", config.families, tuple(topology.CHOICES))
-    _one_of("--backend", config.backend, BACKENDS)
+    _one_of("--backend", config.backend, tuple(BACKENDS))
+    if not set(config.stack) <= set(BACKENDS[config.backend]):
+        raise UserError(f"--backend: {config.backend!r} carries IPv4 alone, and --families is {config.families}")
     _one_of("--flannel-store", config.flannel_store, STORES)
     _one_of("--proxy-mode", config.proxy_mode, PROXY_MODES)
     for family in config.stack:

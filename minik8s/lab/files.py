@@ -103,13 +103,16 @@ def _write_etc(etc: Path, config: LabConfig, node: Node, ca: Authority, snapshot
     write_atomically(etc / "hostname", f"{node.name}\n", mode=0o644)
     hosts = "".join(f"{address} {other.name}\n" for other in config.every_node for address in other.addresses)
     write_atomically(etc / "hosts", f"127.0.0.1 localhost\n::1 localhost\n{hosts}", mode=0o644)
+    if config.leases_are_annotations:
+        (etc / "kube-flannel").mkdir(exist_ok=True)
+        write_atomically(etc / "kube-flannel/net-conf.json", json.dumps(agents.flannel_config(config), indent=1), mode=0o644)
     pki = etc / "kubernetes/pki"
     write_atomically(pki / "ca.crt", ca.pair.certificate.decode(), mode=0o644)
     for name, identity in certificates(config, node).items():
         pair = ca.issue(identity)
         write_atomically(pki / f"{name}.crt", pair.certificate.decode(), mode=0o644)
         write_atomically(pki / f"{name}.key", pair.key.decode())
-    for user, identity in users(node).items():
+    for user, identity in users(config, node).items():
         write_kubeconfig(etc / f"kubernetes/{user}.kubeconfig", config.api_url, ca, ca.issue(identity), user, config.name)
 
 
@@ -131,12 +134,14 @@ def certificates(config: LabConfig, node: Node) -> dict[str, Identity]:
     return found
 
 
-def users(node: Node) -> dict[str, Identity]:
+def users(config: LabConfig, node: Node) -> dict[str, Identity]:
     """The kubeconfigs below /etc/kubernetes, by file name."""
     found = {
         "kubelet": Identity(f"system:node:{node.name}", ("system:nodes",)),
         "proxy": Identity("system:kube-proxy", ("system:node-proxier",)),
     }
+    if config.leases_are_annotations:
+        found["flanneld"] = found["kubelet"]
     if node.leads:
         found["admin"] = Identity("admin", ("system:masters",))
         found["controllers"] = Identity("system:kube-controller-manager")

@@ -22,6 +22,7 @@ NEEDED = ("etcd", "containerd", "ctr", "runc", "nft", "iptables", "conntrack", "
 CNI_PLUGINS = Path("/usr/lib/cni")
 MODULES = ("overlay", "br_netfilter", "vxlan", "nf_conntrack", "nf_tables")
 OVERLAYFS_MAGIC = 0x794C7630
+DEVICES = {"vxlan": "vxlan id 1 dstport 8472", "wireguard": "wireguard", "ipip": "ipip local 192.0.2.1"}
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -34,6 +35,16 @@ def check() -> None:
         raise UserError(f"not installed: {', '.join(missing)}; `./lab` installs what is missing")
     if not (CNI_PLUGINS / "bridge").exists():
         raise UserError(f"not installed: the CNI plugins in {CNI_PLUGINS} (package containernetworking-plugins)")
+
+
+def check_backend(backend: str) -> None:
+    """Raise `UserError` when this kernel cannot make the device of flannel's backend, tried in a namespace of its own."""
+    if backend not in DEVICES:
+        return
+    argv = ["unshare", "--net", "ip", "link", "add", "probe", "type", *DEVICES[backend].split()]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={"PATH": PATH, "LANG": "C"})
+    if done.returncode:
+        raise UserError(f"--backend: {backend} cannot work, this kernel has no {backend} devices: {done.stderr.strip()}")
 
 
 def load_modules() -> None:

@@ -34,6 +34,7 @@ def settle(state: State, given: dict[str, Any]) -> LabConfig:
     if there is None:
         config = LabConfig(name=state.name, **given)
         check(config, host_routes())
+        host.check_backend(config.backend)
         return config
     for option, value in given.items():
         if getattr(there, option) != value:
@@ -141,7 +142,7 @@ def wait_for_agents(state: State, config: LabConfig, steps: Steps) -> None:
     leader = config.every_node[:1]
     groups: list[tuple[str, list[Node], tuple[str, ...]]] = [
         ("etcd", config.etcd_nodes, ("etcd",)),
-        ("apiserver", leader, ("network", "apiserver")),
+        ("apiserver", leader, ("apiserver",) if config.leases_are_annotations else ("network", "apiserver")),
         ("containerd and images on every node", config.every_node, ("containerd", "images")),
         ("controllers and scheduler", leader, ("controllers", "scheduler")),
         ("flanneld, proxy and kubelet on every node", config.every_node, ("flanneld", "proxy", "kubelet")),

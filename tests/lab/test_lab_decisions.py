@@ -90,6 +90,23 @@ def test_families_reach_every_flag(families: str) -> None:
     assert config.api_url == f"https://{host}:6443"
 
 
+def test_leases_as_annotations() -> None:
+    config = LabConfig(flannel_store="kube")
+    check(config, [])
+    found = {agent.name: agent for agent in agents.agents(config, config.every_node[0], PROGRAMS)}
+    assert "network" not in found
+    assert "-kube-subnet-mgr" in found["flanneld"].argv
+    assert not any("etcd" in word for word in found["flanneld"].argv)
+    assert found["flanneld"].env["NODE_NAME"] == "node-1"
+    assert config.pod_cidr in found["controllers"].argv
+
+
+def test_a_backend_of_one_family_is_refused_in_others() -> None:
+    check(LabConfig(backend="udp"), [])
+    with pytest.raises(UserError, match="--backend"):
+        check(LabConfig(backend="udp", families="dual"), [])
+
+
 def test_the_network_configuration_of_flannel_by_family() -> None:
     four, six, dual = (agents.flannel_config(LabConfig(families=families)) for families in ("ipv4", "ipv6", "dual"))
     assert (four["Network"], "IPv6Network" in four, "EnableIPv6" in four) == ("10.244.0.0/16", False, False)
