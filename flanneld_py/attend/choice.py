@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from flanneld_py.attend.port import Attendant
 from flanneld_py.backends.extension import ExtensionBackend
+from flanneld_py.backends.ipsec import IpsecBackend
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend
 from flanneld_py.iface import Underlay
@@ -26,4 +27,8 @@ def choose_attendant(backend: Backend, underlay: Underlay, changed: Callable[[],
         from flanneld_py.attend.extension import ExtensionAttendant
 
         return ExtensionAttendant(backend)
+    if isinstance(backend, IpsecBackend):
+        from flanneld_py.attend.ipsec import IpsecAttendant
+
+        return IpsecAttendant(backend, changed)
     return None

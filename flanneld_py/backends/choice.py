@@ -14,6 +14,7 @@ from flanneld_py.backends.alloc import AllocBackend, parse_alloc
 from flanneld_py.backends.extension import ExtensionBackend, parse_extension
 from flanneld_py.backends.hostgw import HostGwBackend, parse_hostgw
 from flanneld_py.backends.ipip import IpipBackend, parse_ipip
+from flanneld_py.backends.ipsec import parse_ipsec
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend, parse_udp
 from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
@@ -37,6 +38,7 @@ PARSERS: Mapping[str, Parser] = {
     "udp": parse_udp,
     "wireguard": parse_wireguard,
     "extension": parse_extension,
+    "ipsec": parse_ipsec,
 }
 REFUSED = {"tencent-vpc": "it needs Tencent's cloud API"}
 CLASSES: tuple[type[Backend], ...] = (

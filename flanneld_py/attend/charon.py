@@ -1,0 +1,103 @@
+"""strongSwan's charon: found, started, and spoken to over VICI.
+
+A charon that answers already is used, whoever started it. One that we start is no part of us: it lives on when the
+daemon ends, and the tunnels with it.
+
+Must not know: peers. Read next: `flanneld_py/attend/ipsec.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from nodecore.errors import Fault, Invalid, Unreachable, UserError
+
+SOCKET = "/var/run/charon.vici"
+PLACES = ("/usr/lib/strongswan", "/usr/lib/ipsec", "/usr/libexec/strongswan", "/usr/libexec/ipsec")
+PATIENCE = 10.0
+STARTUP = 15.0
+
+
+class Charon:
+    """The IKE daemon of this machine."""
+
+    def __init__(self) -> None:
+        self.program = find_charon()
+        self._child: subprocess.Popen[bytes] | None = None
+        if not self.program and not Path(SOCKET).exists():
+            raise UserError("network config: Backend.Type: 'ipsec' needs strongSwan's charon, which is neither in PATH nor in "
+                            f"{', '.join(PLACES)} (Debian: strongswan-charon and strongswan-swanctl)")
+
+    async def ensure(self) -> None:
+        """Have one that answers."""
+        if await self._answers():
+            return
+        if not self._child or self._child.poll() is not None:
+            if not self.program:
+                raise Unreachable(f"nobody answers at {SOCKET}, and there is no charon to start")
+            self._child = _launch(self.program)
+        try:
+            async with asyncio.timeout(STARTUP):
+                while not await self._answers():
+                    if self._child.poll() is not None:
+                        raise Fault(f"{self.program} ended with exit code {self._child.returncode}: its log says why")
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise Unreachable(f"{self.program} runs, but does not answer at {SOCKET}: has it the vici plugin "
+                              "(Debian: strongswan-swanctl)?") from None
+
+    async def _answers(self) -> bool:
+        try:
+            await self.ask("version")
+        except Unreachable:
+            return False
+        return True
+
+    async def ask(self, command: str, message: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One request and its answer; `Invalid` for one that is refused."""
+        return await asyncio.to_thread(_ask, command, message)
+
+    async def until_gone(self) -> None:
+        """Wait until it ends."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(SOCKET)
+        except OSError:
+            return
+        try:
+            await reader.read()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+
+def find_charon() -> str | None:
+    """Where the program is."""
+    return shutil.which("charon", path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES]))
+
+
+def _launch(program: str) -> subprocess.Popen[bytes]:
+    """In a session of its own: what ends us does not end it."""
+    return subprocess.Popen([program], stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _ask(command: str, message: dict[str, Any] | None) -> dict[str, Any]:
+    from vici import Session
+    from vici.exception import CommandException, SessionException
+
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE)
+        try:
+            sock.connect(SOCKET)
+            found: dict[str, Any] = Session(sock).request(command, message)
+        except OSError as error:
+            raise Unreachable(f"charon at {SOCKET}: {error.strerror or error}") from None
+        except (CommandException, SessionException) as error:
+            raise Invalid(f"charon: {command}: {error}") from None
+    return found

@@ -1,0 +1,99 @@
+"""The attendant of the ipsec backend: tells charon of each peer, and starts charon anew when it has ended.
+
+A charon of an earlier life has connections already: they carry traffic until they are written again, which changes
+nothing where they are the same, or removed, when their peer has gone.
+
+Must not know: etcd. Read next: `flanneld_py/attend/charon.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from flanneld_py.attend.charon import Charon
+from flanneld_py.backends.ipsec import IpsecBackend, connection, connection_name, fence, named_peer, shared_key
+from flanneld_py.lease import Lease, Part
+from nodecore.errors import Invalid
+from nodecore.net import Family, IPNetwork
+
+log = logging.getLogger(__name__)
+
+INHERITED = {"inherited": True}  # unlike any peer's data: so it is written again
+
+
+class IpsecAttendant:
+    """What charon knows of us."""
+
+    def __init__(self, backend: IpsecBackend, changed: Callable[[], None]) -> None:
+        self._backend, self._changed = backend, changed
+        self._charon = Charon()
+        self._own: Lease | None = None
+        self._peers: dict[IPNetwork, Part] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    def serving(self) -> Lease | None:
+        """The lease charon was told, None when it has ended since."""
+        return self._own
+
+    def peers(self) -> tuple[Part, ...]:
+        """The peers charon was told, by us or by an earlier life."""
+        return tuple(self._peers.values())
+
+    @property
+    def _part(self) -> Part:
+        part = self._own.part(Family.IPV4) if self._own else None
+        assert part
+        return part
+
+    async def start(self, own: Lease) -> None:
+        """Have a charon that knows our key; what it was told for another lease is taken back."""
+        await self._charon.ensure()
+        if self._own and self._own != own:
+            for peer in self.peers():
+                await self.remove(peer)
+        self._own = own
+        await self._charon.ask("load-shared", shared_key(self._backend, self._part))
+        await self._charon.ask("load-conn", fence(self._backend, self._part))
+        names = (await self._charon.ask("get-conns"))["conns"]
+        inherited = (named_peer(self._part, name.decode()) for name in names)
+        self._peers = {peer.subnet: replace(peer, data=INHERITED) for peer in inherited if peer}
+        if self._peers:
+            self._changed()  # look again: some of them may have gone meanwhile
+        if not self._watch:
+            self._watch = asyncio.create_task(self._wait_for_end(), name="charon")
+
+    async def _wait_for_end(self) -> None:
+        await self._charon.until_gone()
+        log.error("charon has ended")
+        self._watch = self._own = None
+        self._peers.clear()
+        self._changed()
+
+    async def add(self, peer: Part) -> None:
+        """Tell charon the key and the connection."""
+        known = self._peers.get(peer.subnet)
+        if known and known.public_ip != peer.public_ip:
+            await self.remove(known)
+        await self._charon.ask("load-shared", shared_key(self._backend, peer))
+        await self._charon.ask("load-conn", connection(self._backend, self._part, peer))
+        self._peers[peer.subnet] = peer
+
+    async def remove(self, peer: Part) -> None:
+        """Have charon forget the connection, end what came of it, and forget the key."""
+        name = connection_name(self._part, peer)
+        for command, message in (
+            ("unload-conn", {"name": name}), ("terminate", {"ike": name, "force": "yes", "timeout": "-1"}),
+            ("unload-shared", {"id": shared_key(self._backend, peer)["id"]}),
+        ):
+            with suppress(Invalid):  # it is not there
+                await self._charon.ask(command, message)
+        self._peers.pop(peer.subnet, None)
+
+    async def close(self) -> None:
+        """Charon goes on, and the tunnels with it."""
+        if self._watch:
+            self._watch.cancel()
