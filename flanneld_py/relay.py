@@ -29,13 +29,14 @@ from nodecore.errors import Fault
 from nodecore.kernel.tun import attach_tun
 
 VERSION = 1
-PACKET = 16384
+PACKET = 65536
 BURST = 64  # packets from one side before the other has its turn
 REMEMBERED = 65536  # destinations
 ALONE = 86400.0  # seconds without a daemon
 SOCKET_BUFFER = 1 << 22
 IP_HEADER = 20
 ICMP, UNREACHABLE, TTL = 1, 3, 64
+IP_MTU_DISCOVER, PMTUDISC_DONT = 10, 0
 
 Where = tuple[str, int]
 
@@ -252,6 +253,7 @@ class Relay:
             udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 udp.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+            udp.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)  # a narrower way is passed in fragments
             udp.bind(listen)
             self._udp, self._listen = udp, listen
             self._watch(udp.fileno(), self._from_udp)

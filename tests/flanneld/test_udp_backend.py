@@ -297,6 +297,19 @@ class TestTraffic:
         one.start()
         until(lambda: "10.5.250.0/24" not in next(relays(one.ns))["peers"], "the third is forgotten", 2)
 
+    def test_another_backend_takes_its_place(self, udp_site: Site) -> None:
+        """The last of these: the device goes, and its relay with it."""
+        one, two = udp_site.nodes
+        pids = [relay_pid(node) for node in (one, two)]
+        udp_site.configure({**CONFIG, "Backend": {"Type": "vxlan"}})
+        for node in (one, two):
+            node.stop(signal.SIGTERM)
+            node.start()
+        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "VXLAN works")
+        for node, pid in zip((one, two), pids, strict=True):
+            assert node.ns.run(["ip", "link", "show", "flannel0"], check=False).returncode == 1
+            until(lambda: not alive(pid), "the relay ended")  # noqa: B023
+
 
 class TestRelay:
     pytestmark = kernel
