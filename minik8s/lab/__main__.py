@@ -46,13 +46,15 @@ def named(function: Any) -> Any:
 @click.option("--service-cidr", default=None, help="The Services' network.  [default: 10.96.0.0/16,fd00:10:96::/112]")
 @click.option("--api-port", type=int, default=None, help="The API's port on 127.0.0.1.  [default: the first free one from 6443]")
 @click.option("--etcd-members", type=int, default=None, help="etcd members, 1 or 3.  [default: 1]")
+@click.option("--timeout", "patience", type=click.FloatRange(min=1), default=90.0, help="Seconds that each step may take.")
 @named
 @click.pass_obj
-def up(name: str, /, own_name: str | None, **options: Any) -> None:
+def up(name: str, /, own_name: str | None, patience: float, **options: Any) -> None:
     """Bring the lab up; on a lab that runs it changes nothing."""
     from minik8s.lab.up import up as bring_up
 
-    bring_up(_state(own_name or name), {key: value for key, value in options.items() if value is not None})
+    bring_up(_state(own_name or name), {key: value for key, value in options.items() if value is not None},
+             patience=patience)
 
 
 @command.command()

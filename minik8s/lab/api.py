@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from nodecore.errors import Fault, Unreachable
 from nodecore.kube.config import load
 
+TIMEOUT = 10.0  # seconds; under emulation a TLS handshake alone takes two
+
 
 class Api:
     """The API as the administrator sees it from the host."""
@@ -27,7 +29,7 @@ class Api:
     def get(self, path: str) -> dict[str, Any]:
         """The object or list at `path`."""
         assert self._server.hostname
-        connection = http.client.HTTPSConnection(self._server.hostname, self._server.port, timeout=2, context=self._context)
+        connection = http.client.HTTPSConnection(self._server.hostname, self._server.port, timeout=TIMEOUT, context=self._context)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -24,7 +24,8 @@ from minik8s.lab.steps import Steps, tail
 from minik8s.lab.topology import Node
 from nodecore.errors import Fault, NotFound, Unreachable, UserError
 
-READY_TIMEOUT = 90.0
+PATIENCE = 90.0  # seconds a step may take
+DEAF = 15.0  # seconds after which a node that does not answer is taken for broken: less would end live ones of a busy machine
 HOPELESS = 5  # starts of an agent that never became ready
 
 
@@ -43,20 +44,20 @@ def settle(state: State, given: dict[str, Any]) -> LabConfig:
     return there
 
 
-def up(state: State, given: dict[str, Any]) -> Steps:
-    """Bring a lab up."""
+def up(state: State, given: dict[str, Any], *, patience: float = PATIENCE) -> Steps:
+    """Bring a lab up; `patience` is how many seconds agents and nodes may take to become ready."""
     host.check()
     config = settle(state, given)
     with state.locked(create=True):
         try:
-            return _up(state, config)
+            return _up(state, config, patience)
         except UserError:
             if state.load() is None:
                 remove_files(state)
             raise
 
 
-def _up(state: State, config: LabConfig) -> Steps:
+def _up(state: State, config: LabConfig, patience: float) -> Steps:
     steps = Steps()
     remove_strays(state)
     missing = [node for node in config.every_node if not answers(state.node(node.name))]
@@ -75,9 +76,9 @@ def _up(state: State, config: LabConfig) -> Steps:
     if not missing and all_ready(state, config):
         steps.done(f"the lab {state.name!r} runs already, nothing to do")
         return steps
-    wait_for_agents(state, config, steps)
+    wait_for_agents(state, config, steps, patience)
     with steps.step("every node Ready"):
-        wait_for_nodes(state, config)
+        wait_for_nodes(state, config, patience)
     steps.done(f"{config.nodes} nodes, API at https://127.0.0.1:{config.api_port}")
     return steps
 
@@ -95,7 +96,7 @@ def answers(place: Place) -> bool:
     if not pid:
         return False
     try:
-        control.ask(place.path, {"do": "status"})
+        control.ask(place.path, {"do": "status"}, seconds=DEAF)
     except Unreachable:
         kill_and_wait([pid])
         return False
@@ -137,7 +138,7 @@ def all_ready(state: State, config: LabConfig) -> bool:
     )
 
 
-def wait_for_agents(state: State, config: LabConfig, steps: Steps) -> None:
+def wait_for_agents(state: State, config: LabConfig, steps: Steps, patience: float) -> None:
     """Wait for the agents, one kind after another, so that the table shows where the time goes."""
     leader = config.every_node[:1]
     groups: list[tuple[str, list[Node], tuple[str, ...]]] = [
@@ -150,14 +151,20 @@ def wait_for_agents(state: State, config: LabConfig, steps: Steps) -> None:
     for title, nodes, names in groups:
         with steps.step(title):
             for node in nodes:
-                wait_for(state.node(node.name).path, names)
+                wait_for(state.node(node.name).path, names, patience)
 
 
-def wait_for(directory: Path, names: tuple[str, ...]) -> None:
+def wait_for(directory: Path, names: tuple[str, ...], patience: float) -> None:
     """Wait until these agents of a node are ready; give up early on one that ends again and again."""
-    deadline = time.monotonic() + READY_TIMEOUT
+    deadline = time.monotonic() + patience
     while True:
-        reports = control.services(directory)
+        try:
+            reports = control.services(directory)
+        except Unreachable:  # its init is short of CPU like everything else here, or gone
+            if time.monotonic() > deadline or not Place(directory).pid:
+                raise
+            time.sleep(0.1)
+            continue
         late = [reports[name] for name in names if reports[name]["state"] not in ("ready", "done")]
         if not late:
             return
@@ -169,9 +176,9 @@ def wait_for(directory: Path, names: tuple[str, ...]) -> None:
         time.sleep(0.03)
 
 
-def wait_for_nodes(state: State, config: LabConfig) -> None:
+def wait_for_nodes(state: State, config: LabConfig, patience: float) -> None:
     """Wait until the API says that every node is Ready."""
-    deadline = time.monotonic() + READY_TIMEOUT
+    deadline = time.monotonic() + patience
     wanted = {node.name for node in config.every_node}
     while True:
         try:
