@@ -33,7 +33,8 @@ def command() -> None:
 @command.command()
 def build() -> None:
     """Build what is missing of the machine's disk."""
-    image.build(say)
+    with image.only_one():
+        image.build(say)
     disk = image.cache() / "disk.ext4"
     say(f"{disk}: {disk.stat().st_blocks * 512 >> 20} MiB")
 
@@ -49,8 +50,9 @@ def build() -> None:
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(words: tuple[str, ...], timeout: float, results: Path | None, **shape: str | int) -> None:
     """Run a command (bash, as root, in the checkout) in a fresh machine; its exit code is ours."""
-    image.build(say)
-    done = machine.run(" ".join(words), machine.Shape(**shape), seconds=timeout, heard=show)  # type: ignore[arg-type]
+    with image.only_one():
+        image.build(say)
+        done = machine.run(" ".join(words), machine.Shape(**shape), seconds=timeout, heard=show)  # type: ignore[arg-type]
     for name, content in done.files.items() if results else ():
         target = Path(results or ".") / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,22 @@
-"""Builds the machine's disk: Debian 12 with the packages of `lab`, its kernel, and the project's virtual environment.
+"""Builds the machine's disk: Debian 12 with what `lab` and the tests need, its kernel, the project's virtual environment.
 
 Four steps, each done again only when what it depends on has changed: the system (debootstrap), the virtual environment
-(wheels made here, installed there, so that the machine needs no network), the project's entry points, the disk (`mkfs.ext4 -d`: no loop device, no
-boot loader, QEMU loads the kernel itself). Everything is below one directory, outside the checkout; what is mounted on
-the way is mounted in a namespace of its own. Read next: `tests/vm/machine.py`.
+(wheels made here, installed there, so that the machine needs no network), the project's entry points, the disk
+(`mkfs.ext4 -d`: no loop device, no boot loader, QEMU loads the kernel itself). Everything is below one directory, outside
+the checkout; what is mounted on the way is mounted in a namespace of its own. Read next: `tests/vm/machine.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nodecore.errors import UserError
@@ -27,13 +29,18 @@ MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 PYTHON = (3, 11)  # that of the suite: the wheels must fit it
 DISK_GIB = 4
 PACKAGES = (
-    "systemd-sysv", "udev", "dbus", "kmod", "linux-image-amd64", "initramfs-tools", "apparmor", "procps", "ca-certificates", "git",
+    "systemd-sysv", "udev", "dbus", "kmod", "linux-image-amd64", "initramfs-tools", "lz4", "apparmor", "procps",
     "etcd-server", "containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "ipset", "conntrack", "iproute2",
-    "busybox-static", "python3-venv", "kubernetes-client", "iperf3", "shellcheck", "iputils-ping", "wireguard-tools", "ipvsadm",
-    "curl",
+    "busybox-static", "python3-venv", "kubernetes-client",  # what `lab` installs
+    "ca-certificates", "git", "curl", "iperf3", "iputils-ping", "linux-libc-dev", "wireguard-tools", "ipvsadm",
+    "strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins",
+)
+SERVICES_OFF = (
+    "etcd", "containerd", "nftables", "ipvsadm", "strongswan-starter", "e2scrub_reap", "apt-daily.timer",
+    "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
 )
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
-NEEDED = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "qemu-system-x86_64": "qemu-system-x86", "unshare": "util-linux"}
+NEEDED = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "qemu-system-x86_64": "qemu-system-x86"}
 
 
 def cache() -> Path:
@@ -82,12 +89,11 @@ def stamp_of(step: str) -> str:
 
 
 def build(say: Callable[[str], None]) -> None:
-    """Do whatever is missing."""
+    """Do whatever is missing; whoever calls it holds the lock."""
     if reason := lacking():
         raise UserError(reason)
     if sys.version_info[:2] != PYTHON:
         raise UserError(f"the virtual machine's wheels are made for Python {PYTHON[0]}.{PYTHON[1]}: run this with that version")
-    cache().mkdir(parents=True, exist_ok=True)
     for step, key, function in (
             ("system", system_key(), make_system), ("environment", environment_key(), make_environment),
             ("project", project_key(), make_project), ("disk", project_key(), make_disk)):
@@ -107,7 +113,7 @@ def make_system(root: Path) -> None:
     call("unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), MIRROR)
     write(root / "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
     write(root / "etc/initramfs-tools/conf.d/virtual-machine", "MODULES=list\nCOMPRESS=lz4\n")
-    inside(root, f"apt-get install -qy --no-install-recommends lz4 {' '.join(PACKAGES)}")
+    inside(root, f"apt-get install -qy --no-install-recommends {' '.join(PACKAGES)}")
     (root / "usr/sbin/policy-rc.d").unlink()
     with (root / "etc/initramfs-tools/modules").open("a") as file:
         file.write("\n".join(BOOT_MODULES) + "\n")
@@ -117,9 +123,8 @@ def make_system(root: Path) -> None:
     write(root / "usr/local/sbin/vm-command", (GUEST / "vm-command").read_text(), 0o755)
     write(root / "usr/local/sbin/vm-init", (GUEST / "vm-init").read_text(), 0o755)
     write(root / "etc/systemd/system/vm-command.service", (GUEST / "vm-command.service").read_text())
-    inside(root, "systemctl enable vm-command; systemctl disable etcd containerd nftables e2scrub_reap apt-daily.timer "
-                 "apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer; apt-get clean; "
-                 "rm -rf /var/lib/apt/lists/* /usr/share/doc /usr/share/man /usr/share/locale; update-initramfs -u")
+    inside(root, f"systemctl enable vm-command; for unit in {' '.join(SERVICES_OFF)}; do systemctl disable $unit || true; done; "
+                 "apt-get clean; rm -rf /var/lib/apt/lists/* /usr/share/{doc,man,locale}; update-initramfs -u")
 
 
 def make_environment(root: Path) -> None:
@@ -127,16 +132,18 @@ def make_environment(root: Path) -> None:
     wheels = root / "wheels"
     for path in (wheels, root / INSIDE.lstrip("/")):
         shutil.rmtree(path, ignore_errors=True)
-    call(sys.executable, "-m", "pip", "wheel", "-q", "--require-hashes", "-r", str(PROJECT / "constraints.txt"), "-w", str(wheels))
-    inside(root, f"mkdir -p {INSIDE} && cd {INSIDE} && python3 -m venv .venv && .venv/bin/pip install -q --no-index --no-deps /wheels/*.whl")
+    call(sys.executable, "-m", "pip", "wheel", "-q", "--require-hashes", "-r", f"{PROJECT}/constraints.txt", "-w", str(wheels))
+    inside(root, f"mkdir -p {INSIDE}; cd {INSIDE}; python3 -m venv .venv; "
+                 ".venv/bin/pip install -q --no-index --no-deps /wheels/*.whl")
     shutil.rmtree(wheels)
 
 
 def make_project(root: Path) -> None:
-    """The checkout, installed into its virtual environment."""
+    """The project, installed into the virtual environment; its files come anew with every run."""
     copy_checkout(root / INSIDE.lstrip("/"))
-    inside(root, f"cd {INSIDE} && .venv/bin/pip install -q --no-index --no-deps --no-build-isolation -e . && "
-                 f"cat constraints.txt pyproject.toml <(echo {INSIDE}) | sha256sum >.venv/stamp")
+    inside(root, f"cd {INSIDE}; .venv/bin/pip install -q --no-index --no-deps --no-build-isolation -e .; "
+                 f"cat constraints.txt pyproject.toml <(echo {INSIDE}) | sha256sum >.venv/stamp; "
+                 "find . -mindepth 1 -maxdepth 1 ! -name .venv ! -name '*.egg-info' -exec rm -rf {} +")
 
 
 def make_disk(root: Path) -> None:
@@ -150,9 +157,9 @@ def make_disk(root: Path) -> None:
 
 def checkout_files() -> list[str]:
     """What belongs to this checkout, committed or not."""
-    done = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, text=True, check=True)
-    return sorted({name for name in done.stdout.split("\0") if name and (PROJECT / name).is_file()})
+    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return sorted({name for name in names if name and (PROJECT / name).is_file()})
 
 
 def copy_checkout(target: Path) -> None:
@@ -171,15 +178,24 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 def inside(root: Path, script: str) -> None:
     """Run a script in the system being built, with /proc and processes of its own."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8", "HOME": "/root"}
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
     environment |= {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
     call("unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc",
          "chroot", str(root), "bash", "-ec", script, environment=environment)
 
 
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Wait until nobody else builds or runs a machine: one takes all the cores there are."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def call(*argv: str, environment: dict[str, str] | None = None) -> None:
     """Run a program to its end; what it printed is shown when it fails."""
-    done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace", check=False)
+    done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace", check=False)
     if done.returncode:
         raise UserError(f"{' '.join(argv[:8])} ...: exit code {done.returncode}\n{done.stdout[-3000:]}")

@@ -2,13 +2,12 @@
 
 QEMU in software (no KVM is asked for), in a network namespace of its own and without a network card: what the command
 needs is on the disk. The disk is written to a copy that is thrown away, so every run begins alike. The checkout comes as a
-tar on a second disk; the answer comes over virtio ports. One machine runs at a time. Read next: `tests/vm/guest/vm-command`.
+tar on a second disk; the answer comes over virtio ports. Read next: `tests/vm/guest/vm-command`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import select
@@ -16,7 +15,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +60,7 @@ class Outcome:
 
 def run(command: str, shape: Shape, *, seconds: float, heard: Callable[[bytes], object]) -> Outcome:
     """Boot, run a bash script in the checkout, power off; `heard` gets what it prints, as it comes."""
-    with only_one(), tempfile.TemporaryDirectory(dir=image.cache(), prefix="run-") as name:
+    with tempfile.TemporaryDirectory(dir=image.cache(), prefix="run-") as name:
         place = Path(name)
         pack(place / "checkout.tar", command)
         begin = time.monotonic()
@@ -140,11 +139,3 @@ def console(place: Path) -> str:
     """The end of what the machine's kernel and init said."""
     path = place / "console"
     return "\n".join(path.read_text(errors="replace").splitlines()[-30:]) if path.exists() else ""
-
-
-@contextlib.contextmanager
-def only_one() -> Iterator[None]:
-    """Wait until no other machine runs: one takes all cores there are."""
-    with (image.cache() / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
