@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -19,13 +20,14 @@ import pytest
 from site_of_nodes import Node, Site, ping_once, pinging, until
 
 from flanneld_py.attend.choice import choose_attendant
+from flanneld_py.attend.udp import UdpAttendant
 from flanneld_py.backends.choice import parse_backend
 from flanneld_py.backends.udp import UdpBackend, parse_udp
 from flanneld_py.iface import Underlay
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
 from flanneld_py.netconf import parse_netconf
 from flanneld_py.relay import Table, checksum, control_address, refusal
-from nodecore.errors import UserError
+from nodecore.errors import Fault, UserError
 from nodecore.kernel.diff import ChangeLink, CreateLink, Put
 from nodecore.kernel.model import Address, Link, NetState, Route, Tun, scope_of
 from nodecore.kernel.netlink import KernelNetwork
@@ -318,8 +320,6 @@ class TestRelay:
     def relay(self) -> Iterator[tuple[Netns, subprocess.Popen[bytes]]]:
         with Netns.create() as ns:
             network = KernelNetwork(ns.path)
-            import asyncio
-
             asyncio.run(network.apply([CreateLink(Link("flannel0", Tun(), 1472))]))
             process = self.spawn(ns)
             yield ns, process
@@ -379,6 +379,48 @@ class TestRelay:
             for packet in (b"", b"\0", b"E" * 3, struct.pack("!B19x", 0x4F), struct.pack("!B39x", 0x60), os.urandom(1400)):
                 sock.sendto(packet, ("127.0.0.1", 8285))
         assert next(relays(ns))["own"] == "x"
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_an_attendant_starts_finds_and_replaces_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, changes = ip_address("127.0.0.1"), list[bool]()
+    peers = tuple(Part(ip_network(f"10.5.{n}.0/24"), ip_address(f"192.168.77.{n}")) for n in (2, 3))
+
+    async def scenario(ns: Netns) -> None:
+        with closing(KernelNetwork()) as network:
+            await network.apply([CreateLink(Link("flannel0", Tun(), 1472))])
+        first, second = (UdpAttendant(backend(), here, lambda: changes.append(True)) for _ in range(2))
+        assert first.serving() is None
+        with pytest.raises(Fault):
+            await first.add(peers[0])
+        await first.start(OWN)
+        for peer in peers:
+            await first.add(peer)
+        assert (second.serving(), second.peers()) == (OWN, peers), "the next daemon finds it as it was"
+        await second.remove(peers[0])
+        assert (first.serving(), first.peers()) == (OWN, peers[1:])
+
+        moved = UdpAttendant(backend(Port=8285), ip_address("127.0.0.2"), lambda: None)
+        assert moved.serving() is None, "it listens on another address"
+        await moved.start(OWN)
+        assert (moved.serving(), moved.peers()) == (OWN, ())
+
+        (before,) = relays(ns)
+        monkeypatch.setattr("flanneld_py.attend.udp.VERSION", 99)
+        assert first.serving() is None
+        await first.start(OWN)
+        (after,) = relays(ns)
+        assert before["pid"] != after["pid"]
+        os.kill(after["pid"], signal.SIGKILL)
+        async with asyncio.timeout(5):
+            while not changes:  # its end is told
+                await asyncio.sleep(0.01)
+        for attendant in (first, second, moved):
+            await attendant.close()
+
+    with Netns.create() as ns, ns.enter():
+        asyncio.run(scenario(ns))
 
 
 @pytest.mark.kernel
