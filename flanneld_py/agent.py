@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from flanneld_py import metrics, plan
-from flanneld_py.attend.choice import choose_attendant
+from flanneld_py.attend.choice import choose_attendant, withdraw_others
 from flanneld_py.backends.choice import parse_backend
 from flanneld_py.backends.port import Backend
 from flanneld_py.config import Settings
@@ -110,6 +110,8 @@ class Agent:
         await self._learn()
         await self.tenure.begin()
         self._measure()
+        block = self.conf.block(Family.IPV4)
+        await withdraw_others(self.backend, block.network if block else None)
         self.target.attendant = choose_attendant(self.backend, self.underlay, self.reconciler.mark)
         try:
             await run_tasks({

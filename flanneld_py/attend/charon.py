@@ -30,7 +30,7 @@ class Charon:
     def __init__(self) -> None:
         self.program = find_charon()
         self._child: subprocess.Popen[bytes] | None = None
-        if not self.program and not Path(SOCKET).exists():
+        if not self.program and not is_there():
             raise UserError("network config: Backend.Type: 'ipsec' needs strongSwan's charon, which is neither in PATH nor in "
                             f"{', '.join(PLACES)} (Debian: strongswan-charon and strongswan-swanctl)")
 
@@ -80,6 +80,11 @@ class Charon:
 def find_charon() -> str | None:
     """Where the program is."""
     return shutil.which("charon", path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES]))
+
+
+def is_there() -> bool:
+    """Whether one has been running here since the machine started."""
+    return Path(SOCKET).exists()
 
 
 def _launch(program: str) -> subprocess.Popen[bytes]:

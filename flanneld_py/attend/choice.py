@@ -6,15 +6,20 @@ Read next: `flanneld_py/attend/port.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+from flanneld_py.attend.charon import is_there
 from flanneld_py.attend.port import Attendant
 from flanneld_py.backends.extension import ExtensionBackend
 from flanneld_py.backends.ipsec import IpsecBackend
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend
 from flanneld_py.iface import Underlay
-from nodecore.net import Family
+from nodecore.errors import Fault
+from nodecore.net import Family, IPNetwork
+
+log = logging.getLogger(__name__)
 
 
 def choose_attendant(backend: Backend, underlay: Underlay, changed: Callable[[], None] = lambda: None) -> Attendant | None:
@@ -32,3 +37,15 @@ def choose_attendant(backend: Backend, underlay: Underlay, changed: Callable[[],
 
         return IpsecAttendant(backend, changed)
     return None
+
+
+async def withdraw_others(backend: Backend, network: IPNetwork | None) -> None:
+    """End what an attendant of another backend left that is no device: charon's connections would take this one's packets."""
+    if isinstance(backend, IpsecBackend) or not network or not is_there():
+        return
+    from flanneld_py.attend.ipsec import withdraw
+
+    try:
+        await withdraw(network)
+    except Fault as fault:
+        log.warning("cannot look whether charon has connections of this network: %s", fault)

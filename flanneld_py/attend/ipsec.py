@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from flanneld_py.attend.charon import Charon
-from flanneld_py.backends.ipsec import IpsecBackend, connection, connection_name, fence, named_peer, shared_key
+from flanneld_py.backends.ipsec import IpsecBackend, connection, connection_name, fence, fence_name, named_parts, shared_key
 from flanneld_py.lease import Lease, Part
-from nodecore.errors import Invalid
+from nodecore.errors import Invalid, Unreachable
 from nodecore.net import Family, IPNetwork
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,12 @@ class IpsecAttendant:
         self._own = own
         await self._charon.ask("load-shared", shared_key(self._backend, self._part))
         await self._charon.ask("load-conn", fence(self._backend, self._part))
-        names = (await self._charon.ask("get-conns"))["conns"]
-        inherited = (named_peer(self._part, name.decode()) for name in names)
-        self._peers = {peer.subnet: replace(peer, data=INHERITED) for peer in inherited if peer}
+        self._peers.clear()
+        for us, peer in await connections(self._charon, self._backend.network):
+            if (us.subnet, us.public_ip) == (self._part.subnet, self._part.public_ip):
+                self._peers[peer.subnet] = replace(peer, data=INHERITED)
+            else:
+                await forget(self._charon, connection_name(us, peer))
         if self._peers:
             self._changed()  # look again: some of them may have gone meanwhile
         if not self._watch:
@@ -84,16 +87,35 @@ class IpsecAttendant:
 
     async def remove(self, peer: Part) -> None:
         """Have charon forget the connection, end what came of it, and forget the key."""
-        name = connection_name(self._part, peer)
-        for command, message in (
-            ("unload-conn", {"name": name}), ("terminate", {"ike": name, "force": "yes", "timeout": "-1"}),
-            ("unload-shared", {"id": shared_key(self._backend, peer)["id"]}),
-        ):
-            with suppress(Invalid):  # it is not there
-                await self._charon.ask(command, message)
+        await forget(self._charon, connection_name(self._part, peer))
+        with suppress(Invalid):  # it is not there
+            await self._charon.ask("unload-shared", {"id": shared_key(self._backend, peer)["id"]})
         self._peers.pop(peer.subnet, None)
 
     async def close(self) -> None:
         """Charon goes on, and the tunnels with it."""
         if self._watch:
             self._watch.cancel()
+
+
+async def connections(charon: Charon, network: IPNetwork) -> list[tuple[Part, Part]]:
+    """Us and the peer of each connection a charon has for a network."""
+    names = (await charon.ask("get-conns"))["conns"]
+    found = (named_parts(name.decode()) for name in names)
+    return [parts for parts in found if parts and parts[0].subnet.subnet_of(network)]  # type: ignore[arg-type]
+
+
+async def forget(charon: Charon, name: str) -> None:
+    """Have charon forget a connection, and end what came of it."""
+    for command, message in (("unload-conn", {"name": name}), ("terminate", {"ike": name, "force": "yes", "timeout": "-1"})):
+        with suppress(Invalid):  # it is not there
+            await charon.ask(command, message)
+
+
+async def withdraw(network: IPNetwork) -> None:
+    """Take away what an earlier life with this backend told a charon: another backend's packets are not for it."""
+    charon = Charon()
+    with suppress(Unreachable):
+        for us, peer in await connections(charon, network):
+            await forget(charon, connection_name(us, peer))
+        await forget(charon, fence_name(network))

@@ -8,6 +8,7 @@ Pure: what charon is to be told. Must not know: processes, sockets. Read next: `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -19,12 +20,12 @@ from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import NetConf, option
 from nodecore.errors import UserError
 from nodecore.kernel.model import NetState
-from nodecore.net import Family
+from nodecore.net import Family, IPNetwork
 
 OVERHEAD, ENCAP_OVERHEAD = 77, 8  # outer IP, ESP with the longest padding and check value; UDP around it
 SHORTEST_PSK = 96
 IKE_PROPOSAL = "aes256-sha256-modp4096"
-FENCE = "flannel-fence"
+NAME = re.compile(r"([0-9.]+)-([0-9./]+)-([0-9./]+)-([0-9.]+)")
 ESP_PROPOSAL = "aes128gcm16-sha256-prfsha256-ecp256"
 
 
@@ -39,7 +40,7 @@ class IpsecBackend(Backend):
     psk: str = field(default="", repr=False)
     udp_encap: bool = False
     esp_proposal: str = ESP_PROPOSAL
-    network: str = ""
+    network: IPNetwork = field(default=ip_network("0.0.0.0/0"))
 
     def mtu(self, underlay: Underlay) -> int:
         """That of the way out less the longest ESP."""
@@ -57,10 +58,12 @@ class IpsecBackend(Backend):
 def parse_ipsec(conf: NetConf) -> IpsecBackend:
     """Read and check the options; raises `UserError` naming the key."""
     raw, block = conf.options, conf.block(Family.IPV4)
+    if not block:
+        raise UserError("network config: EnableIPv4: the backend 'ipsec' can do IPv4 only")
     backend = IpsecBackend(
         psk=option(raw, "PSK", str, ""), udp_encap=option(raw, "UDPEncap", bool, False),  # noqa: FBT003
         esp_proposal=option(raw, "ESPProposal", str, ESP_PROPOSAL) or ESP_PROPOSAL,
-        network=str(block.network) if block else "",
+        network=block.network,
     )
     if len(backend.psk) < SHORTEST_PSK:
         raise UserError(f"network config: Backend.PSK: {len(backend.psk)} characters are too few, at least {SHORTEST_PSK}")
@@ -72,14 +75,21 @@ def connection_name(own: Part, peer: Part) -> str:
     return f"{own.public_ip}-{own.subnet}-{peer.subnet}-{peer.public_ip}"
 
 
-def named_peer(own: Part, name: str) -> Part | None:
-    """The peer a connection of ours is for, by its name; None for a connection that is not ours."""
-    prefix = f"{own.public_ip}-{own.subnet}-"
-    subnet, _, public = name.removeprefix(prefix).partition("-")
+def named_parts(name: str) -> tuple[Part, Part] | None:
+    """Us and the peer a connection is for, by its name; None for a connection flannel has not made."""
+    match = NAME.fullmatch(name)
+    if not match:
+        return None
+    public, subnet, their_subnet, their_public = match.groups()
     try:
-        return Part(ip_network(subnet), ip_address(public)) if name.startswith(prefix) else None
+        return Part(ip_network(subnet), ip_address(public)), Part(ip_network(their_subnet), ip_address(their_public))
     except ValueError:
         return None
+
+
+def fence_name(network: IPNetwork) -> str:
+    """What charon calls the fence of a network."""
+    return f"flannel-fence-{network}"
 
 
 def connection(backend: IpsecBackend, own: Part, peer: Part) -> dict[str, Any]:
@@ -97,9 +107,10 @@ def connection(backend: IpsecBackend, own: Part, peer: Part) -> dict[str, Any]:
 
 def fence(backend: IpsecBackend, own: Part) -> dict[str, Any]:
     """Of our subnet nothing leaves for the rest of the network, but what is for a peer that charon knows."""
-    rest = [str(block) for block in ip_network(backend.network).address_exclude(own.subnet)]  # type: ignore[arg-type]
+    rest = [str(block) for block in backend.network.address_exclude(own.subnet)]  # type: ignore[arg-type]
     child = {"local_ts": [str(own.subnet)], "remote_ts": rest, "mode": "drop", "start_action": "trap"}
-    return {FENCE: {"version": "2", "local_addrs": [str(own.public_ip)], "children": {FENCE: child}}}
+    name = fence_name(backend.network)
+    return {name: {"version": "2", "local_addrs": [str(own.public_ip)], "children": {name: child}}}
 
 
 def shared_key(backend: IpsecBackend, part: Part) -> dict[str, Any]:

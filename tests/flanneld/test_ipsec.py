@@ -24,7 +24,7 @@ from site_of_nodes import Node, Site, ping_once, pinging, until
 
 from flanneld_py.attend import charon
 from flanneld_py.backends.choice import parse_backend
-from flanneld_py.backends.ipsec import IpsecBackend, connection_name, named_peer
+from flanneld_py.backends.ipsec import IpsecBackend, connection_name, named_parts
 from flanneld_py.iface import Underlay
 from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import parse_netconf
@@ -58,7 +58,7 @@ def part(number: int) -> Part:
 
 def test_options() -> None:
     backend = parse_backend(parse_netconf(json.dumps(CONFIG)))
-    assert backend == IpsecBackend(PSK, network="10.5.0.0/16")
+    assert backend == IpsecBackend(PSK, network=ip_network("10.5.0.0/16"))
     assert PSK not in repr(backend), "a key is told to nobody"
     underlay = Underlay("eth0", 1500, {Family.IPV4: part(1).public_ip}, {}, (), ipv6=True)  # type: ignore[dict-item]
     assert (backend.mtu(underlay), replace(backend, udp_encap=True).mtu(underlay)) == (1423, 1415)  # type: ignore[type-var]
@@ -81,9 +81,9 @@ def test_refusals(change: dict[str, Any], words: str) -> None:
 def test_a_connection_tells_its_peer() -> None:
     name = connection_name(part(1), part(2))
     assert name == "192.168.77.1-10.5.1.0/24-10.5.2.0/24-192.168.77.2"
-    assert named_peer(part(1), name) == part(2)
-    assert named_peer(part(2), name) is None
-    assert named_peer(part(1), "office") is None
+    assert named_parts(name) == (part(1), part(2))
+    assert named_parts("office") is None
+    assert named_parts("1.2.3.4-10.5.1.1/24-10.5.2.0/24-5.6.7.8") is None, "no subnet starts at .1"
 
 
 def test_a_missing_charon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +231,24 @@ def test_a_dead_charon_is_replaced_and_a_peer_that_left_is_forgotten(site: Site)
     until(lambda: name not in one.swanctl("--list-conns"), "is taken away")  # type: ignore[attr-defined]
     assert name not in one.swanctl("--list-sas")  # type: ignore[attr-defined]
     assert ping_once(one.pod, two.pod_ip)  # type: ignore[arg-type]
+
+
+@with_charon
+def test_another_backend_takes_the_tunnels_away(site: Site) -> None:
+    one, two = site.nodes
+    site.configure(CONFIG | {"Backend": {"Type": "vxlan"}})
+    try:
+        for node in (one, two):
+            node.stop(signal.SIGTERM)
+            node.start()
+        assert one.swanctl("--list-conns") == ""  # type: ignore[attr-defined]
+        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other over VXLAN")  # type: ignore[arg-type]
+    finally:
+        site.configure(CONFIG)
+        for node in (one, two):
+            node.stop(signal.SIGTERM)
+            node.start()
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "and through ESP again", 20)  # type: ignore[arg-type]
 
 
 def has_esp() -> bool:
