@@ -65,8 +65,9 @@ def fits(conf: NetConf, lease: Lease) -> bool:
 
 def _choose(block: Block, taken: Iterable[IPNetwork], previous: Collection[IPNetwork], pick: Pick) -> IPNetwork:
     ranges = [(int(net.network_address), int(net.broadcast_address)) for net in taken if net.version == block.network.version]
-    exact = {start for start, end in ranges if end - start + 1 == 1 << (block.network.max_prefixlen - block.length)}
-    odd = [(start, end) for start, end in ranges if start not in exact]
+    size = 1 << (block.network.max_prefixlen - block.length)
+    exact = {start for start, end in ranges if end - start + 1 == size}
+    odd = [(start, end) for start, end in ranges if end - start + 1 != size]
 
     def free(subnet: IPNetwork) -> bool:
         start, end = int(subnet.network_address), int(subnet.broadcast_address)

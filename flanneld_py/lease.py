@@ -19,7 +19,7 @@ from typing import Any
 from nodecore.errors import Invalid
 from nodecore.net import Family, IPAddress, IPNetwork
 
-KEY = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([0-9a-fA-F:]+)-(\d+))?")
+KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,3})(?:&([0-9a-fA-F:]{2,39})-(\d{1,3}))?", re.ASCII)
 NO_SUBNET = "0.0.0.0-0"
 NO_ADDRESS = "0.0.0.0"
 TEXT = ""  # backend data that is a mere text, as the extension backend's, is kept under this key
@@ -87,7 +87,7 @@ def decode_lease(key: str, value: bytes) -> Lease:
     raw = parse_object(value or b"{}", what=f"lease {key}")
     kind = raw.get("BackendType") or ""
     if not isinstance(kind, str):
-        raise Invalid(f"lease {key}: BackendType: {kind!r} is not a text")
+        raise Invalid(f"lease {key}: BackendType: {reprlib.repr(kind)} is not a text")
     return Lease(tuple(_part(key, subnet, raw) for subnet in subnets), kind)
 
 
@@ -120,14 +120,14 @@ def decode_data(raw: Any, *, what: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(raw, dict):
         raise Invalid(f"{what}: {reprlib.repr(raw)} is not an object")
-    return raw
+    return {key: value for key, value in raw.items() if key != TEXT}
 
 
 def parse_key(key: str) -> tuple[IPNetwork, ...]:
     """The subnets a key names; raises `Invalid`."""
     match = KEY.fullmatch(key)
     if not match:
-        raise Invalid(f"lease {key!r}: not a subnet's name")
+        raise Invalid(f"lease {reprlib.repr(key)}: not a subnet's name")
     four, four_length, six, six_length = match.groups()
     texts = [f"{four}/{four_length}"] if key.split("&")[0] != NO_SUBNET else []
     texts += [f"{six}/{six_length}"] if six else []

@@ -75,7 +75,7 @@ def parse_netconf(text: str) -> NetConf:
     """Read and check the text."""
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{WHAT}: not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{WHAT}: a JSON object is wanted, not {text.strip()[:40]!r}")
@@ -143,7 +143,8 @@ def _typed(raw: Mapping[str, Any], key: str, kind: type, *, default: Any, within
         return default
     if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
         names = {bool: "true or false", int: "a number", str: "a text", dict: "an object"}
-        raise UserError(f"{WHAT}: {within}{key}: {json.dumps(found)} is not {names[kind]}")
+        text = json.dumps(found)
+        raise UserError(f"{WHAT}: {within}{key}: {text[:60]}{'...' * (len(text) > 60)} is not {names[kind]}")
     return found
 
 

@@ -48,7 +48,8 @@ class Annotations:
         told = {self.prefix + "backend-type": lease.backend, self.prefix + "kube-subnet-manager": "true"}
         for part in lease.parts:
             if part.public_ip and (part.data or lease.backend not in SILENT_WITHOUT_DATA):
-                told[self.prefix + DATA[part.family]] = json.dumps(encode_data(part.data) or None, separators=(",", ":"))
+                data = encode_data(part.data) if part.data else None
+                told[self.prefix + DATA[part.family]] = json.dumps(data, separators=(",", ":"))
                 told[self._public(part.family)] = str(part.public_ip)
         return told
 
