@@ -20,13 +20,14 @@ from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
 from nodecore.kube.objects import Endpoint, EndpointPort, EndpointSlice, ObjectMeta, Service, ServicePort, ServiceSpec
 from nodecore.net import Family
+from proxy.config import Locality
 from proxy.ledger import Ledger
 from proxy.render.nftables import Layout, Settings
 from proxy.snapshot import Snapshot
 
 SIZES = (1_000, 10_000)
 CHANGES = 9
-LAYOUT = Layout(Family.IPV4, Settings((ip_network("10.244.0.0/16"),)))
+LAYOUT = Layout(Family.IPV4, Settings(Locality((ip_network("10.244.0.0/16"),))))
 
 
 def run(json_path: str | None) -> dict[str, Any]:

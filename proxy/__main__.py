@@ -5,58 +5,84 @@ Read next: `proxy/config.py`, then `proxy/agent.py`.
 
 from __future__ import annotations
 
+import json
+import logging
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
 
-from nodecore.daemon import entry
+from nodecore.daemon import entry, logs
 
 from . import config as settings
+from .flags import FLAGS, Flag
 
 NAME = "kube-proxy-py"
+log = logging.getLogger(__name__)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--kubeconfig", help="Who we are and where the API is; without it, the pod's ServiceAccount.")
-@click.option("--config", "config_file", help="A KubeProxyConfiguration, YAML or JSON; flags given as well win.")
-@click.option("--proxy-mode", help="nftables (the default here).")
-@click.option("--hostname-override", help="This node's name, where it is not the host name.")
-@click.option("--cluster-cidr", help="The pods' networks: what comes from elsewhere is masqueraded on its way to a ClusterIP.")
-@click.option("--healthz-bind-address", help="For /healthz and /livez; default 0.0.0.0:10256, empty for none.")
-@click.option("--metrics-bind-address", help="For /metrics and /proxyMode; default 127.0.0.1:10249, empty for none.")
-@click.option("--nodeport-addresses", multiple=True,
-              help="Networks whose local addresses answer for NodePorts; default all but loopback.")
-@click.option("--masquerade-all", is_flag=True, default=None, help="Masquerade whatever goes to a ClusterIP.")
-@click.option("--iptables-sync-period", "--nftables-sync-period", help="How often to look even if nothing happened; default 30s.")
-@click.option("--iptables-min-sync-period", "--nftables-min-sync-period", help="The most that writes are held back; default 1s.")
-@click.option("--cleanup", is_flag=True, help="Remove our rules and exit.")
-@click.option("--dry-run", is_flag=True, help="Print what would be written and exit.")
-@click.option("-v", "--v", "verbosity", type=int, default=0, help="Verbosity; 4 and up is debugging.")
-@click.version_option(metadata.version("flanneld-py"), prog_name=NAME)
-def command(config_file: str | None, cleanup: bool, dry_run: bool, verbosity: int, **flags: Any) -> None:  # noqa: FBT001
-    """Answer for Services on this node: a drop-in for kube-proxy."""
-    from nodecore.daemon import logs
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+    if wanted:
+        click.echo(f"{NAME}, version {metadata.version('flanneld-py')}")
+        context.exit()
 
-    given = {name.replace("_", "-"): value for name, value in flags.items()}
-    config = settings.build(_explicit(given), settings.read_file(config_file) if config_file else None)
-    logs.setup(verbosity)
+
+def _option(flag: Flag) -> click.Option:
+    """A click option; booleans may stand alone or be given a value, as Go's. Not given is told from given."""
+    names = [f"--{name}" for name in (flag.name, *flag.also)]
+    kind: Any = {"type": str if flag.many else type(flag.default)}
+    if isinstance(flag.default, bool):
+        kind = {"type": click.BOOL, "is_flag": False, "flag_value": True}
+    default = f"  [default: {flag.default}]" if flag.default not in ("", (), False) and not flag.unused else ""
+    return click.Option([*names, flag.name.replace("-", "_")], default=None, multiple=flag.many, help=flag.help + default, **kind)
+
+
+def start(
+    *, config_file: str | None, write_config_to: str | None, cleanup: bool, init_only: bool, dry_run: bool, verbosity: int,
+    vmodule: str | None, **flags: Any,
+) -> None:
+    """Read the flags and do what they ask for."""
+    given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
+    config = settings.build(given, settings.read_file(config_file) if config_file else None)
+    logs.setup(verbosity, vmodule or "")
+    for told in config.unused:
+        log.warning("%s", told)
 
     import asyncio
 
     from . import agent
 
-    if cleanup:
+    if write_config_to:
+        Path(write_config_to).write_text(json.dumps(settings.to_document(config), indent=2) + "\n")
+    elif cleanup:
         asyncio.run(agent.clean_up())
+    elif init_only:
+        agent.prepare(config)
     elif dry_run:
         asyncio.run(agent.print_plan(config))
     else:
         asyncio.run(agent.run(config))
 
 
-def _explicit(given: dict[str, Any]) -> dict[str, Any]:
-    """Flags by their first name, without those not given; an empty address switches its server off."""
-    return {name: value for name, value in given.items() if value not in (None, ())}
+command = click.Command(
+    NAME,
+    callback=start,
+    params=[
+        *map(_option, FLAGS),
+        click.Option(["--config", "config_file"], help="A KubeProxyConfiguration, YAML or JSON; flags given as well win."),
+        click.Option(["--write-config-to"], help="Write the configuration as it counts to this file and exit."),
+        click.Option(["--cleanup"], is_flag=True, help="Remove our rules and exit."),
+        click.Option(["--init-only"], is_flag=True, help="Set what only root may set and exit."),
+        click.Option(["--dry-run"], is_flag=True, help="Print what would be written and exit."),
+        click.Option(["-v", "--v", "verbosity"], type=int, default=0, help="Verbosity; 4 and up is debugging."),
+        click.Option(["--vmodule", "vmodule"], help="Verbosity by file: `agent=4,tar*=0`."),
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version,
+                     help="Print the version and exit."),
+    ],
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Answer for Services on this node: a drop-in for kube-proxy.",
+)
 
 
 def main() -> None:

@@ -9,26 +9,34 @@ Read next: `proxy/target.py`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from nodecore.daemon import systemd
+from nodecore.errors import Blame, Fault
 from nodecore.kernel.conntrack import Conntrack
+from nodecore.kernel.model import Sysctl
 from nodecore.kernel.nft import EVERYTHING, Nft
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import KubeClient
 from nodecore.kube.informer import Informer, key_of
 from nodecore.kube.objects import EndpointSlice, Node, Service
 from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
+from nodecore.loop.backoff import Backoff
 from nodecore.loop.reconcile import Outcome, Reconciler
 from nodecore.loop.supervise import run_tasks
-from nodecore.net import Family
+from nodecore.net import Family, parse_network
 
 from . import health
-from .config import Config
+from .config import Config, Locality
 from .render.nftables import Layout, Settings
 from .snapshot import Snapshot
-from .target import Rules
+from .sysctls import WANTED, conntrack_switches
+from .target import Rules, set_switches
 
 log = logging.getLogger(__name__)
 ZONE = "topology.kubernetes.io/zone"
@@ -37,9 +45,11 @@ REST_PER_WORK = 10  # syncs take at most this fraction of the time, and never wa
 
 async def run(config: Config) -> None:
     """Answer for Services until a signal comes."""
-    async with KubeClient(kubeconfig.load(config.kubeconfig), user_agent="kube-proxy-py") as client:
+    prepare(config)
+    async with open_client(config) as client:
+        config = await at_home(config, client)
         snapshot, nft = Snapshot(config.node), Nft()
-        rules = Rules(snapshot, layouts(config), nft, Conntrack())
+        rules = Rules(snapshot, layouts(config), nft, Conntrack(), switches_of(config))
         reconciler = Reconciler("proxy", rules, resync=config.sync_period)
         informers = (
             Informer(client, SERVICES, into=Service, on_item=snapshot.put_service, on_change=reconciler.mark),
@@ -64,6 +74,65 @@ async def run(config: Config) -> None:
                 server.shutdown()
 
 
+def open_client(config: Config) -> KubeClient:
+    """Whom to ask, and as whom."""
+    where = kubeconfig.load(config.kubeconfig)
+    return KubeClient(replace(where, server=config.master) if config.master else where, user_agent="kube-proxy-py")
+
+
+def switches_of(config: Config) -> tuple[Sysctl, ...]:
+    """The kernel's switches that follow from the flags."""
+    return conntrack_switches(config.conntrack, os.cpu_count() or 1)
+
+
+def prepare(config: Config) -> None:
+    """Set what takes root and no rules: the switches, and how ready the kernel is to end this process."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adj))
+    except OSError as error:
+        log.warning("--oom-score-adj: %d could not be set: %s", config.oom_score_adj, error.strerror)
+    set_switches((*switches_of(config), *(switch for family in config.families for switch in WANTED[family])))
+
+
+async def at_home(config: Config, client: KubeClient) -> Config:
+    """The configuration with what our Node says where the flags ask for that: the networks of its pods, its own addresses."""
+    if not (config.locality.node_cidr or config.node_ports_on_primary):
+        return config
+    backoff = Backoff(first=0.2, cap=5.0)
+    while True:
+        try:
+            node: Node = await client.get(NODES, config.node, into=Node)
+            found = settled(config, node)
+            if found:
+                return found
+            trouble = "it has no podCIDR or no InternalIP yet"
+        except Fault as fault:
+            if fault.blame is Blame.USER:
+                raise
+            trouble = str(fault)
+        delay = backoff.next()
+        log.warning("Node %s: %s; again in %.1f s", config.node, trouble, delay)
+        await asyncio.sleep(delay)
+
+
+def settled(config: Config, node: Node) -> Config | None:
+    """The configuration with what a Node says; None where it does not say it yet."""
+    if config.locality.node_cidr:
+        networks = tuple(parse_network(text, what="podCIDR") for text in node.spec.pod_cidrs or [])
+        if not networks:
+            return None
+        config = replace(config, locality=Locality(networks))
+    if config.node_ports_on_primary:
+        addresses = [item.address for item in node.status.addresses or [] if item.type == "InternalIP"]
+        if not addresses and config.bind_address:
+            addresses = [str(config.bind_address)]
+        networks = tuple(parse_network(text, what="InternalIP") for text in addresses)
+        if not networks:
+            return None
+        config = replace(config, node_port_addresses=networks)
+    return config
+
+
 def zone_of(node: Node | None) -> str:
     """The zone a node says it is in; empty where it says none."""
     return (node.metadata.labels or {}).get(ZONE, "") if node else ""
@@ -71,7 +140,7 @@ def zone_of(node: Node | None) -> str:
 
 def layouts(config: Config) -> list[Layout]:
     """One per family."""
-    settings = Settings(config.cluster_cidrs, config.node_port_addresses, masquerade_all=config.masquerade_all)
+    settings = Settings(config.locality, config.node_port_addresses, config.masquerade_all, config.masquerade_mark)
     return [Layout(family, settings) for family in config.families]
 
 
@@ -104,7 +173,8 @@ def outcomes(reconciler: Reconciler, config: Config) -> Callable[[Outcome], None
 
 async def print_plan(config: Config) -> None:
     """Print the scripts that would be run, once both inputs are complete."""
-    async with KubeClient(kubeconfig.load(config.kubeconfig), user_agent="kube-proxy-py") as client:
+    async with open_client(config) as client:
+        config = await at_home(config, client)
         snapshot = Snapshot(config.node)
         services = await client.list(SERVICES, into=Service)
         slices = await client.list(ENDPOINT_SLICES, into=EndpointSlice)
@@ -112,7 +182,7 @@ async def print_plan(config: Config) -> None:
         snapshot.put_service(key_of(service), service)
     for item in slices.items:
         snapshot.put_slice(key_of(item), item)
-    print(Rules(snapshot, layouts(config), Nft(), Conntrack()).dry_run(), end="")
+    print(Rules(snapshot, layouts(config), Nft(), Conntrack(), switches_of(config)).dry_run(), end="")
 
 
 async def clean_up() -> None:

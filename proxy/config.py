@@ -1,6 +1,6 @@
 """What the proxy was told: flags over a KubeProxyConfiguration file over defaults, checked once.
 
-Pure but for reading the file. Field names are those of `kubeproxy.config.k8s.io/v1alpha1`. Read next: `proxy/agent.py`.
+Pure but for reading the file. What the flags are and which field each stands for: `proxy/flags.py`. Read next: `proxy/agent.py`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,27 @@ import json
 import os
 import re
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from nodecore.duration import parse_duration
 from nodecore.errors import UserError
-from nodecore.net import Family, IPNetwork, parse_network
+from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_network
+
+from .flags import FLAGS, IGNORED_SECTIONS, Flag
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
 MODES = ("nftables",)
 LATER = {
     "iptables": "not there yet", "ipvs": "not there yet", "userspace": "gone from Kubernetes", "kernelspace": "for Windows only",
 }
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
+INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
+PRIMARY = "primary"
+BY_NAME = {flag.name: flag for flag in FLAGS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +41,51 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Locality:
+    """How a packet from a pod is told from others: by its networks, or by the interface it came through (`*` at the end: any)."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    interface: str = ""
+    node_cidr: bool = False  # the networks are those of our Node, to be read
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackLimits:
+    """What is to be set of connection tracking: counts, and seconds; 0 for what is to stay as it is."""
+
+    per_core: int = 32768
+    least: int = 131072
+    tcp_established: float = 86400.0
+    tcp_close_wait: float = 3600.0
+    udp: float = 0.0
+    udp_stream: float = 0.0
+    tcp_be_liberal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set, checked; times in seconds."""
 
     kubeconfig: str = ""
+    master: str = ""
     mode: str = "nftables"
     node: str = ""
+    bind_address: IPAddress | None = None
     cluster_cidrs: tuple[IPNetwork, ...] = ()
+    locality: Locality = field(default_factory=Locality)
     node_port_addresses: tuple[IPNetwork, ...] = ()
+    node_ports_on_primary: bool = False
     masquerade_all: bool = False
+    masquerade_bit: int = 14
+    conntrack: ConntrackLimits = field(default_factory=ConntrackLimits)
+    oom_score_adj: int = -999
     healthz: Listen | None = None
     metrics: Listen | None = None
+    bind_hard_fail: bool = False
     sync_period: float = 30.0
     min_sync_period: float = 1.0
+    unused: tuple[str, ...] = ()  # what was given and has no effect, each with its reason
+    values: Mapping[str, Any] = field(default_factory=dict)  # every flag's value as it counts, for /configz and --write-config-to
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -55,25 +93,43 @@ class Config:
         named = {Family.of(network) for network in self.cluster_cidrs}
         return tuple(family for family in Family if family in named) or (Family.IPV4,)
 
+    @property
+    def masquerade_mark(self) -> int:
+        """The bit, as a number."""
+        return 1 << self.masquerade_bit
+
 
 Values = dict[str, Any]  # flag name -> value as given; absent where not given
 
 
 def build(flags: Values, file: Values | None = None) -> Config:
     """Check the values of flags, and of the file where a flag is not given."""
-    values = {**from_file(file or {}), **flags}
+    told, strange = from_file(file or {}, str(flags.get("proxy-mode", "")))
+    given = {**told, **flags}
+    values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
+    mode = parse_mode(str(values["proxy-mode"] or "nftables"))
+    cidrs = _networks(values["cluster-cidr"], "--cluster-cidr")
+    node_ports, on_primary = _node_port_addresses(values["nodeport-addresses"])
     return Config(
-        kubeconfig=str(values.get("kubeconfig", "")),
-        mode=parse_mode(str(values.get("proxy-mode", "") or "nftables")),
-        node=str(values.get("hostname-override", "") or socket.gethostname()).strip().lower(),
-        cluster_cidrs=_networks(values.get("cluster-cidr", ""), "--cluster-cidr"),
-        node_port_addresses=_node_port_addresses(values.get("nodeport-addresses", "")),
-        masquerade_all=bool(values.get("masquerade-all", False)),
-        healthz=parse_listen(values.get("healthz-bind-address", "0.0.0.0:10256"), "--healthz-bind-address", 10256),
-        metrics=parse_listen(values.get("metrics-bind-address", "127.0.0.1:10249"), "--metrics-bind-address", 10249),
-        sync_period=parse_duration(values.get("iptables-sync-period", "30s"), "--iptables-sync-period"),
-        min_sync_period=parse_duration(values.get("iptables-min-sync-period", "1s"), "--iptables-min-sync-period"),
+        kubeconfig=str(values["kubeconfig"]), master=str(values["master"]), mode=mode,
+        node=str(values["hostname-override"] or socket.gethostname()).strip().lower(),
+        bind_address=_bind_address(str(values["bind-address"])),
+        cluster_cidrs=cidrs, locality=_locality(values, cidrs),
+        node_port_addresses=node_ports, node_ports_on_primary=on_primary,
+        masquerade_all=_switch(values, "masquerade-all"),
+        masquerade_bit=_number(values, "iptables-masquerade-bit", 0, 31),
+        conntrack=_conntrack(values), oom_score_adj=_number(values, "oom-score-adj", -1000, 1000),
+        healthz=parse_listen(str(values["healthz-bind-address"]), "--healthz-bind-address", 10256),
+        metrics=parse_listen(str(values["metrics-bind-address"]), "--metrics-bind-address", 10249),
+        bind_hard_fail=_switch(values, "bind-address-hard-fail"),
+        sync_period=_seconds(values, "iptables-sync-period"), min_sync_period=_seconds(values, "iptables-min-sync-period"),
+        unused=(*_without_effect(given), *strange), values=values,
     )
+
+
+def _without_effect(given: Values) -> list[str]:
+    flags = [BY_NAME[name] for name in given]
+    return [f"--{flag.name}: {flag.unused}" for flag in flags if flag.unused and given[flag.name] != flag.default]
 
 
 def parse_mode(text: str) -> str:
@@ -81,8 +137,54 @@ def parse_mode(text: str) -> str:
     if text in MODES:
         return text
     if text in LATER:
-        raise UserError(f"--proxy-mode: {text} is {LATER[text]}; use nftables")
-    raise UserError(f"--proxy-mode: {text!r} is unknown; use nftables")
+        raise UserError(f"--proxy-mode: {text} is {LATER[text]}; use {' or '.join(MODES)}")
+    raise UserError(f"--proxy-mode: {text!r} is unknown; use {' or '.join(MODES)}")
+
+
+def _locality(values: Values, cidrs: tuple[IPNetwork, ...]) -> Locality:
+    mode = str(values["detect-local-mode"] or "ClusterCIDR")
+    if mode not in LOCAL_MODES:
+        raise UserError(f"--detect-local-mode: {mode!r} is none of {', '.join(LOCAL_MODES)}")
+    if mode == "ClusterCIDR":
+        return Locality(cidrs)
+    if mode == "NodeCIDR":
+        return Locality(node_cidr=True)
+    name = "pod-bridge-interface" if mode == "BridgeInterface" else "pod-interface-name-prefix"
+    interface = str(values[name])
+    if not INTERFACE.fullmatch(interface):
+        raise UserError(f"--{name}: {interface!r} is not an interface's name; --detect-local-mode {mode} needs one")
+    return Locality(interface=interface if mode == "BridgeInterface" else f"{interface}*")
+
+
+def _conntrack(values: Values) -> ConntrackLimits:
+    return ConntrackLimits(
+        _number(values, "conntrack-max-per-core", 0, 1 << 31), _number(values, "conntrack-min", 0, 1 << 31),
+        _seconds(values, "conntrack-tcp-timeout-established"), _seconds(values, "conntrack-tcp-timeout-close-wait"),
+        _seconds(values, "conntrack-udp-timeout"), _seconds(values, "conntrack-udp-timeout-stream"),
+        tcp_be_liberal=_switch(values, "conntrack-tcp-be-liberal"),
+    )
+
+
+def _switch(values: Values, name: str) -> bool:
+    if not isinstance(values[name], bool):
+        raise UserError(f"--{name}: {values[name]!r} is neither true nor false")
+    return bool(values[name])
+
+
+def _number(values: Values, name: str, low: int, high: int) -> int:
+    value = values[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"--{name}: {value!r} is not a number from {low} to {high}")
+    return value
+
+
+def _seconds(values: Values, name: str) -> float:
+    return parse_duration(str(values[name]), what=f"--{name}")
+
+
+def _bind_address(text: str) -> IPAddress | None:
+    address = parse_address(text, what="--bind-address")
+    return None if address.is_unspecified else address
 
 
 def _networks(value: Any, what: str) -> tuple[IPNetwork, ...]:
@@ -90,16 +192,18 @@ def _networks(value: Any, what: str) -> tuple[IPNetwork, ...]:
     return tuple(parse_network(str(text), what=what) for text in texts if str(text).strip())
 
 
-def _node_port_addresses(value: Any) -> tuple[IPNetwork, ...]:
+def _node_port_addresses(value: Any) -> tuple[tuple[IPNetwork, ...], bool]:
+    """The networks, and whether NodePorts answer on the node's primary addresses instead."""
     what = "--nodeport-addresses"
     texts = [part.strip() for text in (value if isinstance(value, list | tuple) else [value]) for part in str(text).split(",")]
-    words = [text for text in texts if text and "/" not in text]
+    texts = [text for text in texts if text]
+    words = [text for text in texts if "/" not in text]
     for word in words:
-        if word != "all":
-            raise UserError(f"{what}: {word!r} is neither `all` nor a CIDR")
-    if words and len(words) < len([text for text in texts if text]):
-        raise UserError(f"{what}: `all` stands alone")
-    return () if words else _networks(texts, what)
+        if word not in ("all", PRIMARY):
+            raise UserError(f"{what}: {word!r} is neither `all` nor `{PRIMARY}` nor a CIDR")
+    if words and len(texts) > 1:
+        raise UserError(f"{what}: `{words[0]}` stands alone")
+    return (() if words else _networks(texts, what)), PRIMARY in words
 
 
 def parse_listen(text: str, what: str, port: int) -> Listen | None:
@@ -118,14 +222,6 @@ def parse_listen(text: str, what: str, port: int) -> Listen | None:
     if not 0 <= listen.port <= 65535:
         raise UserError(f"{what}: {listen.port} is not a port")
     return listen
-
-
-def parse_duration(text: str | float, what: str) -> float:
-    """Go's notation, such as `1s`, `500ms` or `1m30s`."""
-    parts = DURATION.findall(str(text))
-    if "".join(number + unit for number, unit in parts) != str(text) and str(text) != "0":
-        raise UserError(f"{what}: {text!r} is not a duration such as 30s or 500ms")
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
 def read_file(path: str) -> Values:
@@ -152,25 +248,59 @@ def _yaml(raw: str, path: str) -> Any:
         raise UserError(f"--config: {path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
 
 
-def from_file(document: Values) -> Values:
-    """The fields that matter, by the names of their flags."""
-    def section(name: str) -> Values:
-        found = document.get(name) or {}
-        if not isinstance(found, dict):
-            raise UserError(f"--config: {name}: not an object")
-        return found
+def from_file(document: Values, mode: str = "") -> tuple[Values, list[str]]:
+    """The fields by the names of their flags, and what of the document has no effect."""
+    section = mode or str(document.get("mode") or "nftables")
+    found: Values = {}
+    known: set[tuple[str, ...]] = {("kind",), ("apiVersion",)}
+    for flag in FLAGS:
+        path = tuple(flag.field.replace("*", section).split("."))
+        known.add(path)
+        value = _at(document, path)
+        if flag.field and value not in (None, "", []):
+            found[flag.name] = _converted(flag, value, ".".join(path))
+    strange = [".".join(path) for path in _leaves(document) if path not in known and path[0] not in IGNORED_SECTIONS
+               and not (path[0] in ("iptables", "nftables") and path[0] != section)]
+    return found, [f"--config: {name}: not a field that has an effect here" for name in strange]
 
-    timing = section("nftables") or section("iptables")
-    found = {
-        "kubeconfig": section("clientConnection").get("kubeconfig"),
-        "proxy-mode": document.get("mode"),
-        "hostname-override": document.get("hostnameOverride"),
-        "cluster-cidr": document.get("clusterCIDR") or section("detectLocal").get("clusterCIDRs"),
-        "nodeport-addresses": document.get("nodePortAddresses"),
-        "masquerade-all": timing.get("masqueradeAll"),
-        "healthz-bind-address": document.get("healthzBindAddress"),
-        "metrics-bind-address": document.get("metricsBindAddress"),
-        "iptables-sync-period": timing.get("syncPeriod"),
-        "iptables-min-sync-period": timing.get("minSyncPeriod"),
-    }
-    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+def _at(document: Values, path: tuple[str, ...]) -> Any:
+    for index, name in enumerate(path):
+        if not isinstance(document, dict):
+            raise UserError(f"--config: {'.'.join(path[:index])}: not an object")
+        document = document.get(name)  # type: ignore[assignment]
+        if document is None:
+            return None
+    return document
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths of all fields that are no objects and not empty; `featureGates` counts as one."""
+    if isinstance(value, dict) and path != ("featureGates",):
+        return [leaf for name, inner in value.items() for leaf in _leaves(inner, (*path, str(name)))]
+    return [] if value in (None, "", [], {}, 0, False) else [path]
+
+
+def _converted(flag: Flag, value: Any, path: str) -> Any:
+    """A field's value as the flag would give it."""
+    kind = type(flag.default)
+    if flag.unused or kind is tuple or kind is str:
+        return value
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, int | float):
+        raise UserError(f"--config: {path}: {value!r} is not {'true or false' if kind is bool else 'a number'}")
+    return value
+
+
+def to_document(config: Config) -> Values:
+    """The configuration as a KubeProxyConfiguration: what counts, with every default filled in."""
+    document: Values = {"apiVersion": API_VERSION, "kind": KIND}
+    for flag in FLAGS:
+        if not flag.field:
+            continue
+        *sections, name = flag.field.replace("*", config.mode).split(".")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+        value = config.values[flag.name]
+        place[name] = list(value) if isinstance(value, tuple) else value
+    return document | {"mode": config.mode}

@@ -1,4 +1,4 @@
-"""What the proxy tells about itself: `/healthz`, `/livez`, `/metrics`, `/proxyMode`, on kube-proxy's ports.
+"""What the proxy tells about itself: `/healthz`, `/livez`, `/metrics`, `/proxyMode`, `/configz`, on kube-proxy's ports.
 
 `/healthz` and `/livez` are alike as long as a node that is being removed is no news here. Read next: `nodecore/daemon/health.py`.
 """
@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from http.server import ThreadingHTTPServer
@@ -14,10 +15,13 @@ from http.server import ThreadingHTTPServer
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from nodecore.daemon import health, metrics
+from nodecore.errors import UserError
 from nodecore.loop.reconcile import Outcome, Reconciler
 
-from .config import Config
+from .config import Config, Listen, to_document
 from .target import Replace, Rules, Update
+
+log = logging.getLogger(__name__)
 
 
 def serve(config: Config, reconciler: Reconciler, rules: Rules) -> list[ThreadingHTTPServer]:
@@ -27,12 +31,24 @@ def serve(config: Config, reconciler: Reconciler, rules: Rules) -> list[Threadin
     if config.healthz:
         alive = partial(_alive, reconciler)
         routes: dict[str, health.Route] = {"/healthz": alive, "/livez": alive}
-        servers.append(health.serve(config.healthz.host, config.healthz.port, routes, what="--healthz-bind-address"))
+        servers += _serve(config, config.healthz, routes, "--healthz-bind-address")
     if config.metrics:
         mode = health.Reply(config.mode)
-        routes = {"/metrics": metrics.exposition, "/proxyMode": lambda: mode, "/healthz": partial(_alive, reconciler)}
-        servers.append(health.serve(config.metrics.host, config.metrics.port, routes, what="--metrics-bind-address"))
+        told = health.Reply(json.dumps({"kubeproxy.config.k8s.io": to_document(config)}), content_type="application/json")
+        routes = {"/metrics": metrics.exposition, "/proxyMode": lambda: mode, "/configz": lambda: told,
+                  "/healthz": partial(_alive, reconciler)}
+        servers += _serve(config, config.metrics, routes, "--metrics-bind-address")
     return servers
+
+
+def _serve(config: Config, where: Listen, routes: Mapping[str, health.Route], what: str) -> list[ThreadingHTTPServer]:
+    try:
+        return [health.serve(where.host, where.port, routes, what=what)]
+    except UserError as error:
+        if config.bind_hard_fail:
+            raise
+        log.error("%s; going on without", error)
+        return []
 
 
 def _alive(reconciler: Reconciler) -> health.Reply:

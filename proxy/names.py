@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 TABLE = "kube-proxy"  # the table is ours alone, in families ip and ip6; Go kube-proxy's own one has this name too
 
-# flannel's rules leave packets with exactly this mark alone (facts/flannel.md), so masquerading is ours to do
+# flannel's rules leave packets with this mark alone, so masquerading is ours to do; --iptables-masquerade-bit
 MASQUERADE_MARK = 0x4000
 
 # Base chains: the hooks we stand in. All are of type nat: only the first packet of a connection meets them.

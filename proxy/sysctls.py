@@ -8,17 +8,31 @@ from __future__ import annotations
 from nodecore.kernel.model import Sysctl
 from nodecore.net import Family
 
-# without it a late segment counts as INVALID, leaves untranslated, and the caller resets the connection
-TCP_BE_LIBERAL = Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+from .config import ConntrackLimits
+
 WANTED = {
     Family.IPV4: (
         Sysctl("net/ipv4/ip_forward", "1"),  # NodePorts answer from other nodes' pods
         Sysctl("net/bridge/bridge-nf-call-iptables", "1"),  # pods on one bridge reach each other through a Service
-        TCP_BE_LIBERAL,
     ),
     Family.IPV6: (
         Sysctl("net/ipv6/conf/all/forwarding", "1"),
         Sysctl("net/bridge/bridge-nf-call-ip6tables", "1"),
-        TCP_BE_LIBERAL,
     ),
 }
+# without it a late segment counts as INVALID, leaves untranslated, and the caller resets the connection
+TCP_BE_LIBERAL = Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+TIMEOUTS = {
+    "tcp_established": "net/netfilter/nf_conntrack_tcp_timeout_established",
+    "tcp_close_wait": "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+    "udp": "net/netfilter/nf_conntrack_udp_timeout",
+    "udp_stream": "net/netfilter/nf_conntrack_udp_timeout_stream",
+}
+
+
+def conntrack_switches(limits: ConntrackLimits, cores: int) -> tuple[Sysctl, ...]:
+    """What the flags say of connection tracking; of the number of connections, what the cores come to but not too few."""
+    most = max(limits.per_core * cores, limits.least) if limits.per_core else 0
+    switches = [Sysctl("net/netfilter/nf_conntrack_max", str(most))] if most else []
+    switches += [Sysctl(name, str(int(getattr(limits, key)))) for key, name in TIMEOUTS.items() if getattr(limits, key)]
+    return (*switches, TCP_BE_LIBERAL) if limits.tcp_be_liberal else tuple(switches)

@@ -8,7 +8,7 @@ Read next: `proxy/agent.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -102,8 +102,11 @@ class Input(Protocol):
 class Rules:
     """The `Target` of the proxy; one half per family."""
 
-    def __init__(self, snapshot: Snapshot, layouts: Sequence[Layout], nft: Nft, conntrack: Conntrack) -> None:
+    def __init__(
+        self, snapshot: Snapshot, layouts: Sequence[Layout], nft: Nft, conntrack: Conntrack, switches: Sequence[Sysctl] = (),
+    ) -> None:
         self._snapshot, self._nft, self._conntrack = snapshot, nft, conntrack
+        self._switches = switches
         self._halves = {layout.family: _Half(layout) for layout in layouts}
         self._skipped: dict[str, list[Skipped]] = {}
         self._denied: set[Sysctl] = set()
@@ -148,7 +151,8 @@ class Rules:
     async def observe(self, wanted: Mapping[Family, Ledger]) -> Actual:
         """Which tables are as they were last written; the switches are read each time."""
         known = frozenset(family for family in wanted if self._halves[family].known)
-        wrong = dict.fromkeys(switch for family in wanted for switch in WANTED[family] if _is_wrong(switch))
+        switches = (*self._switches, *(switch for family in wanted for switch in WANTED[family]))
+        wrong = [switch for switch in switches if _is_wrong(switch)]
         return Actual(known, tuple(switch for switch in wrong if switch not in self._denied))
 
     def plan(self, actual: Actual, wanted: Mapping[Family, Ledger]) -> list[RuleOp]:
@@ -248,6 +252,16 @@ class Rules:
         return "".join(
             self._halves[family].layout.full_script(ledger.everything()) for family, ledger in self.desired().items()
         )
+
+
+def set_switches(switches: Iterable[Sysctl]) -> None:
+    """Set those that are wrong; what cannot be set is said."""
+    for switch in switches:
+        if _is_wrong(switch):
+            try:
+                write_sysctl(switch)
+            except Fault as error:
+                log.warning("%s; it should be %s", error, switch.value)
 
 
 def _is_wrong(switch: Sysctl) -> bool:

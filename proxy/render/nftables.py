@@ -33,6 +33,7 @@ from itertools import groupby
 from nodecore.net import Family, IPNetwork
 
 from .. import names
+from ..config import Locality
 from ..endpoints import Endpoint
 from ..ledger import Chain, Delta, Element, Fragment
 from ..names import OWN_MAPS, PATHS, Path
@@ -43,6 +44,7 @@ from ..snapshot import Route
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
 PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
 CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
+ANYWHERE = Locality()
 FIRST_NUMBER = 0x10000  # the number of slot 0; below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
 
 
@@ -50,9 +52,10 @@ FIRST_NUMBER = 0x10000  # the number of slot 0; below are priorities that progra
 class Settings:
     """What the flags say that ends up in rules."""
 
-    cluster_cidrs: tuple[IPNetwork, ...] = ()
+    locality: Locality = ANYWHERE
     node_port_addresses: tuple[IPNetwork, ...] = ()
     masquerade_all: bool = False
+    mark: int = names.MASQUERADE_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ class Layout:
 
     def _mark(self, path: Path) -> tuple[str, ...]:
         """Mark for masquerading what would not be answered back to this node."""
-        mark = f"meta mark set meta mark or {names.MASQUERADE_MARK:#x}"
+        mark = f"meta mark set meta mark or {self.settings.mark:#x}"
         if path in (names.NODE_PORT, names.EXTERNAL) or (path is names.CLUSTER and self.settings.masquerade_all):
             return (mark,)
         if path is names.CLUSTER and self._outside():
@@ -151,7 +154,10 @@ class Layout:
 
     def _outside(self) -> str:
         """The match for a source outside the cluster; nothing where that is not known."""
-        own = [network for network in self.settings.cluster_cidrs if Family.of(network) is self.family]
+        locality = self.settings.locality
+        if locality.interface:
+            return f'iifname != "{locality.interface}"'
+        own = [network for network in locality.networks if Family.of(network) is self.family]
         return " ".join(f"{self.family.nft} saddr != {network}" for network in own)
 
     def full_script(self, everything: Delta, kept: Iterable[str] = ()) -> str:
@@ -229,7 +235,7 @@ class Layout:
         yield from _chain(
             names.NAT_POSTROUTING, "type nat hook postrouting priority srcnat; policy accept;",
             f"meta priority >= {_number(FIRST_NUMBER)} ct status and dnat != 0 meta priority set 0:0",
-            f"meta mark and {names.MASQUERADE_MARK:#x} != 0 jump {names.MASQUERADE}",
+            f"meta mark and {self.settings.mark:#x} != 0 jump {names.MASQUERADE}",
             f"ct status and dnat != 0 {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random",
         )
         for path in PATHS:
@@ -252,7 +258,7 @@ class Layout:
         )
         yield from _chain(names.REFUSE, "", "meta l4proto tcp reject with tcp reset", "reject")
         yield from _chain(
-            names.MASQUERADE, "", f"meta mark set meta mark xor {names.MASQUERADE_MARK:#x}", "masquerade fully-random",
+            names.MASQUERADE, "", f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random",
         )
 
 

@@ -95,7 +95,15 @@ def test_only_changed_targets_are_looked_at() -> None:
     ({"proxy-mode": "iptables"}, "--proxy-mode: iptables"),
     ({"proxy-mode": "magic"}, "--proxy-mode: 'magic'"),
     ({"cluster-cidr": "10.244.0.1/16"}, "--cluster-cidr"),
-    ({"nodeport-addresses": ("primary",)}, "--nodeport-addresses: 'primary'"),
+    ({"nodeport-addresses": ("some",)}, "--nodeport-addresses: 'some'"),
+    ({"nodeport-addresses": ("primary", "10.0.0.0/8")}, "`primary` stands alone"),
+    ({"detect-local-mode": "Guess"}, "--detect-local-mode: 'Guess'"),
+    ({"detect-local-mode": "BridgeInterface"}, "--pod-bridge-interface: ''"),
+    ({"detect-local-mode": "InterfaceNamePrefix", "pod-interface-name-prefix": 've"th'}, "--pod-interface-name-prefix"),
+    ({"iptables-masquerade-bit": 32}, "--iptables-masquerade-bit: 32"),
+    ({"bind-address": "here"}, "--bind-address: 'here'"),
+    ({"oom-score-adj": -1001}, "--oom-score-adj"),
+    ({"conntrack-tcp-timeout-established": "long"}, "--conntrack-tcp-timeout-established"),
     ({"nodeport-addresses": ("all", "10.0.0.0/8")}, "`all` stands alone"),
     ({"healthz-bind-address": "here:there"}, "--healthz-bind-address"),
     ({"metrics-bind-address": "127.0.0.1:99999"}, "--metrics-bind-address"),
@@ -117,6 +125,29 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert (made.healthz, made.metrics) == (None, settings.Listen("0.0.0.0", 1))
     assert [family.value for family in made.families] == [4, 6]
     assert [str(network) for network in made.node_port_addresses] == ["192.168.0.0/16"]
+
+
+def test_the_file_written_says_the_same_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "written.json"
+    flags = {"cluster-cidr": "10.1.0.0/16", "nodeport-addresses": ("10.0.0.0/8",), "masquerade-all": True, "oom-score-adj": 5,
+             "iptables-min-sync-period": "500ms", "detect-local-mode": "BridgeInterface", "pod-bridge-interface": "cni0"}
+    path.write_text(json.dumps(settings.to_document(settings.build(flags))))
+    again = settings.build({}, settings.read_file(str(path)))
+    for name in ("cluster_cidrs", "locality", "node_port_addresses", "masquerade_all", "min_sync_period", "conntrack"):
+        assert getattr(again, name) == getattr(settings.build(flags), name)
+    assert again.locality.interface == "cni0"
+    assert again.unused == ()
+
+
+def test_what_has_no_effect_is_told() -> None:
+    made = settings.build({"kube-api-qps": 50.0}, {
+        "mode": "nftables", "nftables": {"masqueradeBit": 15}, "iptables": {"syncPeriod": "1s"}, "ipvs": {"scheduler": "rr"},
+        "featureGates": {"New": True}, "conntrack": {"max": 7}, "windowsRunAsService": False})
+    assert made.masquerade_mark == 0x8000
+    assert made.unused == (
+        "--feature-gates: there are no gates here", "--kube-api-qps: the client has no such limit",
+        "--config: conntrack.max: not a field that has an effect here",
+    )
 
 
 @pytest.mark.parametrize(("text", "expected"), [

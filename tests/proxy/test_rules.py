@@ -17,12 +17,13 @@ from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
 from nodecore.kube.objects import EndpointSlice, Service
 from nodecore.net import Family
+from proxy.config import Locality
 from proxy.ledger import Ledger
 from proxy.render.nftables import Layout, Settings
 from proxy.snapshot import Snapshot
 
 GOLDENS = Path(__file__).with_name("goldens")
-SETTINGS = Settings((ip_network("10.244.0.0/16"), ip_network("fd44::/48")))
+SETTINGS = Settings(Locality((ip_network("10.244.0.0/16"), ip_network("fd44::/48"))))
 V4 = Layout(Family.IPV4, SETTINGS)
 
 
@@ -84,7 +85,7 @@ SCENES = {
     "sticky": (V4, (service("web", "10.96.0.1", *WEB[:1], type="NodePort", sessionAffinity="ClientIP"),
                     endpoints("web", HERE, THERE, ports=TARGETS))),
     "nobody": (V4, (service("web", "10.96.0.1", *WEB, type="NodePort"),)),
-    "masquerade-all": (Layout(Family.IPV4, Settings((), (ip_network("192.168.0.0/16"),), masquerade_all=True)),
+    "masquerade-all": (Layout(Family.IPV4, Settings(Locality(), (ip_network("192.168.0.0/16"),), masquerade_all=True)),
                        (service("web", "10.96.0.1", *WEB), endpoints("web", HERE, ports=TARGETS))),
     "ipv6": (Layout(Family.IPV6, SETTINGS), (v6(service("web", "10.96.0.1", *WEB, type="NodePort")),
                                              v6(endpoints("web", HERE, THERE, ports=TARGETS)))),
