@@ -17,6 +17,7 @@ Pure. Must not know: nft, iptables. Read next: `flanneld_py/render/nftables.py`,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_network
@@ -57,6 +58,7 @@ class RuleSet:
     """What a family's rules are to be; empty where it is switched off."""
 
     family: Family
+    network: IPNetwork | None = None
     forward: tuple[Rule, ...] = ()
     masquerade: tuple[Rule, ...] = ()
     fully_random: bool = True
@@ -80,11 +82,40 @@ def desired_rules(
 ) -> RuleSet:
     """The rules of a family."""
     if network is None or subnet is None or not (masquerade or forward):
-        return RuleSet(family)
+        return RuleSet(family, network)
     return RuleSet(
-        family, _forward(network) if forward else (), _masquerade(family, network, subnet) if masquerade else (),
+        family, network, _forward(network) if forward else (), _masquerade(family, network, subnet) if masquerade else (),
         fully_random, untracked_ports,
     )
+
+
+def of_another_network(addresses: Sequence[tuple[str, str]], rules: RuleSet) -> bool:
+    """Whether a rule is for the network of another flanneld on this host, by its addresses, each with its "not" before it.
+
+    One must be named without "not", and none may have to do with our network.
+    """
+    try:
+        named = [ip_network(address) for _, address in addresses]
+    except ValueError:
+        return False
+    positive = any(not outside for outside, _ in addresses)
+    return positive and not any(rules.network and network.overlaps(rules.network) for network in named)
+
+
+def share_out(
+    lines: Sequence[str], is_another: Callable[[str], bool], mark: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A chain's rules: ours and those of other networks. The rule with `mark` is whose the chain would be without it."""
+    others = tuple(filter(is_another, lines))
+    own = tuple(line for line in lines if line not in others)
+    if others and all(mark in line for line in own):
+        return (), tuple(lines)
+    return own, others
+
+
+def beside(own: Sequence[str], others: Sequence[str], mark: str) -> list[str]:
+    """Our rules and those of other networks in one chain, with `mark` once."""
+    return [*own, *(line for line in others if not own or mark not in line)]
 
 
 def _forward(network: IPNetwork) -> tuple[Rule, ...]:

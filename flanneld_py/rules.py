@@ -8,6 +8,9 @@ ours in all the others removed. So a switch from one kind to another, by us or f
 rules. What a place lists is compared with what it listed when we had written it: no iptables or nft need write its
 rules as we do.
 
+Several flannelds on a host share chains and tables, each with its network. At start we take all there is for ours, as Go
+flanneld does; once our rules have been in place, rules of other networks that come are theirs and left alone.
+
 Listing costs processes, so a pass lists only what has moved: nftables and iptables-nft where the nft monitor was heard
 (`hear`), iptables-legacy where the kernel says that the table has another shape. Every few passes all is listed.
 
@@ -27,7 +30,7 @@ from nodecore.net import Family
 
 UNKNOWN = "?"
 THOROUGH = 6  # each so many passes everything is looked at
-Holding = str | iptables.Held
+Holding = nftables.Listed | iptables.Held
 Stamp = int | bytes
 
 
@@ -68,6 +71,7 @@ class WriteRules:
     place: Place
     script: str
     text: str
+    rules: RuleSet
     replaces: bool = False
 
     def describe(self) -> str:
@@ -83,6 +87,7 @@ class RulesTarget:
         self._written: dict[Place, Found] = {}
         self._known: dict[Place, tuple[Stamp, Holding]] = {}
         self._news = self._passes = 0
+        self._alone = True  # whether everything of flannel's is ours
 
     def hear(self, change: str) -> bool:
         """Take in what the nft monitor tells; says whether it may be about our rules."""
@@ -115,16 +120,18 @@ class RulesTarget:
             there = {Variant.NFT: {t for t in iptables.TABLES if f"{family.nft} {t}" in tables},
                      Variant.LEGACY: iptables.TABLES.keys() & self._chains.registered(family)}
             places += [Place(family, table, kind) for kind in installed for table in sorted(there[kind])]
-        found = {place: await self._look(place) for place in places}
-        return Seen({place: one for place, one in found.items() if one.holding}, variant)
+        sets = {rules.family: rules for rules in wanted.sets}
+        return Seen({place: await self._look(place, sets[place.family], alone=self._alone) for place in places}, variant)
 
-    async def _look(self, place: Place) -> Found:
-        stamp, (known, holding) = self._stamp(place), self._known.get(place, (None, ""))
+    async def _look(self, place: Place, rules: RuleSet, *, alone: bool) -> Found:
+        stamp = self._stamp(place)
+        known, holding = self._known.get(place, (None, nftables.Listed()))
         if known is None or known != stamp:
             if place.variant is None:
-                holding = await self._firewall.list_table(place.family.nft, place.table) or ""
+                listing = await self._firewall.list_table(place.family.nft, place.table) or ""
+                holding = nftables.read_listing(listing, rules, alone=alone)
             else:
-                holding = await self._held(place, place.variant)
+                holding = await self._held(place, place.variant, rules, alone=alone)
             self._known[place] = stamp, holding
         written = self._written.get(place)
         return Found(holding, written.text if written and written.holding == holding else UNKNOWN)
@@ -135,13 +142,12 @@ class RulesTarget:
             return self._chains.registered(place.family).get(place.table, b"")
         return self._news
 
-    async def _held(self, place: Place, variant: Variant) -> iptables.Held:
+    async def _held(self, place: Place, variant: Variant, rules: RuleSet, *, alone: bool) -> iptables.Held:
         layout = iptables.TABLES[place.table]
         listed = {name: await self._chains.list_chain(variant, place.family, place.table, name) for name in layout.chains}
         hook = await self._chains.list_chain(variant, place.family, place.table, layout.hook) or ()
-        return iptables.Held(
-            {name: rules for name, rules in listed.items() if rules is not None}, tuple(filter(layout.owns, hook))
-        )
+        there = {name: lines for name, lines in listed.items() if lines is not None}
+        return iptables.read_chains(place.table, there, hook, rules, alone=alone)
 
     def plan(self, actual: Seen, wanted: Wanted) -> Sequence[WriteRules]:
         """The writes, family by family: what is wanted first, then what is not any more."""
@@ -152,8 +158,11 @@ class RulesTarget:
             for place, text in texts.items():
                 found = ours.get(place)
                 if found is None or found.text != text:
-                    ops.append(WriteRules(place, _script(place, text, found), text, replaces=found is not None))
-            ops += [WriteRules(place, _script(place, "", found), "") for place, found in ours.items() if place not in texts]
+                    replaces = found is not None and bool(found.holding)
+                    ops.append(WriteRules(place, _script(place, rules, text, found), text, rules, replaces=replaces))
+            for place, found in ours.items():
+                if place not in texts and found.holding:
+                    ops.append(WriteRules(place, _script(place, rules, "", found), "", rules))
         return ops
 
     async def apply(self, ops: Sequence[WriteRules]) -> None:
@@ -167,6 +176,7 @@ class RulesTarget:
                     faults[op.place.family] = type(fault)(f"{op.describe()}: {fault}")
         if faults:
             raise ExceptionGroup("rule writes", list(faults.values()))
+        self._alone = False
 
     async def _write(self, op: WriteRules) -> None:
         self._written.pop(op.place, None)
@@ -176,7 +186,7 @@ class RulesTarget:
         else:
             await self._chains.restore(op.place.variant, op.place.family, op.script)
         if op.text:
-            found = await self._look(op.place)
+            found = await self._look(op.place, op.rules, alone=False)
             if not _is_whole(op.place, op.text, found.holding):
                 raise Conflict("somebody else changed it at the same time")
             self._written[op.place] = Found(found.holding, op.text)
@@ -190,7 +200,7 @@ class RulesTarget:
 def _texts(rules: RuleSet, variant: Variant | None) -> dict[Place, str]:
     """What each place of the wanted kind is to hold; places that are to be empty are left out."""
     if variant is None:
-        texts = {Place(rules.family, nftables.table_name(rules.family)): nftables.table_script(rules)}
+        texts = {Place(rules.family, nftables.table_name(rules.family)): nftables.table_script(rules, {})}
     else:
         texts = {
             Place(rules.family, table, variant): "\n".join(iptables.chain_rules(rules, table)) for table in iptables.TABLES
@@ -198,16 +208,17 @@ def _texts(rules: RuleSet, variant: Variant | None) -> dict[Place, str]:
     return {place: text for place, text in texts.items() if text}
 
 
-def _script(place: Place, text: str, found: Found | None) -> str:
-    if place.variant is None:
-        return text or nftables.removal_script(place.family)
-    held = found.holding if found and isinstance(found.holding, iptables.Held) else iptables.Held()
-    return iptables.table_script(place.table, text.splitlines(), held)
+def _script(place: Place, rules: RuleSet, text: str, found: Found | None) -> str:
+    held = found.holding if found else None
+    if place.variant is not None:
+        return iptables.table_script(place.table, text.splitlines(), held if isinstance(held, iptables.Held) else iptables.Held())
+    others = held.others if isinstance(held, nftables.Listed) else {}
+    return nftables.table_script(rules if text else RuleSet(place.family), others) or nftables.removal_script(place.family)
 
 
 def _is_whole(place: Place, text: str, holding: Holding) -> bool:
-    if isinstance(holding, str):
-        return nftables.is_whole(text, holding)
+    if isinstance(holding, nftables.Listed):
+        return nftables.is_whole(text, holding.text)
     return iptables.is_whole(place.table, text.splitlines(), holding)
 
 

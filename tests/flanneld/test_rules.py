@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from rule_hosts import KINDS, PLANS, V4, V6, Crossing, Plan, RuleHost, seen_as, wanted
 
-from flanneld_py.masq import desired_rules
+from flanneld_py.masq import Wanted, desired_rules
 from flanneld_py.render import iptables, nftables
 from flanneld_py.rules import concerns
 from nodecore.errors import Busy, Fault, Invalid, leaves
@@ -29,14 +30,14 @@ NOTHING = wanted(nftables=True, plans=())
 
 def text_of(family: Family, network: str, subnet: str, **switches: bool) -> str:
     given = {"masquerade": True, "forward": True, "fully_random": True} | switches
-    return nftables.table_script(desired_rules(family, ip_network(network), ip_network(subnet), **given))
+    return nftables.table_script(desired_rules(family, ip_network(network), ip_network(subnet), **given), {})
 
 
 def test_what_is_switched_off_leaves_nothing() -> None:
     assert text_of(Family.IPV4, "10.5.0.0/16", "10.5.1.0/24", masquerade=False, forward=False) == ""
     assert "postrtg" not in text_of(Family.IPV4, "10.5.0.0/16", "10.5.1.0/24", masquerade=False)
     rules = desired_rules(Family.IPV6, None, None, masquerade=True, forward=True, fully_random=True)
-    assert (nftables.table_script(rules), iptables.chain_rules(rules, "nat")) == ("", ())
+    assert (nftables.table_script(rules, {}), iptables.chain_rules(rules, "nat")) == ("", ())
 
 
 def test_ipv6_table_golden() -> None:
@@ -86,6 +87,22 @@ def test_a_listing_with_a_rule_less_is_not_whole() -> None:
     assert iptables.is_whole("filter", chain, iptables.Held({"FLANNEL-FWD": chain}, jump))
     assert not iptables.is_whole("filter", chain, iptables.Held({"FLANNEL-FWD": ()}, jump))
     assert not iptables.is_whole("filter", chain, iptables.Held({"FLANNEL-FWD": chain}, ()))
+
+
+@pytest.mark.parametrize(("line", "another"), [
+    ("-A FLANNEL-POSTRTG -s 10.9.1.0/24 -d 10.9.0.0/16 -j RETURN", True),
+    ("-A FLANNEL-POSTRTG ! -s 10.9.0.0/16 -d 10.9.1.0/24 -j RETURN", True),
+    ("-A FLANNEL-POSTRTG -s 10.5.9.0/24 -d 10.5.0.0/16 -j RETURN", False),  # our network's, with a subnet we had before
+    ("-A FLANNEL-POSTRTG ! -s 10.9.0.0/16 ! -d 10.9.0.0/16 -j RETURN", False),  # says nothing of another network
+    ("-A FLANNEL-POSTRTG -s 10.9.0.0/16 ! -d 0.0.0.0/0 -j RETURN", False),
+    ("-A FLANNEL-POSTRTG -s 10.9.0.0/16 -j RETURN", False),  # not as flannel writes them
+    ("-A FLANNEL-POSTRTG -j RETURN", False),
+])
+def test_whose_a_rule_is(line: str, another: bool) -> None:
+    rules = wanted(nftables=False).sets[0]
+    held = iptables.read_chains("nat", {"FLANNEL-POSTRTG": (line,)}, (), rules, alone=False)
+    assert held.others == ((line,) if another else ())
+    assert iptables.read_chains("nat", {"FLANNEL-POSTRTG": (line,)}, (), rules, alone=True).others == ()
 
 
 @pytest.mark.parametrize(("change", "ours"), [
@@ -223,9 +240,43 @@ def test_the_words_are_flannels_whoever_was_there_before(host: RuleHost, kind: s
         assert listed(host, kind, plan) == exact(plan)
     assert host.save(ours=False) == before, "nobody else's rule was touched"
     assert host.apply(wanted(nftables=False)) == [], "and then there is nothing to do"
+    host.fresh()
     host.apply(NOTHING)
     assert host.save() == before, "it goes without a trace"
     assert host.sh("nft list tables").count("flannel") == 0
+
+
+@kernel
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_networks_share_a_host(host: RuleHost, kind: str) -> None:
+    """The second comes and takes all for its own, as Go's does; then each keeps what is the other's, and there is peace."""
+    if kind != "nftables":
+        host.use(kind)
+    other = replace(V4, network="10.9.0.0/16", subnet="10.9.1.0/24")
+    first, second = wanted(nftables=kind == "nftables"), wanted(nftables=kind == "nftables", plans=(V4,))
+    mine = desired_rules(Family.IPV4, ip_network(other.network), ip_network(other.subnet), masquerade=True, forward=False,
+                         fully_random=True, untracked_ports=(8473,))
+    second = Wanted((mine, second.sets[1]), second.nftables)
+    host.apply(first)
+    one, two = host.target, host.fresh()
+    assert host.apply(second)
+    for _ in range(2):
+        host.target = one
+        one.forget()
+        host.apply(first)
+        host.target = two
+        two.hear("*")
+        host.apply(second)
+    for target, asked in ((one, first), (two, second)):
+        host.target = target
+        target.hear("*")
+        assert host.apply(asked) == []
+    rules = host.save() + host.sh("nft list ruleset")
+    assert all(network in rules for network in (V4.network, other.network, V6.network))
+    two.forget()
+    host.apply(wanted(nftables=kind == "nftables", plans=()))  # the second is told to have none
+    rules = host.save() + host.sh("nft list ruleset")
+    assert V4.network in rules
 
 
 @kernel
