@@ -1,6 +1,6 @@
 """X25519 (RFC 7748): the public key that goes with a WireGuard private key.
 
-Plain integers, 5 ms a key. The daemon does this once at its start; a library would weigh 18 MB in every agent's memory for
+Plain integers, 1 ms a key. The daemon does this once at its start; a library would weigh 18 MB in every agent's memory for
 it, and the kernel tells the public key only of a device that is made, which is after the lease needs it. It does not take the
 same time for every key, so it is no thing to do on a stranger's request.
 
