@@ -30,6 +30,7 @@ MAX_NODES = 20
 PODS = {Family.IPV4: "10.244.0.0/16", Family.IPV6: "fd00:10:244::/56"}
 SERVICES = {Family.IPV4: "10.96.0.0/16", Family.IPV6: "fd00:10:96::/112"}
 SMALLEST_PODS = {Family.IPV4: 22, Family.IPV6: 62}
+NODE_SUBNET = {Family.IPV4: 24, Family.IPV6: 64}
 SERVICE_SIZES = {Family.IPV4: (12, 28), Family.IPV6: (108, 124)}
 
 
@@ -129,6 +130,9 @@ def check(config: LabConfig, routes: Sequence[IPNetwork]) -> None:
     _one_of("--proxy-mode", config.proxy_mode, PROXY_MODES)
     for family in config.stack:
         _check_networks(config.pods[family], config.services[family], family, routes)
+        room = (1 << (NODE_SUBNET[family] - config.pods[family].prefixlen)) - 1  # the first subnet is not given out
+        if config.nodes > room:
+            raise UserError(f"--pod-cidr: {config.pods[family]} has room for {room} nodes, and --nodes is {config.nodes}")
     if not 0 <= config.api_port <= 65535:
         raise UserError(f"--api-port: {config.api_port} is not a port")
 

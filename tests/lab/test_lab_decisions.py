@@ -101,6 +101,12 @@ def test_leases_as_annotations() -> None:
     assert config.pod_cidr in found["controllers"].argv
 
 
+def test_more_nodes_than_subnets_are_refused() -> None:
+    check(LabConfig(nodes=3, pod_cidr="10.244.0.0/22"), [])
+    with pytest.raises(UserError, match="room for 3 nodes"):
+        check(LabConfig(nodes=4, pod_cidr="10.244.0.0/22"), [])
+
+
 def test_a_backend_of_one_family_is_refused_in_others() -> None:
     check(LabConfig(backend="udp"), [])
     with pytest.raises(UserError, match="--backend"):
