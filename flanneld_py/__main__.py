@@ -34,7 +34,7 @@ def _option(flag: Flag) -> click.Option:
     )
 
 
-def start(*, dry_run: bool, version: bool, **given: Any) -> None:
+def start(*, dry_run: bool, version: bool, cleanup: bool, **given: Any) -> None:
     """Read the flags and run."""
     if version:
         click.echo(f"v{metadata.version('flanneld-py')}", err=True)  # as flannel: on stderr
@@ -43,10 +43,17 @@ def start(*, dry_run: bool, version: bool, **given: Any) -> None:
 
     import asyncio
 
-    from flanneld_py import agent
     from nodecore.daemon import logs
 
     logs.setup(settings.verbosity, settings.vmodule, settings.log_backtrace_at)
+    if cleanup:
+        from flanneld_py.cleanup import clean_up
+
+        asyncio.run(clean_up(settings, rehearsal=dry_run))
+        return
+
+    from flanneld_py import agent
+
     asyncio.run(agent.dry_run(settings) if dry_run else agent.run(settings))
 
 
@@ -56,6 +63,8 @@ command = click.Command(
     params=[
         *map(_option, FLAGS),
         click.Option(["--dry-run", "-dry-run", "dry_run"], is_flag=True, help="Print what would be written and exit."),
+        click.Option(["--cleanup", "-cleanup", "cleanup"], is_flag=True,
+                     help="Remove what a flanneld left on this node, and exit; with --dry-run only say what."),
         click.Option(["--version", "-version", "version"], is_flag=True, help="Print the version and exit."),
     ],
     context_settings={"help_option_names": ["--help", "-help", "-h"]},

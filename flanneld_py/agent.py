@@ -22,6 +22,7 @@ from flanneld_py import metrics, plan
 from flanneld_py.attend.choice import choose_attendant, withdraw_others
 from flanneld_py.backends.choice import parse_backend
 from flanneld_py.backends.port import Backend
+from flanneld_py.checksums import tune
 from flanneld_py.config import Settings
 from flanneld_py.herald import Herald
 from flanneld_py.identity import Identity, equip
@@ -150,6 +151,10 @@ class Agent:
         self.wishes = replace(self.settings.wishes, public={**(self.settings.wishes.public or {}), **written})
         self.underlay = choose_underlay(self.ports.host, self.conf.families, self.wishes, ipv6=ipv6)
         log.info("Using interface %s", self.underlay.describe())
+        driver, release = self.ports.host.driver(self.underlay.link), read_sysctl("kernel/osrelease") or ""
+        self.backend, why = tune(self.backend, self.settings.tx_checksum, driver, release)
+        if why:
+            log.info("Checksums of what goes into the tunnel: %s", why)
         log.info("Backend: %s", self.backend)
         self.backend.check(self.underlay)
         self.identity = Identity(self.ports.host, self.backend)

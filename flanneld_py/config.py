@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flanneld_py.checksums import WISHES as CHECKSUM_WISHES
 from flanneld_py.iface import Wishes
 from flanneld_py.plan import Features
 from nodecore.errors import UserError
@@ -50,6 +51,7 @@ FLAGS = (
     Flag("ip-blackhole-route", OFF, "A blackhole route for our own subnet, for pods that do not exist."),
     Flag("iptables-resync", 5, "Seconds after which iptables rules are looked at even if nothing was heard of a change."),
     Flag("iptables-forward-rules", ON, "Accept forwarded packets of the network."),
+    Flag("vxlan-tx-checksum", "auto", "Whether the VXLAN device leaves checksums to the network card: auto, on or off."),
     Flag("healthz-ip", "0.0.0.0", "Address for /healthz, /readyz and /metrics."),
     Flag("healthz-port", 0, "Port for them; 0 for none."),
     Flag("kube-subnet-mgr", OFF, "Leases are annotations of Kubernetes' nodes, instead of keys in etcd."),
@@ -93,6 +95,7 @@ class Settings:
     rules_resync: float
     healthz: tuple[str, int]
     verbosity: int
+    tx_checksum: str = "auto"
     vmodule: str = ""
     log_backtrace_at: str = ""
     ignored: tuple[str, ...] = ()
@@ -110,6 +113,8 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
         raise UserError(f"--healthz-port: {port} is not a port")
     if given["iptables-resync"] < 1:
         raise UserError(f"--iptables-resync: {given['iptables-resync']} is not a number of seconds, at least 1")
+    if given["vxlan-tx-checksum"] not in CHECKSUM_WISHES:
+        raise UserError(f"--vxlan-tx-checksum: {given['vxlan-tx-checksum']!r} is not one of {', '.join(CHECKSUM_WISHES)}")
     return Settings(
         endpoints=given["etcd-endpoints"], prefix=given["etcd-prefix"],
         ca=given["etcd-cafile"], cert=given["etcd-certfile"], key=given["etcd-keyfile"],
@@ -120,7 +125,7 @@ def build_settings(given: Mapping[str, Any]) -> Settings:
             forward_rules=given["iptables-forward-rules"], blackhole_route=given["ip-blackhole-route"],
         ),
         subnet_file=Path(given["subnet-file"]), renew_margin=margin * 60.0, rules_resync=float(given["iptables-resync"]),
-        healthz=(given["healthz-ip"], port),
+        healthz=(given["healthz-ip"], port), tx_checksum=given["vxlan-tx-checksum"],
         verbosity=given["v"], vmodule=given["vmodule"], log_backtrace_at=given["log_backtrace_at"],
         kube=_kube(given) if given["kube-subnet-mgr"] else None,
     )

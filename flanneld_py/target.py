@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from flanneld_py.attend.port import Attendant
+from flanneld_py.lease import Lease
 from flanneld_py.plan import (
     AddPeer,
     Desired,
@@ -34,6 +35,7 @@ from nodecore.kernel.ports import Network
 log = logging.getLogger(__name__)
 
 TRUST = 25.0  # seconds for which a state is believed without a look
+PATIENCE = 60.0  # and so many more while there is something else to do
 
 class NodeTarget:
     """One node: its kernel network and its backend's attendant; `inputs` gives None until they are complete."""
@@ -42,6 +44,7 @@ class NodeTarget:
         self._network, self._inputs = network, inputs
         self._settled: NetState | None = None  # what the kernel holds, as far as we have made or found it so
         self._trusted_until = 0.0
+        self._seen: Sequence[Lease] = ()
         self._doubts = self._doubts_before = 0
         self._wanted = NetState()
         self._told: frozenset[str] = frozenset()
@@ -62,8 +65,8 @@ class NodeTarget:
 
     async def observe(self, wanted: Desired) -> Observed:
         """What it holds."""
-        net = self._settled if time.monotonic() < self._trusted_until else None
-        if net is None:
+        net = self._settled
+        if net is None or self._is_time():
             self._doubts_before = self._doubts
             self._trusted_until = time.monotonic() + TRUST
             assert self.served
@@ -71,6 +74,12 @@ class NodeTarget:
             self._remark()
         serving, peers = (self.attendant.serving(), self.attendant.peers()) if self.attendant else (None, ())
         return Observed(net, serving, peers)
+
+    def _is_time(self) -> bool:
+        """To look without a reason: rather in a pass that has nothing else to do."""
+        assert self.served
+        idle, self._seen = self.served.leases is self._seen, self.served.leases
+        return time.monotonic() > self._trusted_until + (0.0 if idle else PATIENCE)
 
     def plan(self, actual: Observed, wanted: Desired) -> Sequence[NodeOp]:
         """The writes."""

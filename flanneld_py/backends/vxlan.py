@@ -45,6 +45,7 @@ class VxlanBackend(Backend):
     gbp: bool = False
     learning: bool = False
     direct_routing: bool = False
+    defers_checksums: bool | None = None
     _memory: Memory[tuple[Peer, ...]] = field(default_factory=Memory, compare=False, repr=False)
 
     @property
@@ -85,7 +86,7 @@ class VxlanBackend(Backend):
         name = self.device(part.family)
         vxlan = Vxlan(self.vni, underlay.link, underlay.addresses[part.family], self.udp_port, self.gbp, self.learning)
         return NetState(
-            links=frozenset({Link(name, vxlan, self.mtu(underlay), vtep_mac(part))}),
+            links=frozenset({Link(name, vxlan, self.mtu(underlay), vtep_mac(part), defers_checksums=self.defers_checksums)}),
             addresses=frozenset({Address(name, part.subnet.network_address, part.family.bits)}),
             sysctls=frozenset({Sysctl(f"net/ipv6/conf/{name}/accept_ra", "0")}) if underlay.ipv6 else frozenset(),
         )

@@ -204,9 +204,9 @@ def _order(record: Record) -> tuple[Any, ...]:
         case Sysctl():
             return (record.name,)
         case Route():
-            return (record.dst.version, record.dst, record.metric)
+            return (record.dst.version, int(record.dst.network_address), record.dst.prefixlen, record.metric)
         case Address() | Neighbour():
-            return (record.address.version, record.address, record.link)
+            return (record.address.version, int(record.address), record.link)
         case FdbEntry():
             return (record.mac, record.link)
         case WireguardPeer():

@@ -156,3 +156,38 @@ def test_ipv6_and_its_limit(site: Site, config: dict, devices: set[str]) -> None
     if config is DUAL:
         assert echo_passes(one.ns, f"{two.subnet}.0", 1430)
         assert not echo_passes(one.ns, f"{two.subnet}.0", 1431, 0.3)
+
+
+def test_cleanup_takes_everything_of_ours_and_nothing_else(site: Site) -> None:
+    site.configure({"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": True}})
+    site.etcd.put("/coreos.com/network/subnets/10.5.250.0-24", json.dumps({
+        "PublicIP": "192.168.77.99", "BackendType": "vxlan", "BackendData": {"VNI": 1, "VtepMAC": "02:00:00:00:00:99"}}))
+    node = site.add_node()
+    fresh = (links(node), routes(node), rules_of(node))
+    node.start("-ip-masq", "-ip-blackhole-route")
+    node.ns.run(["ip", "route", "add", "10.9.0.0/16", "via", "192.168.77.254"])
+    node.stop()
+    said = node.ns.run(node.arguments("--cleanup", "--dry-run")).stdout
+    assert {"delete link flannel.1", "delete route 10.5.250.0/24 via 192.168.77.99 dev eth0",
+            f"delete route blackhole {node.subnet}.0/24"} <= set(said.splitlines())
+    assert "flannel.1" in links(node)
+    assert node.ns.run(node.arguments("-cleanup")).stdout == said
+    kept = [route for route in routes(node) if not route.startswith("10.9.0.0/16")]
+    assert (links(node), kept, rules_of(node)) == fresh
+    assert len(kept) == len(routes(node)) - 1
+    assert not node.subnet_file.exists()
+    assert node.ns.run(node.arguments("-cleanup")).stdout == "", "twice is no error"
+
+
+def rules_of(node: Node) -> list[str]:
+    return [line for line in node.ns.run(["nft", "list", "ruleset"]).stdout.splitlines() if "flannel" in line.lower()]
+
+
+@pytest.mark.parametrize(("flag", "word"), [("off", "off"), ("on", "on")])
+def test_checksums_are_computed_as_told(site: Site, flag: str, word: str) -> None:
+    node = site.add_node()
+    node.start(f"-vxlan-tx-checksum={flag}")
+    node.ns.run(["ethtool", "-K", "flannel.1", "tx-checksum-ip-generic", "on" if word == "off" else "off"])
+    node.stop()
+    node.start(f"-vxlan-tx-checksum={flag}")
+    assert f"tx-checksum-ip-generic: {word}" in node.ns.run(["ethtool", "-k", "flannel.1"]).stdout

@@ -48,6 +48,8 @@ def flanneld(*arguments: str, env: dict[str, str] | None = None) -> subprocess.C
     (["-public-ip=1.2.3"], "--public-ip: '1.2.3' is not an IP address"),
     (["-subnet-lease-renew-margin=0"], "--subnet-lease-renew-margin"),
     (["-healthz-port=70000"], "--healthz-port"),
+    (["-vxlan-tx-checksum=maybe"], "--vxlan-tx-checksum: 'maybe'"),
+    (["-iface=nosuch", "-etcd-endpoints=http://127.0.0.1:1"], "--iface: no interface called 'nosuch'"),
     (["-etcd-prefix=/"], "--etcd-prefix"),
 ])
 def test_wrong_flags_get_one_line_and_exit_2(arguments: list[str], words: str) -> None:

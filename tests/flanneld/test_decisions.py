@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from flanneld_py.alloc import OutOfSubnets, choose_subnets
 from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
+from flanneld_py.checksums import choose_deferral
 from flanneld_py.iface import Underlay, Wishes, choose_underlay
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
 from flanneld_py.netconf import parse_netconf
+from flanneld_py.plan import Features, Inputs, remarks
 from flanneld_py.subnetfile import read_previous, render_subnet_file
 from flanneld_py.tenure import renewal_delay
 from nodecore.errors import Invalid, NotFound, Unreachable, UserError
@@ -307,3 +309,28 @@ def test_when_a_lease_is_renewed() -> None:
     assert renewal_delay(Held(OWN, 7, 1, 86400.0), 3600.0) == 82800.0
     assert renewal_delay(Held(OWN, 7, 1, 6.0), 3600.0) == 2.0
     assert renewal_delay(Held(OWN, 0, 1, 0.0), 3600.0) is None
+
+
+@pytest.mark.parametrize(("wish", "driver", "release", "deferred"), [
+    ("auto", "virtio_net", "6.18.5", None), ("auto", "vmxnet3", "6.18.5", False), ("auto", "e1000", "5.4.0-42-generic", False),
+    ("auto", "", "5.10.0", None), ("auto", "", "4.18.0-80.el8", False), ("auto", "", "?", None),
+    ("on", "vmxnet3", "4.4.0", True), ("off", "", "6.18.5", False),
+])
+def test_checksums_are_left_to_the_card_where_that_works(wish: str, driver: str, release: str, deferred: bool | None) -> None:
+    assert choose_deferral(wish, driver, release)[0] is deferred
+
+
+def test_a_lease_we_hold_is_ours_whatever_address_it_tells() -> None:
+    old = lease("10.5.1.0/24", "192.168.77.50")
+    conf = parse_netconf('{"Network":"10.5.0.0/16"}')
+    choice = choose_subnets(conf, [lease("10.5.2.0/24", "192.168.77.1"), old], PUBLIC, [], lambda count: 0, held=old)
+    assert choice.existing == old
+
+
+def test_the_address_everybody_has_is_remarked_and_so_is_a_twin() -> None:
+    ours = {Family.IPV4: ip_address("10.0.2.15")}
+    inputs = Inputs(parse_netconf('{"Network":"10.5.0.0/16"}'), VxlanBackend(), Underlay("eth0", 1500, ours, ours), Features(),
+                    lease("10.5.1.0/24", "10.0.2.15"), (lease("10.5.9.0/24", "10.0.2.15"),))
+    texts = list(remarks(inputs))
+    assert "VirtualBox" in texts[0]
+    assert "10.5.9.0-24 as well" in texts[1]
