@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from flanneld_py.masq import RuleSet, Wanted
 from flanneld_py.render import iptables, nftables
-from nodecore.errors import Conflict, Fault
+from nodecore.errors import Conflict, Fault, NotFound
 from nodecore.kernel.ports import EVERYTHING, Chains, Firewall, Variant
 from nodecore.net import Family
 
@@ -89,6 +89,10 @@ class RulesTarget:
         self._news = self._passes = 0
         self._alone = True  # whether everything of flannel's is ours
 
+    def trust(self, other: RulesTarget) -> None:
+        """What another one has written, elsewhere, is how ours would be listed here."""
+        self._written |= other._written
+
     def hear(self, change: str) -> bool:
         """Take in what the nft monitor tells; says whether it may be about our rules."""
         if change != EVERYTHING and not concerns(change):
@@ -112,6 +116,8 @@ class RulesTarget:
             self._known.clear()
         self._passes += 1
         installed = await self._chains.variants()
+        if not (installed or wanted.nftables):
+            raise NotFound("iptables is not installed; the network config can ask for nftables: EnableNFTables")
         variant = None if wanted.nftables else await self._chains.chosen()
         tables = await self._firewall.list_tables()
         places = [Place(family, nftables.table_name(family)) for family in Family]

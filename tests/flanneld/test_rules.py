@@ -20,7 +20,7 @@ from rule_hosts import KINDS, PLANS, V4, V6, Crossing, Plan, RuleHost, seen_as, 
 from flanneld_py.masq import Wanted, desired_rules
 from flanneld_py.render import iptables, nftables
 from flanneld_py.rules import concerns
-from nodecore.errors import Busy, Fault, Invalid, leaves
+from nodecore.errors import Busy, Fault, Invalid, NotFound, leaves
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
@@ -376,6 +376,17 @@ def test_where_the_new_cannot_be_written_the_old_stays(host: RuleHost) -> None:
     assert all(isinstance(leaf, Fault) for leaf in leaves(caught.value))
     assert host.sh("nft list table ip flannel-ipv4") == before
     assert "ip6 flannel-ipv6" not in host.sh("nft list tables"), "the other family goes on"
+
+
+@kernel
+def test_a_host_without_iptables(host: RuleHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nft").symlink_to("/usr/sbin/nft")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(NotFound, match="EnableNFTables"):
+            host.apply(wanted(nftables=False))
+        assert [op.describe() for op in host.apply(wanted(nftables=True))] == [
+            "add nft table ip flannel-ipv4", "add nft table ip6 flannel-ipv6"]
 
 
 class Flows:
