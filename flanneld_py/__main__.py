@@ -14,24 +14,13 @@ from typing import Any
 
 import click
 
-from flanneld_py.config import FLAGS, Flag, build_settings
+from flanneld_py.config import FLAGS
+from flanneld_py.options import flag_options, settings_of
 from nodecore.daemon import entry
 from nodecore.errors import UserError
 
 NAME = "flanneld-py"
-COMMANDS = {"mk-docker-opts": "flanneld_py.dockeropts"}
-
-
-def _option(flag: Flag) -> click.Option:
-    """A click option; booleans may stand alone or be given a value, as Go's."""
-    names = [f"--{flag.name}", f"-{flag.name}", flag.name.replace("-", "_")]
-    kind: Any = {"type": type(flag.default)}
-    if isinstance(flag.default, bool):
-        kind = {"type": click.BOOL, "is_flag": False, "flag_value": True}
-    return click.Option(
-        names, default=() if flag.many else flag.default, multiple=flag.many, help=flag.help, show_default=bool(flag.default),
-        envvar=f"FLANNELD_{flag.name.upper().replace('-', '_')}", **kind,
-    )
+COMMANDS = {"mk-docker-opts": "flanneld_py.dockeropts", "show": "flanneld_py.show"}
 
 
 def start(*, dry_run: bool, version: bool, cleanup: bool, **given: Any) -> None:
@@ -39,7 +28,7 @@ def start(*, dry_run: bool, version: bool, cleanup: bool, **given: Any) -> None:
     if version:
         click.echo(f"v{metadata.version('flanneld-py')}", err=True)  # as flannel: on stderr
         return
-    settings = build_settings({flag.name: given[flag.name.replace("-", "_")] for flag in FLAGS})
+    settings = settings_of(given)
 
     import asyncio
 
@@ -52,16 +41,16 @@ def start(*, dry_run: bool, version: bool, cleanup: bool, **given: Any) -> None:
         asyncio.run(clean_up(settings, rehearsal=dry_run))
         return
 
-    from flanneld_py import agent
+    from flanneld_py import agent, rehearsal
 
-    asyncio.run(agent.dry_run(settings) if dry_run else agent.run(settings))
+    asyncio.run(rehearsal.dry_run(settings) if dry_run else agent.run(settings))
 
 
 command = click.Command(
     NAME,
     callback=start,
     params=[
-        *map(_option, FLAGS),
+        *flag_options(),
         click.Option(["--dry-run", "-dry-run", "dry_run"], is_flag=True, help="Print what would be written and exit."),
         click.Option(["--cleanup", "-cleanup", "cleanup"], is_flag=True,
                      help="Remove what a flanneld left on this node, and exit; with --dry-run only say what."),

@@ -108,7 +108,7 @@ class Agent:
             min_interval=RULES_INTERVAL, backoff=Backoff(cap=10.0), on_outcome=self._rules_passed,
         )
         self._serve_health()
-        await self._learn()
+        await self.learn()
         await self.tenure.begin()
         self._measure()
         block = self.conf.block(Family.IPV4)
@@ -140,7 +140,7 @@ class Agent:
         """The traffic rules, which need no peers."""
         return plan.desired_traffic(self.conf, self.backend, self.settings.features, self.tenure.lease)
 
-    async def _learn(self, *, rehearsal: bool = False) -> None:
+    async def learn(self, *, rehearsal: bool = False) -> None:
         """The configuration, the way out, and what we wish for."""
         check_wishes(self.ports.host, self.settings.wishes)
         self.former = read_networks(self.settings.subnet_file)
@@ -159,7 +159,7 @@ class Agent:
         self.backend.check(self.underlay)
         self.identity = Identity(self.ports.host, self.backend)
         self.herald = Herald(self.ports.store)
-        self.tenure = Tenure(self.ports.store, self._wish(), self.settings.renew_margin, self._moved, self.herald.say)
+        self.tenure = Tenure(self.ports.store, self.wish(), self.settings.renew_margin, self._moved, self.herald.say)
 
     def _look(self, before: Underlay) -> Underlay:
         return follow_underlay(self.ports.host, self.conf.families, self.wishes, before)
@@ -173,7 +173,7 @@ class Agent:
             if self.target.attendant:
                 await self.target.attendant.close()
                 self.target.attendant = choose_attendant(self.backend, underlay, self.reconciler.mark)
-            self.tenure.move(self._wish())
+            self.tenure.move(self.wish())
         self.reconciler.hurry()
 
     async def check_config(self) -> None:
@@ -183,7 +183,8 @@ class Agent:
             raise NotFound("the network config is gone")
         parse_backend(parse_netconf(text))
 
-    def _wish(self) -> Wish:
+    def wish(self) -> Wish:
+        """What we ask the store for."""
         previous = read_previous(self.settings.subnet_file)
         return Wish(self.conf, self.underlay.public, previous, self.identity.lease_data, self.backend.lease_type)
 
@@ -269,34 +270,13 @@ async def run(settings: Settings) -> None:
     """Run the daemon in this network namespace until a signal."""
     try:
         async with open_store(settings) as store:
-            agent = Agent(settings, _ports(settings, store))
+            agent = Agent(settings, open_ports(store))
             await run_tasks({"flanneld": agent.run(), "reload": follow_hangups(agent.check_config)})
     except* Reload:
         start_anew()
     log.info("Exiting; the network stays as it is")
 
 
-async def dry_run(settings: Settings) -> None:
-    """Print what would be done, and do nothing."""
-    async with open_store(settings) as store:
-        ports = _ports(settings, store)
-        agent = Agent(settings, ports)
-        await agent._learn(rehearsal=True)
-        lease = await ports.store.preview(agent._wish())
-        snapshot = await anext(ports.store.watch())
-        inputs = agent.inputs_for(lease, tuple(snapshot.leases.values()))
-        target = NodeTarget(ports.network, lambda: inputs)
-        wanted = target.desired()
-        print(f"lease {lease.describe()}")
-        for op in target.plan(await target.observe(wanted), wanted):
-            print(op.describe())
-        rules = RulesTarget(ports.firewall, ports.chains, lambda: None)
-        traffic = plan.desired_traffic(agent.conf, agent.backend, settings.features, lease)
-        for write in rules.plan(await rules.observe(traffic), traffic):
-            print(write.describe())
-
-
-def _ports(settings: Settings, store: LeaseStore) -> Ports:
-    for name in settings.ignored:
-        log.warning("--%s is accepted and ignored", name)
+def open_ports(store: LeaseStore) -> Ports:
+    """The real ones."""
     return Ports(store, KernelHost(), KernelNetwork(), Nft(), Iptables())

@@ -98,7 +98,6 @@ class Settings:
     tx_checksum: str = "auto"
     vmodule: str = ""
     log_backtrace_at: str = ""
-    ignored: tuple[str, ...] = ()
     kube: KubeSettings | None = None  # None: leases are in etcd
 
 

@@ -92,6 +92,7 @@ class RulesTarget:
     def trust(self, other: RulesTarget) -> None:
         """What another one has written, elsewhere, is how ours would be listed here."""
         self._written |= other._written
+        self._alone = False
 
     def hear(self, change: str) -> bool:
         """Take in what the nft monitor tells; says whether it may be about our rules."""

@@ -69,6 +69,13 @@ def setup(verbosity: int = 0, vmodule: str = "", backtrace_at: str = "") -> None
         logging.getLogger(name).setLevel(level)
 
 
+def only_warnings() -> None:
+    """For a command whose output is what counts: no information, unless it was asked for."""
+    for name in OURS:
+        if logging.getLogger(name).level == logging.INFO:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def parse_vmodule(text: str) -> tuple[tuple[str, int], ...]:
     """`pattern=N,...`, patterns of file names without `.py`; raises `UserError`."""
     found = []
