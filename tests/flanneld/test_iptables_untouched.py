@@ -1,4 +1,5 @@
-"""flanneld writes nftables and leaves the legacy tables as they were: python-iptables, which knows only those, looks.
+"""Told to write nftables, flanneld leaves the legacy tables as they were: python-iptables, which knows only those, looks.
+And where the host uses those, it reads there what we have written.
 
 The library loads C libraries and keeps tables open for its process: it runs in a child inside the node's namespace.
 """
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rule_hosts import RuleHost, wanted
 from site_of_nodes import Node, Site
 
 pytestmark = [pytest.mark.kernel, pytest.mark.etcd]
@@ -78,3 +80,19 @@ def test_a_rule_of_somebody_else_is_seen_and_stays(site: Site) -> None:
     assert legacy(node) == before
     node.stop()
     assert legacy(node) == before
+
+
+def test_rules_written_to_the_legacy_tables_are_read_by_somebody_else() -> None:
+    """IPv4: the reader knows no masquerading for IPv6."""
+    reader = READER.replace(", (6, iptc.Table6)", ",")
+    host = RuleHost()
+    try:
+        host.use("legacy")
+        host.apply(wanted(nftables=False))
+        found = has_content(json.loads(host.ns.run([sys.executable, "-c", reader]).stdout))
+    finally:
+        host.close()
+    assert found["4 filter FLANNEL-FWD"]["rules"] == [
+        ["10.5.0.0/255.255.0.0", "ip", "ACCEPT"], ["0.0.0.0/0.0.0.0", "ip", "ACCEPT"]]
+    assert [rule[2] for rule in found["4 nat FLANNEL-POSTRTG"]["rules"]] == ["RETURN"] * 4 + ["MASQUERADE"] * 2
+    assert found["4 filter FORWARD"]["rules"][1:] == [["0.0.0.0/0.0.0.0", "ip", "FLANNEL-FWD"]]
