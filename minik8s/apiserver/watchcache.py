@@ -169,11 +169,15 @@ class WatchCache:
             self._watch = None
 
     async def _confirm_now_and_then(self) -> None:
-        """Catch up once, which is being ready; then move the revision on, for bookmarks and for a resume after compaction."""
+        """Catch up once, which is being ready; then move the revision on, for bookmarks and for a resume after compaction.
+
+        Each time the window is told that a while has passed.
+        """
         while True:
             try:
                 await self.fresh()
                 self._ready.set()
+                self.window.tick()
             except Fault as fault:
                 log.debug("%s: %s", self.prefix, fault)
             await asyncio.sleep(self._confirm_every if self.synced else 0.05)

@@ -1,7 +1,7 @@
 """What the watch cache remembers: entries, events, and a window of the last events with cursors into it.
 
 An object is encoded once, when it enters; every list, event and watcher shares those bytes. Decoded forms are kept
-only while an event is hot (the last few), because a decoded object takes about five times the memory.
+only while an event is hot (the last few, for a short while), because a decoded object takes about five times the memory.
 Watchers have no queues: each is a position in the shared window, and one that falls out of it is `Expired`.
 
 Pure. Must not know: etcd, asyncio, HTTP. Read next: `minik8s/apiserver/watchcache.py`.
@@ -20,6 +20,7 @@ from nodecore.errors import Expired
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 HOT = 64
+AGES, KEPT = 10, 100
 
 
 class Entry:
@@ -113,6 +114,7 @@ class Window:
         self._events: list[CacheEvent] = []
         self._dropped = 0
         self._hot: deque[CacheEvent] = deque()
+        self._ticks: deque[int] = deque([0], AGES)
 
     @property
     def end(self) -> int:
@@ -127,9 +129,23 @@ class Window:
             self._hot.popleft().cool()
         surplus = len(self._events) - self.limit
         if surplus > self.limit // 4:
-            self.floor = max(self.floor, self._events[surplus - 1].revision)
-            del self._events[:surplus]
-            self._dropped += surplus
+            self._forget(surplus)
+
+    def _forget(self, count: int) -> None:
+        self.floor = max(self.floor, self._events[count - 1].revision)
+        del self._events[:count]
+        self._dropped += count
+
+    def tick(self) -> None:
+        """A while has passed: cool what was there at the last tick, forget what is AGES ticks old, but for the last KEPT."""
+        new = self.end - self._ticks[-1]
+        while len(self._hot) > new:
+            self._hot.popleft().cool()
+        old = self._ticks[0] if len(self._ticks) == AGES else 0
+        self._ticks.append(self.end)
+        count = min(old, self.end - KEPT) - self._dropped
+        if count > 0:
+            self._forget(count)
 
     def position(self, since: int) -> int:
         """Where the events after revision `since` begin; Expired when some of them are gone."""

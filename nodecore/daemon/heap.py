@@ -29,11 +29,11 @@ async def keep_small() -> None:
     libc = ctypes.CDLL(None)
     trim = getattr(libc, "malloc_trim", None)
     await asyncio.sleep(FIRST)
-    drop_idle_text(libc)
     while True:
         gc.collect()
         if trim:
             trim(0)
+        drop_idle_text(libc)
         await asyncio.sleep(PERIOD)
 
 
