@@ -32,6 +32,7 @@ from nodecore.loop.supervise import run_tasks
 from nodecore.net import Family, parse_network
 
 from . import health
+from .checks import Checks
 from .config import Config, Locality
 from .render.nftables import Layout, Settings
 from .snapshot import Snapshot
@@ -49,7 +50,8 @@ async def run(config: Config) -> None:
     async with open_client(config) as client:
         config = await at_home(config, client)
         snapshot, nft = Snapshot(config.node), Nft()
-        rules = Rules(snapshot, layouts(config), nft, Conntrack(), switches_of(config))
+        checks = Checks(lambda: reconciler.healthy)
+        rules = Rules(snapshot, layouts(config), nft, Conntrack(), switches_of(config), checks)
         reconciler = Reconciler("proxy", rules, resync=config.sync_period)
         informers = (
             Informer(client, SERVICES, into=Service, on_item=snapshot.put_service, on_change=reconciler.mark),
@@ -70,6 +72,7 @@ async def run(config: Config) -> None:
                 "watchdog": systemd.watchdog(lambda: True),
             })
         finally:
+            await checks.close()
             for server in servers:
                 server.shutdown()
 

@@ -20,6 +20,7 @@ from nodecore.kernel.sysctl import read_sysctl, write_sysctl
 from nodecore.net import Family
 
 from . import names
+from .checks import Check, Checks
 from .ledger import Delta, Ledger
 from .render.nftables import Layout
 from .services import Skipped
@@ -68,7 +69,18 @@ class ForgetFlows:
         return f"forget stale UDP flows of {len(self.targets)} ports"
 
 
-RuleOp = Sysctl | Replace | Update | ForgetFlows
+@dataclass(frozen=True, slots=True)
+class AnswerChecks:
+    """Answer load balancers on these ports."""
+
+    wanted: Mapping[int, Check]
+
+    def describe(self) -> str:
+        """For logs and --dry-run."""
+        return f"answer health checks on {len(self.wanted)} ports"
+
+
+RuleOp = Sysctl | Replace | Update | ForgetFlows | AnswerChecks
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +116,11 @@ class Rules:
 
     def __init__(
         self, snapshot: Snapshot, layouts: Sequence[Layout], nft: Nft, conntrack: Conntrack, switches: Sequence[Sysctl] = (),
+        checks: Checks | None = None,
     ) -> None:
         self._snapshot, self._nft, self._conntrack = snapshot, nft, conntrack
-        self._switches = switches
+        self._switches, self._checks = switches, checks
+        self._wanted_checks: dict[str, dict[int, Check]] = {}
         self._halves = {layout.family: _Half(layout) for layout in layouts}
         self._skipped: dict[str, list[Skipped]] = {}
         self._denied: set[Sysctl] = set()
@@ -131,13 +145,23 @@ class Rules:
         dirty, self._snapshot.dirty = self._snapshot.dirty, set()
         for key in dirty:
             skipped: list[Skipped] = []
+            ready: dict[int, int] = {}
             for half in self._halves.values():
                 routes, problems = self._snapshot.routes(key, half.layout.family)
                 skipped += problems + _shortfalls(key, half.layout, routes)
                 half.ledger.put(key, [fragment for route in routes for fragment in half.layout.fragments(route)])
                 _note_udp(half, key, routes)
+                ready.update({route.port.health_check: max(_ready_here(routes), ready.get(route.port.health_check, 0))
+                              for route in routes if route.port.health_check})
             self._note_skipped(key, skipped)
+            self._note_checks(key, ready)
         return {family: half.ledger for family, half in self._halves.items()}
+
+    def _note_checks(self, key: str, ready: Mapping[int, int]) -> None:
+        if ready:
+            self._wanted_checks[key] = {port: Check(key, count) for port, count in ready.items()}
+        else:
+            self._wanted_checks.pop(key, None)
 
     def _note_skipped(self, key: str, skipped: list[Skipped]) -> None:
         for item in skipped:
@@ -166,6 +190,9 @@ class Rules:
                 ops.append(Update(half.layout, delta))
             if half.stale:
                 ops.append(ForgetFlows(family, half.stale))
+        checks = {port: check for found in self._wanted_checks.values() for port, check in found.items()}
+        if self._checks and self._checks.now != checks:
+            ops.append(AnswerChecks(checks))
         return ops
 
     async def apply(self, ops: Sequence[RuleOp]) -> None:
@@ -185,6 +212,10 @@ class Rules:
             return
         if isinstance(op, ForgetFlows):
             await self._forget_flows(op)
+            return
+        if isinstance(op, AnswerChecks):
+            assert self._checks
+            await self._checks.keep(op.wanted)
             return
         half = self._halves[op.layout.family]
         if isinstance(op, Replace):
@@ -252,6 +283,11 @@ class Rules:
         return "".join(
             self._halves[family].layout.full_script(ledger.everything()) for family, ledger in self.desired().items()
         )
+
+
+def _ready_here(routes: Iterable[Route]) -> int:
+    """How many endpoints on this node are ready, of all ports of a Service."""
+    return len({item.address for route in routes if route.local for item in route.local.endpoints if item.ready})
 
 
 def set_switches(switches: Iterable[Sysctl]) -> None:

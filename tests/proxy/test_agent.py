@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
@@ -10,7 +11,7 @@ import urllib.request
 import pytest
 from conftest import Agent, listen, settled
 from proxy_api import Api
-from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh, shape
+from proxy_net import FAR_POD, NODE, PODS, World, endpoints, eventually, service, sh, shape
 
 pytestmark = pytest.mark.kernel
 A, B, C = PODS.values()
@@ -273,3 +274,31 @@ def up_command(agent: Agent) -> list[str]:
     import sys
 
     return [sys.executable, "-m", "proxy", "--kubeconfig", str(agent.directory / "kubeconfig"), "--cluster-cidr", "10.244.0.0/16"]
+
+
+def asked(net: World, port: int) -> str:
+    """The status of a health check, and what it counts."""
+    try:
+        with net.connect("outside", NODE, port) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: n\r\n\r\n")
+            answer = b"".join(iter(lambda: sock.recv(4096), b"")).decode()
+    except ConnectionRefusedError:
+        return "refused"
+    head, _, body = answer.partition("\r\n\r\n")
+    told = json.loads(body)
+    assert told["service"] == {"namespace": "default", "name": "web"}
+    return f"{head.split()[1]} {told['localEndpoints']}"
+
+
+@pytest.mark.usefixtures("up")
+def test_load_balancers_are_told_whether_somebody_answers_here(net: World, api: Api) -> None:
+    spec = WEB["spec"] | {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31999}
+    api.put({**WEB, "spec": spec})
+    eventually(lambda: asked(net, 31999) == "200 2")
+    api.put(web(FAR_POD))
+    eventually(lambda: asked(net, 31999) == "503 0")
+    api.put({**WEB, "spec": spec | {"healthCheckNodePort": 31998}}, web(B, FAR_POD))
+    eventually(lambda: asked(net, 31998) == "200 1")
+    assert asked(net, 31999) == "refused"
+    api.put(WEB)
+    eventually(lambda: asked(net, 31998) == "refused")
