@@ -340,10 +340,15 @@ class TestTraffic:
 
     def test_a_peer_that_left_is_forgotten(self, wg_site: Site) -> None:
         one = wg_site.nodes[0]
-        value = {"PublicIP": "192.168.77.99", "BackendType": "wireguard", "BackendData": {"PublicKey": key(9)}}
-        wg_site.etcd.put("/coreos.com/network/subnets/10.5.250.0-24", json.dumps(value))
+        third = "/coreos.com/network/subnets/10.5.250.0-24"
+        data = {"PublicKey": key(9)}
+        value = {"PublicIP": "192.168.77.99", "BackendType": "wireguard", "BackendData": data}
+        if "FLANNEL_IPV6_SUBNET" in one.env():
+            third += "&fd00:5:0:fa::-64"
+            value |= {"PublicIPv6": "fd77::99", "BackendV6Data": data}
+        wg_site.etcd.put(third, json.dumps(value))
         until(lambda: key(9) in peers(one), "the third is known", 20)
         one.stop(signal.SIGKILL)
-        wg_site.etcd.ctl("del", "/coreos.com/network/subnets/10.5.250.0-24")
+        wg_site.etcd.ctl("del", third)
         start(one)
         until(lambda: key(9) not in peers(one), "the third is forgotten", 20)
