@@ -8,6 +8,8 @@ Read next: `flanneld_py/plan.py`.
 
 from __future__ import annotations
 
+from flanneld_py.attend.charon import is_there
+from flanneld_py.attend.ipsec import withdraw
 from flanneld_py.backends.choice import DEVICES
 from flanneld_py.config import Settings
 from flanneld_py.masq import RuleSet, Wanted
@@ -33,6 +35,8 @@ async def clean_up(settings: Settings, *, rehearsal: bool = False) -> None:
     writes = rules.plan(await rules.observe(nothing), nothing)
     for write in writes:
         print(write.describe())
+    for name in await withdraw(None, rehearsal=rehearsal) if is_there() else ():
+        print(f"delete connection {name} of charon")
     if settings.subnet_file.exists():
         print(f"delete {settings.subnet_file}")
     if not rehearsal:

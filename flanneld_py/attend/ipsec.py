@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from flanneld_py.attend.charon import Charon
-from flanneld_py.backends.ipsec import IpsecBackend, connection, connection_name, fence, fence_name, named_parts, shared_key
+from flanneld_py.backends.ipsec import IpsecBackend, connection, connection_name, fence, is_of, named_parts, shared_key
 from flanneld_py.lease import Lease, Part
 from nodecore.errors import Invalid, Unreachable
 from nodecore.net import Family, IPNetwork
@@ -112,10 +112,19 @@ async def forget(charon: Charon, name: str) -> None:
             await charon.ask(command, message)
 
 
-async def withdraw(network: IPNetwork) -> None:
-    """Take away what an earlier life with this backend told a charon: another backend's packets are not for it."""
+async def left_over(charon: Charon, network: IPNetwork | None) -> list[str]:
+    """The connections of a network that charon has, its fence included; without a network, flannel's of any."""
+    names = [name.decode() for name in (await charon.ask("get-conns"))["conns"]]
+    return [name for name in names if is_of(name, network)]
+
+
+async def withdraw(network: IPNetwork | None, *, rehearsal: bool = False) -> list[str]:
+    """Take away what an earlier life with this backend told a charon: no other backend's packets are for it. Tells the names."""
     charon = Charon()
-    with suppress(Unreachable):
-        for us, peer in await connections(charon, network):
-            await forget(charon, connection_name(us, peer))
-        await forget(charon, fence_name(network))
+    try:
+        names = await left_over(charon, network)
+    except Unreachable:
+        return []
+    for name in names if not rehearsal else ():
+        await forget(charon, name)
+    return names

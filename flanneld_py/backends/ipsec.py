@@ -25,6 +25,7 @@ from nodecore.net import Family, IPNetwork
 OVERHEAD, ENCAP_OVERHEAD = 77, 8  # outer IP, ESP with the longest padding and check value; UDP around it
 SHORTEST_PSK = 96
 IKE_PROPOSAL = "aes256-sha256-modp4096"
+FENCE = "flannel-fence-"
 NAME = re.compile(r"([0-9.]+)-([0-9./]+)-([0-9./]+)-([0-9.]+)")
 ESP_PROPOSAL = "aes128gcm16-sha256-prfsha256-ecp256"
 
@@ -89,7 +90,15 @@ def named_parts(name: str) -> tuple[Part, Part] | None:
 
 def fence_name(network: IPNetwork) -> str:
     """What charon calls the fence of a network."""
-    return f"flannel-fence-{network}"
+    return f"{FENCE}{network}"
+
+
+def is_of(name: str, network: IPNetwork | None) -> bool:
+    """Whether a connection is flannel's, and of a network; without one, of any."""
+    if name.startswith(FENCE):
+        return not network or name == fence_name(network)
+    parts = named_parts(name)
+    return bool(parts) and (not network or parts[0].subnet.subnet_of(network))  # type: ignore[index, arg-type]
 
 
 def connection(backend: IpsecBackend, own: Part, peer: Part) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from site_of_nodes import Node, Site, ping_once, pinging, until
 
 from flanneld_py.attend import charon
 from flanneld_py.backends.choice import parse_backend
-from flanneld_py.backends.ipsec import IpsecBackend, connection_name, named_parts
+from flanneld_py.backends.ipsec import IpsecBackend, connection_name, fence_name, is_of, named_parts
 from flanneld_py.iface import Underlay
 from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import parse_netconf
@@ -84,6 +84,11 @@ def test_a_connection_tells_its_peer() -> None:
     assert named_parts(name) == (part(1), part(2))
     assert named_parts("office") is None
     assert named_parts("1.2.3.4-10.5.1.1/24-10.5.2.0/24-5.6.7.8") is None, "no subnet starts at .1"
+    ours, theirs = ip_network("10.5.0.0/16"), ip_network("10.6.0.0/16")
+    of_ours = [one for one in (name, fence_name(ours), fence_name(theirs), "office") if is_of(one, ours)]
+    assert of_ours == [name, fence_name(ours)], "another flanneld on this host may use the same charon"
+    assert is_of(fence_name(theirs), None)
+    assert not is_of("office", None)
 
 
 def test_a_missing_charon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +240,9 @@ def test_a_dead_charon_is_replaced_and_a_peer_that_left_is_forgotten(site: Site)
 
 @with_charon
 def test_another_backend_takes_the_tunnels_away(site: Site) -> None:
-    one, two = site.nodes
+    one, two, *_ = site.nodes
+    told = one.ns.run(one.arguments("--cleanup", "--dry-run")).stdout
+    assert f"delete connection {one.ip}-{one.subnet}.0/24-{two.subnet}.0/24-{two.ip} of charon" in told
     site.configure(CONFIG | {"Backend": {"Type": "vxlan"}})
     try:
         for node in (one, two):
