@@ -6,6 +6,7 @@ import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -18,6 +19,7 @@ from nodecore.kernel import linkinfo, wireguard
 from nodecore.kernel.batch import attribute, attributes
 from nodecore.kernel.diff import ChangeLink, CreateLink, DeleteLink, Put, Remove, plan_changes
 from nodecore.kernel.fake import FakeNetwork
+from nodecore.kernel.genetlink import GenericSocket
 from nodecore.kernel.model import Address, Ipip, Link, NetState, Route, Tun, Vxlan, Wireguard, WireguardPeer, scope_of
 from nodecore.kernel.netlink import KernelNetwork
 from nodecore.kernel.netns import Netns
@@ -319,6 +321,15 @@ async def test_a_kernel_without_the_module_is_told_of(kind: str) -> None:
     (fault,) = leaves(caught.value)
     assert isinstance(fault, Unsupported)
     assert f"this kernel has no {kind} (the module {kind} " in str(fault)
+
+
+@pytest.mark.kernel
+def test_generic_netlink_knows_its_families_by_name() -> None:
+    with closing(GenericSocket("nlctrl", 2)) as control:
+        names = {attributes(body)[2].rstrip(b"\0").decode() for body in control.dump(3, b"")}
+    assert "nlctrl" in names
+    with pytest.raises(Unsupported, match="this kernel has no nosuch"):
+        GenericSocket("nosuch", 1)
 
 
 def test_the_endpoint_of_a_living_peer_is_the_kernels_affair(monkeypatch: pytest.MonkeyPatch) -> None:
