@@ -9,12 +9,16 @@ The tunnel is a veth: rules do not ask. IPv6 alike. Nobody but the node knows a 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
 
 from flanneld_py.masq import Wanted, desired_rules
 from flanneld_py.rules import RulesTarget, WriteRules
@@ -68,6 +72,15 @@ V4 = Plan(Family.IPV4, "10.5.0.0/16", "10.5.1.0/24", "10.5.1.0", "10.5.1.1", "10
 V6 = Plan(Family.IPV6, "fd00:5::/48", "fd00:5:0:1::/64", "fd00:5:0:1::", "fd00:5:0:1::1", "fd00:5:0:1::10", "fd00:5:0:2::10",
           "2001:db8::1", "2001:db8::254", 64)
 PLANS = (V4, V6)
+
+
+def needs_iptables() -> None:
+    """Skip where a kind of iptables is missing."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    for program in ("iptables-nft", "iptables-legacy"):
+        if not Path(f"/usr/sbin/{program}").exists():
+            pytest.skip(f"no {program} here")
 
 
 def wanted(*, nftables: bool, masquerade: bool = True, forward: bool = True, plans: Sequence[Plan] = PLANS) -> Wanted:

@@ -1,13 +1,9 @@
-"""Traffic rules in nftables and both iptables: their words, where packets go, who they replace, whom they leave alone."""
+"""Traffic rules in nftables and both iptables: their words, who they replace, whom they leave alone."""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from rule_hosts import KINDS, PLANS, V4, V6, Crossing, Plan, RuleHost, seen_as, wanted
+from rule_hosts import KINDS, PLANS, V4, V6, Plan, RuleHost, needs_iptables, wanted
 
 from flanneld_py.masq import Wanted, desired_rules
 from flanneld_py.render import iptables, nftables
@@ -119,83 +115,12 @@ def test_which_news_concern_us(change: str, ours: bool) -> None:
 kernel = pytest.mark.kernel
 
 
-def needs() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    for program in ("iptables-nft", "iptables-legacy"):
-        if not Path(f"/usr/sbin/{program}").exists():
-            pytest.skip(f"no {program} here")
-
-
 @pytest.fixture
 def host() -> Iterator[RuleHost]:
-    needs()
+    needs_iptables()
     made = RuleHost()
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def crossing() -> Iterator[Crossing]:
-    needs()
-    made = Crossing()
-    yield made
-    made.close()
-
-
-def settle(host: RuleHost, kind: str) -> None:
-    """Our rules of a kind, on a host that uses it."""
-    if kind != "nftables":
-        for plan in PLANS:
-            host.sh(f"{plan.program}-{kind} -w 5 -t mangle -N KUBE-IPTABLES-HINT")
-    host.fresh()
-    host.apply(wanted(nftables=kind == "nftables"))
-
-
-def unsettle(host: RuleHost, kind: str) -> None:
-    host.apply(NOTHING)
-    if kind != "nftables":
-        for plan in PLANS:
-            host.sh(f"{plan.program}-{kind} -w 5 -t mangle -X KUBE-IPTABLES-HINT")
-
-
-@kernel
-@pytest.mark.parametrize("kind", KINDS)
-def test_where_packets_go(crossing: Crossing, kind: str) -> None:
-    settle(crossing, kind)
-    try:
-        for plan in PLANS:
-            walk(crossing, plan)
-    finally:
-        unsettle(crossing, kind)
-
-
-def walk(at: Crossing, plan: Plan) -> None:
-    assert seen_as(at.outside, plan.outside, at.pod) == plan.node, "a pod on its way out"
-    assert seen_as(at.remote, plan.remote, at.pod) == plan.pod, "pod to pod elsewhere"
-    assert seen_as(at.pod, plan.pod, at.remote) == plan.remote, "from a pod elsewhere"
-    assert seen_as(at.pod, plan.pod, at.outside) == plan.outside, "from outside to a pod here"
-    assert seen_as(at.remote, plan.remote, at.ns, source=plan.node) == plan.tunnel, "this host to a pod elsewhere"
-    assert seen_as(at.remote, plan.remote, at.outside) == plan.tunnel, "from outside to a pod elsewhere, through us"
-    assert seen_as(at.remote, plan.remote, at.ns, mark=0x14000) == plan.tunnel
-    at.remote.run(f"ip -{plan.family.value} route add {plan.node} via {plan.tunnel}".split())
-    assert seen_as(at.remote, plan.remote, at.ns, source=plan.node, mark=0x14000) == plan.node, "marked: the proxy's business"
-    at.remote.run(f"ip -{plan.family.value} route del {plan.node}".split())
-
-
-@kernel
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_forward_policy_of_drop_lets_pods_through(crossing: Crossing, kind: str) -> None:
-    settle(crossing, kind)
-    for plan in PLANS:
-        crossing.sh(f"{plan.program}-{kind} -w 5 -P FORWARD DROP")
-    try:
-        for plan in PLANS:
-            assert seen_as(crossing.outside, plan.outside, crossing.pod) == plan.node
-    finally:
-        for plan in PLANS:
-            crossing.sh(f"{plan.program}-{kind} -w 5 -P FORWARD ACCEPT")
-        unsettle(crossing, kind)
 
 
 def exact(plan: Plan) -> dict[str, list[str]]:
@@ -387,98 +312,3 @@ def test_a_host_without_iptables(host: RuleHost, tmp_path: Path, monkeypatch: py
             host.apply(wanted(nftables=False))
         assert [op.describe() for op in host.apply(wanted(nftables=True))] == [
             "add nft table ip flannel-ipv4", "add nft table ip6 flannel-ipv6"]
-
-
-class Flows:
-    """New UDP flows from a pod to outside, as fast as they go, and whom the other side saw."""
-
-    def __init__(self, at: Crossing, plan: Plan) -> None:
-        self.at, self.plan = at, plan
-        self.seen: dict[str, int] = {}
-        self.sent = 0
-        self.done = threading.Event()
-        family = socket.AF_INET if plan is V4 else socket.AF_INET6
-        with at.outside.enter():
-            self.server = socket.socket(family, socket.SOCK_DGRAM)
-            self.server.bind((plan.outside, 0))
-            self.server.settimeout(0.5)
-        self.family = family
-        self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
-
-    def _send(self) -> None:
-        with self.at.pod.enter():
-            while not self.done.is_set():
-                with socket.socket(self.family, socket.SOCK_DGRAM) as sock:
-                    sock.sendto(b"x", self.server.getsockname()[:2])
-                self.sent += 1
-                time.sleep(0.0005)
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                _, (address, *_) = self.server.recvfrom(10)
-            except TimeoutError:
-                if self.done.is_set():
-                    return
-                continue
-            self.seen[address] = self.seen.get(address, 0) + 1
-
-    def __enter__(self) -> Flows:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        for thread in self.threads:
-            thread.join()
-        self.server.close()
-
-
-@kernel
-@pytest.mark.parametrize("plan", [pytest.param(V4, id="ipv4"), pytest.param(V6, id="ipv6", marks=pytest.mark.slow)])
-def test_no_packet_goes_out_unmasqueraded_while_kinds_change(crossing: Crossing, plan: Plan) -> None:
-    """From Go's rules to ours, over all three kinds and back: each new flow meets rules, and a long one keeps its address."""
-    crossing.go_flanneld("legacy", plan)
-    crossing.fresh()
-    with Flows(crossing, plan) as flows, talking(crossing, plan) as talk:
-        for kind in ("legacy", "nftables", "nft", "nftables", "legacy", "nft"):
-            if kind == "nftables":
-                crossing.apply(wanted(nftables=True))
-            else:
-                settle(crossing, kind)
-                crossing.fresh()
-                crossing.apply(wanted(nftables=False))
-                crossing.sh(f"{plan.program}-{kind} -w 5 -t mangle -X KUBE-IPTABLES-HINT")
-                other = V6 if plan is V4 else V4
-                crossing.sh(f"{other.program}-{kind} -w 5 -t mangle -X KUBE-IPTABLES-HINT")
-            talk()
-    crossing.apply(NOTHING)
-    print(flows.sent, flows.seen)
-    assert flows.seen == {plan.node: flows.sent}
-
-
-@contextmanager
-def talking(at: Crossing, plan: Plan) -> Iterator[object]:
-    """One TCP connection from the pod to outside; calling it sends something there and back."""
-    family = socket.AF_INET if plan is V4 else socket.AF_INET6
-    with at.outside.enter():
-        listener = socket.create_server((plan.outside, 0), family=family)
-    with listener:
-        with at.pod.enter():
-            client = socket.create_connection(listener.getsockname()[:2], 5)
-        peer, address = listener.accept()
-    assert address[0] == plan.node
-
-    def talk() -> None:
-        client.settimeout(2)
-        peer.settimeout(2)
-        client.sendall(bytes(100_000))
-        got = 0
-        while got < 100_000:
-            got += len(peer.recv(65536))
-        peer.sendall(b"yes")
-        assert client.recv(3) == b"yes"
-
-    with client, peer:
-        yield talk
