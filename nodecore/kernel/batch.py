@@ -1,4 +1,4 @@
-"""Netlink messages as packed structs: bulk writes with every answer checked, and quick dumps.
+"""Netlink messages as packed structs: bulk writes with every error seen, and quick dumps.
 
 pyroute2 spends about 0.2 ms of Python on a message; a node with 1,000 peers has 3,000 entries. Packed here and sent
 `BATCH` to a call they take less than a tenth of a second, and no agent carries the library in its memory.
@@ -130,21 +130,21 @@ class NetlinkSocket:
         return answers
 
     def _send_batch(self, messages: Sequence[Message]) -> list[Fault | None]:
+        """Only the last is asked to be answered: they are done in order, and errors are answered anyway."""
         first = self._sequence + 1
         self._sequence += len(messages)
+        last = len(messages) - 1
         self.sock.send(b"".join(
-            HEADER.pack(16 + len(m.body), m.kind, m.flags | F_REQUEST | F_ACK, first + index, 0) + m.body
+            HEADER.pack(16 + len(m.body), m.kind, m.flags | F_REQUEST | F_ACK * (index == last), first + index, 0) + m.body
             for index, m in enumerate(messages)
         ))
         answers: list[Fault | None] = [None] * len(messages)
-        pending = len(messages)
-        while pending:
+        index = -1
+        while index != last:
             for kind, flags, sequence, body in self._receive():
-                index = sequence - first
-                if kind != NLMSG_ERROR or not 0 <= index < len(messages):
-                    continue
-                answers[index] = _answer(flags, body)
-                pending -= 1
+                if kind == NLMSG_ERROR and 0 <= sequence - first <= last:
+                    index = sequence - first
+                    answers[index] = _answer(flags, body)
         return answers
 
     def get(self, kind: int, body: bytes, what: str) -> bytes:
