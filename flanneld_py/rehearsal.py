@@ -64,7 +64,8 @@ async def rehearse(settings: Settings) -> Rehearsal:
 
 async def rehearse_rules(ports: Ports, traffic: Wanted) -> Sequence[Op]:
     """The writes of rules. How nft and iptables list ours is known from a network namespace where they were written for a try."""
-    rules, variant = RulesTarget(ports.firewall, ports.chains, lambda: None), await ports.chains.chosen()
+    rules = RulesTarget(ports.firewall, ports.chains, lambda: None)
+    variant = Variant.NFT if traffic.nftables else await ports.chains.chosen()
     try:
         with Netns.create() as scratch, scratch.enter():
             tried = RulesTarget(ports.firewall, AsHere(variant), lambda: None)

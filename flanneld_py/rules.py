@@ -117,9 +117,10 @@ class RulesTarget:
             self._known.clear()
         self._passes += 1
         installed = await self._chains.variants()
-        if not (installed or wanted.nftables):
+        by_iptables = any(wanted.sets) and not wanted.nftables
+        if by_iptables and not installed:
             raise NotFound("iptables is not installed; the network config can ask for nftables: EnableNFTables")
-        variant = None if wanted.nftables else await self._chains.chosen()
+        variant = await self._chains.chosen() if by_iptables else None
         tables = await self._firewall.list_tables()
         places = [Place(family, nftables.table_name(family)) for family in Family]
         places = [place for place in places if f"{place.family.nft} {place.table}" in tables]

@@ -312,3 +312,5 @@ def test_a_host_without_iptables(host: RuleHost, tmp_path: Path, monkeypatch: py
             host.apply(wanted(nftables=False))
         assert [op.describe() for op in host.apply(wanted(nftables=True))] == [
             "add nft table ip flannel-ipv4", "add nft table ip6 flannel-ipv6"]
+        host.fresh()
+        assert len(host.apply(wanted(nftables=False, plans=()))) == 2, "no rules can be had without iptables"
