@@ -102,7 +102,8 @@ def cold_start(site: Site, etcd: Etcd, peers: int) -> dict[str, float]:
     assert node.daemon
     figures = {
         "cold_s": done - begin, "after_leases_s": done - answers.last_before(done), "ready_s": ready - begin,
-        "cpu_s": cpu_seconds(node.daemon.pid), "rss_after_start_mb": memory(node.daemon.pid, "VmRSS"), "rss_peak_mb": memory(node.daemon.pid, "VmHWM"),
+        "cpu_s": cpu_seconds(node.daemon.pid),
+        "rss_after_start_mb": memory(node.daemon.pid, "VmRSS"), "rss_peak_mb": memory(node.daemon.pid, "VmHWM"),
     }
     check(node, peers)
     retire(site, etcd, node)
