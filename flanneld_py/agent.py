@@ -39,7 +39,7 @@ from flanneld_py.target import NodeTarget
 from flanneld_py.tenure import Tenure
 from flanneld_py.wayout import WayOut
 from nodecore.daemon import health, systemd
-from nodecore.errors import NotFound
+from nodecore.errors import Blame, Fault, NotFound
 from nodecore.kernel.host import KernelHost
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.model import NetState
@@ -48,6 +48,7 @@ from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Chains, Firewall, Host, Network
 from nodecore.kernel.sysctl import read_sysctl
 from nodecore.loop.backoff import Backoff
+from nodecore.loop.persist import Complaint
 from nodecore.loop.reconcile import Outcome, Reconciler
 from nodecore.loop.supervise import run_tasks
 from nodecore.net import Family, IPNetwork
@@ -58,6 +59,7 @@ RESYNC = 30.0
 MIN_INTERVAL = 0.005  # a pass for one peer takes as long
 RULES_INTERVAL = 0.1
 CALM = 0.05
+RETRY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Agent:
     count_rules: Callable[[Outcome], None] = lambda outcome: None
     healing: metrics.Healing = field(default_factory=metrics.Healing)
     healing_rules: metrics.Healing = field(default_factory=metrics.Healing)
+    unwritten: Complaint = field(default_factory=lambda: Complaint(log, "the network works, but nobody is told"))
     ready: bool = False
 
     async def run(self) -> None:
@@ -234,7 +237,15 @@ class Agent:
         text = render_subnet_file(
             self.conf, served.own, served.backend.mtu(served.underlay), ip_masq=self.settings.features.ip_masq
         )
-        write_subnet_file(self.settings.subnet_file, text)
+        try:
+            write_subnet_file(self.settings.subnet_file, text)
+        except Fault as fault:
+            if fault.blame is Blame.USER and not self.ready:
+                raise
+            self.unwritten.tell(fault)
+            asyncio.get_running_loop().call_later(RETRY, self._tell)
+            return
+        self.unwritten.settle()
         if not self.ready:
             self.ready = True
             log.info("Running: the network works and %s is written", self.settings.subnet_file)

@@ -5,7 +5,7 @@ Written by renaming, so that a reader sees the old or the new one whole. Read ne
 
 from __future__ import annotations
 
-import os
+import errno
 import tempfile
 from collections.abc import Iterable
 from ipaddress import ip_interface
@@ -62,12 +62,22 @@ def write_subnet_file(path: Path, text: str) -> None:
         if path.exists() and path.read_text() == text:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".subnet.env.", delete=False) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        _replace(path, text)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise UserError(f"--subnet-file: cannot write {path}: {error.strerror}") from None
     except OSError as error:
-        kind = Denied if error.errno == 30 else Fault
+        kind = Denied if error.errno == errno.EROFS else Fault
         raise kind(f"--subnet-file: cannot write {path}: {error.strerror}") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".subnet.env.", delete=False) as file:
+        new = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            new.chmod(0o644)
+            new.replace(path)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise

@@ -113,6 +113,21 @@ def test_it_waits_for_etcd_and_for_the_config(site: Site) -> None:
 
 @kernel
 @etcd
+def test_a_full_disk_is_waited_out(site: Site) -> None:
+    node = site.add_node()
+    where = node.subnet_file.parent
+    script = f'mount -t tmpfs -o size=8k none {where} && head -c 8192 /dev/zero > {where}/fill; exec "$@"'
+    node.daemon = node.ns.popen(["unshare", "-m", "sh", "-c", script, "sh", *node.arguments()], stderr=node.log.open("ab"))
+    until(lambda: "nobody is told: --subnet-file: cannot write" in node.log.read_text(), "it says so", 20)
+    inside = Path(f"/proc/{node.daemon.pid}/root{where}")
+    assert [path.name for path in inside.iterdir()] == ["fill"], "no half-written file is left"
+    (inside / "fill").unlink()
+    until((inside / "subnet.env").exists, "it is written", 5)
+    assert node.log.read_text().count("cannot write") == 1
+
+
+@kernel
+@etcd
 def test_dry_run_writes_nothing(site: Site) -> None:
     node = site.add_node()
     before = node.state()

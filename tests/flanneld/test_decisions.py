@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flanneld_py.alloc import OutOfSubnets, choose_subnets
 from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
 from flanneld_py.checksums import choose_deferral
-from flanneld_py.iface import Underlay, Wishes, choose_underlay
+from flanneld_py.iface import Underlay, Wishes, check_wishes, choose_underlay, follow_underlay
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
 from flanneld_py.netconf import parse_netconf
 from flanneld_py.plan import Features, Inputs, remarks
@@ -334,3 +334,20 @@ def test_the_address_everybody_has_is_remarked_and_so_is_a_twin() -> None:
     texts = list(remarks(inputs))
     assert "VirtualBox" in texts[0]
     assert "10.5.9.0-24 as well" in texts[1]
+
+
+def test_the_way_out_is_kept_while_it_is_there_and_chosen_anew_when_it_is_gone() -> None:
+    machine, families = Machine(), [Family.IPV4]
+    second = {Family.IPV4: ip_address("192.0.2.2")}
+    before = Underlay("eth1", 1500, second, second)
+    kept = follow_underlay(machine, families, Wishes(), before)
+    assert (kept.link, kept.addresses, kept.mtu) == ("eth1", second, 9000), "the second address stays ours, the MTU follows"
+    gone = {Family.IPV4: ip_address("192.0.2.9")}
+    other = follow_underlay(machine, families, Wishes(), Underlay("eth1", 1500, gone, gone))
+    assert str(other.addresses[Family.IPV4]) == "192.0.2.1"
+    assert follow_underlay(machine, families, Wishes(), Underlay("eth9", 1500, gone, gone)).link == "eth1"
+    with pytest.raises(UserError, match="--iface: no interface called 'eth9'"):
+        follow_underlay(machine, families, Wishes(names=("eth9",)), Underlay("eth9", 1500, gone, gone))
+    with pytest.raises(UserError, match="--iface"):
+        check_wishes(machine, Wishes(names=("eth9",)))
+    check_wishes(machine, Wishes(can_reach="203.0.113.1"))

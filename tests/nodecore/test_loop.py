@@ -197,3 +197,21 @@ async def test_a_pass_that_hangs_is_not_alive_and_one_that_fails_is() -> None:
     assert not fails.healthy
     for task in tasks:
         task.cancel()
+
+
+async def test_whoever_mended_something_need_not_wait_for_the_back_off() -> None:
+    world = World(wanted={"a"}, failing=1)
+    failed = asyncio.Event()
+    reconciler = Reconciler(
+        "t", world, backoff=Backoff(first=600.0, cap=600.0), on_outcome=lambda outcome: failed.set() if outcome.error else None
+    )
+    task = asyncio.create_task(reconciler.run())
+    await failed.wait()
+    reconciler.mark()
+    await asyncio.sleep(0.02)
+    assert world.actual == set(), "mere news does not shorten it"
+    reconciler.hurry()
+    async with asyncio.timeout(2):
+        while world.actual != {"a"}:
+            await asyncio.sleep(0.005)
+    task.cancel()
