@@ -134,13 +134,14 @@ def restart(name: str, own_name: str | None, node: str, agent: str, signal_name:
 
 
 @command.command()
+@click.option("--timeout", "patience", type=click.FloatRange(min=1), default=120.0, help="Seconds the pods may take to run.")
 @named
 @click.pass_obj
-def demo(name: str, own_name: str | None) -> None:
+def demo(name: str, own_name: str | None, patience: float) -> None:
     """Deploy web pods and a Service, let everybody fetch it, and show a packet on the underlay."""
     from minik8s.lab.demo import demo as show
 
-    show(_state(own_name or name))
+    show(_state(own_name or name), patience)
 
 
 @command.command()

@@ -29,7 +29,7 @@ MANIFEST = PROJECT / "examples/web.yaml"
 NAMESPACE = "demo"
 FETCHES = 20
 ROUNDS = 10
-PATIENCE = "120s"
+PATIENCE = 120.0  # seconds until the pods run
 
 
 @dataclass
@@ -64,11 +64,11 @@ class Kubectl:
         return json.loads(self.run("get", *argv, "-o", "json"))
 
 
-def demo(state: State) -> None:
-    """Show the whole thing, or fail with what did not work."""
+def demo(state: State, patience: float = PATIENCE) -> None:
+    """Show the whole thing, or fail with what did not work; `patience` is how long the pods may take to run."""
     state.require()
     steps, kubectl = Steps(), Kubectl(state)
-    deploy(kubectl, steps)
+    deploy(kubectl, steps, patience)
     pods = kubectl.get("pods", "-n", NAMESPACE)["items"]
     web = [pod for pod in pods if pod["metadata"]["labels"].get("app") == "web" and "deletionTimestamp" not in pod["metadata"]]
     service = kubectl.get("service", "web", "-n", NAMESPACE)["spec"]
@@ -87,13 +87,13 @@ def demo(state: State) -> None:
     steps.done("every node and a pod on every node reached every endpoint of the Service")
 
 
-def deploy(kubectl: Kubectl, steps: Steps) -> None:
+def deploy(kubectl: Kubectl, steps: Steps, patience: float) -> None:
     """Apply the manifest and wait until all of it runs."""
     with steps.step(f"kubectl apply -f {MANIFEST.relative_to(PROJECT)}"):
         kubectl.run("apply", "-f", str(MANIFEST))
     with steps.step("kubectl rollout status"):
         for what in ("deployment/web", "daemonset/client"):
-            kubectl.run("rollout", "status", what, "-n", NAMESPACE, f"--timeout={PATIENCE}")
+            kubectl.run("rollout", "status", what, "-n", NAMESPACE, f"--timeout={patience:.0f}s", seconds=patience + 60)
 
 
 def everybody(state: State, pods: list[dict[str, Any]]) -> list[Client]:

@@ -32,8 +32,8 @@ PACKAGES = (
     "systemd-sysv", "udev", "dbus", "kmod", "linux-image-amd64", "initramfs-tools", "lz4", "apparmor", "procps",
     "etcd-server", "containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "ipset", "conntrack", "iproute2",
     "busybox-static", "python3-venv", "kubernetes-client",  # what `lab` installs
-    "ca-certificates", "git", "curl", "iperf3", "iputils-ping", "linux-libc-dev", "wireguard-tools", "ipvsadm",
-    "strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins",
+    "ca-certificates", "git", "curl", "iperf3", "shellcheck", "iputils-ping", "linux-libc-dev", "wireguard-tools", "ipvsadm",
+    "etcd-client", "strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins",
 )
 SERVICES_OFF = (
     "etcd", "containerd", "nftables", "ipvsadm", "strongswan-starter", "e2scrub_reap", "apt-daily.timer",
