@@ -171,7 +171,10 @@ def matrix(clients: list[Client], web: list[dict[str, Any]], *, six: bool) -> st
 
 def show_packet(state: State, clients: list[Client], pods: list[dict[str, Any]], url: str) -> str:
     """Catch a request of the first pod client on its way to another node, and draw it."""
-    nodes = state.require().every_node
+    config = state.require()
+    nodes = config.every_node
+    if len(nodes) == 1:
+        return "(one node: no packet crosses the underlay)"
     client = next(client for client in clients if client.name == f"pod on {nodes[0].name}")
     names = {address: pod["metadata"]["name"] for pod in pods for address in pod_ips(pod)}
     names |= {address: node.name for node in nodes for address in node.addresses}
@@ -185,7 +188,7 @@ def show_packet(state: State, clients: list[Client], pods: list[dict[str, Any]],
             packet = capture.first(request, seconds=0.5)
             if packet:
                 return draw(packet, names)
-    return "(one node: no packet crosses the underlay)" if len(nodes) == 1 else "(no packet with TCP in it can be read there)"
+    return f"(what crosses the underlay by {config.backend} cannot be read there)"
 
 
 def fetch_node_ports(state: State, port: int) -> None:
