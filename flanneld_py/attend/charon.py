@@ -13,12 +13,14 @@ import os
 import shutil
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nodecore.errors import Fault, Invalid, Unreachable, UserError
 
 SOCKET = "/var/run/charon.vici"
+PID_FILE = "/var/run/charon.pid"
 PLACES = ("/usr/lib/strongswan", "/usr/lib/ipsec", "/usr/libexec/strongswan", "/usr/libexec/ipsec")
 PATIENCE = 10.0
 STARTUP = 15.0
@@ -39,6 +41,7 @@ class Charon:
         if await self._answers():
             return
         if not self._child or self._child.poll() is not None:
+            _reap()
             if not self.program:
                 raise Unreachable(f"nobody answers at {SOCKET}, and there is no charon to start")
             self._child = _launch(self.program)
@@ -90,6 +93,12 @@ def is_there() -> bool:
 def _launch(program: str) -> subprocess.Popen[bytes]:
     """In a session of its own: what ends us does not end it."""
     return subprocess.Popen([program], stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _reap() -> None:
+    """Bury one that was started by us before we were reloaded: while it is a zombie, no other starts."""
+    with suppress(OSError, ValueError):
+        os.waitpid(int(Path(PID_FILE).read_text()), os.WNOHANG)
 
 
 def _ask(command: str, message: dict[str, Any] | None) -> dict[str, Any]:

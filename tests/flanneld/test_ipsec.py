@@ -221,12 +221,21 @@ def test_a_restarted_daemon_finds_its_tunnels(site: Site) -> None:
     assert (ping.lost, one.charon()) == (0, before)  # type: ignore[attr-defined]
 
 
+def replaced(node: Node) -> None:
+    """Kill its charon and wait for another."""
+    before = node.charon()  # type: ignore[attr-defined]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: node.charon() not in (0, before) and "charon" in node.swanctl("--stats"), "a new charon", 20)  # type: ignore[attr-defined]
+
+
 @with_charon
 def test_a_dead_charon_is_replaced_and_a_peer_that_left_is_forgotten(site: Site) -> None:
     one, two = site.nodes
-    before = one.charon()  # type: ignore[attr-defined]
-    os.kill(before, signal.SIGKILL)
-    until(lambda: one.charon() not in (0, before), "a new charon")  # type: ignore[attr-defined]
+    assert one.daemon
+    replaced(one)
+    one.daemon.send_signal(signal.SIGHUP)
+    until(lambda: re.search("Reloading.*Running", one.log.read_text(), re.DOTALL), "a new life of the same process")
+    replaced(one)  # a child of the life before
     took = until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other again", 20)  # type: ignore[arg-type]
     print(f"traffic after {took:.1f} s")
     site.etcd.put("/coreos.com/network/subnets/10.5.99.0-24", json.dumps(GONE))
@@ -274,9 +283,7 @@ def third(site: Site) -> Iterator[Node]:
     node.start()
     with Netns.create() as pod:
         node.add_pod(pod)
-        before = node.charon()  # type: ignore[attr-defined]
-        os.kill(before, signal.SIGKILL)  # one that starts where there is a bridge sees another world
-        until(lambda: node.charon() not in (0, before), "a new charon")  # type: ignore[attr-defined]
+        replaced(node)  # one that starts where there is a bridge sees another world
         yield node
 
 
