@@ -20,6 +20,12 @@ def test_the_demo_shows_everybody_reaching_every_endpoint_and_a_tunnelled_packet
     assert "GET / HTTP" in shown
 
 
+def test_no_process_the_demo_left_behind_is_defunct(lab: Lab) -> None:
+    states = "cat /proc/[0-9]*/stat 2>/dev/null | sed 's/ (.*) / /' | cut -d' ' -f2"
+    for node in ("node-1", "node-2", "node-3"):
+        until(lambda node=node: "Z" not in lab.exec(node, "sh", "-c", states), what=f"no zombie on {node}")
+
+
 def test_status_lists_every_agent_as_ready(lab: Lab) -> None:
     shown = lab.run("status").stdout
     for agent in ("etcd", "apiserver", "controllers", "scheduler"):
