@@ -120,8 +120,14 @@ async def test_a_pre_stop_that_fails_is_told_and_one_that_hangs_is_cut_short(sta
 
 
 async def test_a_pod_whose_post_start_hangs_can_be_deleted(stage: Stage) -> None:
-    await stage.run("stuck", SLEEP, lifecycle={"postStart": {"exec": {"command": ["sleep", "1000"]}}})
-    await told(stage, "stuck", "Started")
+    trace = stage.cell.directory / "hanging"
+    trace.mkdir()
+    hook = {"postStart": {"exec": {"command": ["sh", "-c", "touch /trace/on; exec sleep 1000"]}}}
+    await stage.run("stuck", SLEEP, lifecycle=hook, volumeMounts=[{"name": "trace", "mountPath": "/trace"}],
+                    spec={"volumes": [{"name": "trace", "hostPath": {"path": str(trace)}}]})
+    async with asyncio.timeout(20):
+        while not (trace / "on").exists():
+            await asyncio.sleep(0.05)
     begin = time.monotonic()
     await stage.delete("stuck", grace=2)
     await stage.gone("stuck")
