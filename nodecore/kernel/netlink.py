@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 
@@ -167,7 +168,7 @@ class KernelNetwork:
     def _entries(self, ops: Sequence[Put | Remove]) -> list[Fault]:
         if not ops:
             return []
-        indexes = {name: index for index, name in self._links(Scope())[0].items()}
+        indexes = self._indexes({op.entry.link for op in ops} - {""})
         missing = [op for op in ops if op.entry.link and op.entry.link not in indexes]
         ready = [op for op in ops if not op.entry.link or op.entry.link in indexes]
         answers = self._write(ready, indexes)
@@ -228,6 +229,14 @@ class KernelNetwork:
         for fault in self._sock.send([message]):
             if fault:
                 raise fault
+
+    def _indexes(self, names: Iterable[str]) -> dict[str, int]:
+        """The numbers of those that are there: asked for one by one, as a host may have hundreds."""
+        found = {}
+        for name in names:
+            with suppress(NotFound):
+                found[name] = self._index(name)
+        return found
 
     def _index(self, name: str) -> int:
         request = nl.IFINFO.pack(0, 0, 0, 0, 0) + attribute(nl.IFLA_IFNAME, name.encode() + b"\0")

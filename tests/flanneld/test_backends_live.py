@@ -7,7 +7,7 @@ import json
 import pytest
 from site_of_nodes import CONFIG, Node, Site, echo_passes, ping_once, pinging, until
 
-pytestmark = [pytest.mark.kernel, pytest.mark.etcd]
+pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow]
 
 HOST_GW = {"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}
 

@@ -113,6 +113,7 @@ def test_it_waits_for_etcd_and_for_the_config(site: Site) -> None:
 
 @kernel
 @etcd
+@pytest.mark.slow
 def test_a_full_disk_is_waited_out(site: Site) -> None:
     node = site.add_node()
     where = node.subnet_file.parent

@@ -46,6 +46,7 @@ def test_a_flapping_underlay_leaves_nothing_behind(lasting_site: Site) -> None:
     until(lambda: one.state() == before, "all is as before", 3)
 
 
+@pytest.mark.slow
 def test_a_new_address_is_taken_up_with_the_old_subnet_and_mac(site: Site) -> None:
     one, two = site.add_node(), site.add_node()
     one.start()
@@ -63,6 +64,7 @@ def test_a_new_address_is_taken_up_with_the_old_subnet_and_mac(site: Site) -> No
     assert "is gone" not in one.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_lost_underlay_is_waited_for(site: Site) -> None:
     one, two = site.add_node(), site.add_node()
     one.start()
