@@ -1,7 +1,7 @@
 """Builds the machine's disk: Debian 12 with what `lab` and the tests need, its kernel, the project's virtual environment.
 
-Four steps, each done again only when what it depends on has changed: the system (debootstrap), the virtual environment
-(wheels made here, installed there, so that the machine needs no network), the project's entry points, the disk
+Five steps, each done again only when what it depends on has changed: Debian (debootstrap), the packages, the virtual
+environment (wheels made here, installed there, so that the machine needs no network), the project's entry points, the disk
 (`mkfs.ext4 -d`: no loop device, no boot loader, QEMU loads the kernel itself). Everything is below one directory, outside
 the checkout; what is mounted on the way is mounted in a namespace of its own. Read next: `tests/vm/machine.py`.
 """
@@ -56,30 +56,19 @@ def lacking() -> str:
     return f"not installed: {' '.join(missing)}" if missing else ""
 
 
-def system_key() -> str:
-    """What the Debian system depends on."""
-    guest = [path.read_text() for path in sorted(GUEST.iterdir())]
-    return digest(SUITE, MIRROR, *PACKAGES, *BOOT_MODULES, *guest, str(DISK_GIB))
-
-
-def environment_key() -> str:
-    """What the virtual environment depends on, besides the system."""
-    return digest(system_key(), (PROJECT / "constraints.txt").read_text())
-
-
-def project_key() -> str:
-    """What the project's installation depends on, besides the environment."""
-    return digest(environment_key(), (PROJECT / "pyproject.toml").read_text())
+def keys() -> dict[str, str]:
+    """What each step depends on, in the order of the steps."""
+    debian = digest(SUITE, MIRROR)
+    packages = digest(debian, *PACKAGES, *SERVICES_OFF, *BOOT_MODULES)
+    environment = digest(debian, (PROJECT / "constraints.txt").read_text())
+    project = digest(environment, (PROJECT / "pyproject.toml").read_text())
+    disk = digest(packages, project, str(DISK_GIB), *(path.read_text() for path in sorted(GUEST.iterdir())))
+    return {"debian": debian, "packages": packages, "environment": environment, "project": project, "disk": disk}
 
 
 def digest(*texts: str) -> str:
     """One short name for all of these texts."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-
-
-def built() -> bool:
-    """Whether the disk fits this checkout."""
-    return stamp_of("disk") == project_key()
 
 
 def stamp_of(step: str) -> str:
@@ -94,9 +83,8 @@ def build(say: Callable[[str], None]) -> None:
         raise UserError(reason)
     if sys.version_info[:2] != PYTHON:
         raise UserError(f"the virtual machine's wheels are made for Python {PYTHON[0]}.{PYTHON[1]}: run this with that version")
-    for step, key, function in (
-            ("system", system_key(), make_system), ("environment", environment_key(), make_environment),
-            ("project", project_key(), make_project), ("disk", project_key(), make_disk)):
+    functions = (make_debian, make_packages, make_environment, make_project, make_disk)
+    for (step, key), function in zip(keys().items(), functions, strict=True):
         if stamp_of(step) == key:
             continue
         begin = time.monotonic()
@@ -106,25 +94,25 @@ def build(say: Callable[[str], None]) -> None:
         say(f"{time.monotonic() - begin:7.1f} s {step}")
 
 
-def make_system(root: Path) -> None:
-    """Debian with our packages, none of their services, and the script that carries out one command."""
-    if root.exists():
-        shutil.rmtree(root)
+def make_debian(root: Path) -> None:
+    """The smallest Debian there is."""
+    for path in (root, *cache().glob("*.key")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     call("unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), MIRROR)
-    write(root / "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
     write(root / "etc/initramfs-tools/conf.d/virtual-machine", "MODULES=list\nCOMPRESS=lz4\n")
-    inside(root, f"apt-get install -qy --no-install-recommends {' '.join(PACKAGES)}")
-    (root / "usr/sbin/policy-rc.d").unlink()
-    with (root / "etc/initramfs-tools/modules").open("a") as file:
-        file.write("\n".join(BOOT_MODULES) + "\n")
     write(root / "etc/hostname", "vm\n")
     write(root / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 vm\n::1 localhost\n")
     write(root / "etc/fstab", "/dev/vda / ext4 noatime 0 1\n")
-    write(root / "usr/local/sbin/vm-command", (GUEST / "vm-command").read_text(), 0o755)
-    write(root / "usr/local/sbin/vm-init", (GUEST / "vm-init").read_text(), 0o755)
-    write(root / "etc/systemd/system/vm-command.service", (GUEST / "vm-command.service").read_text())
-    inside(root, f"systemctl enable vm-command; for unit in {' '.join(SERVICES_OFF)}; do systemctl disable $unit || true; done; "
-                 "apt-get clean; rm -rf /var/lib/apt/lists/* /usr/share/{doc,man,locale}; update-initramfs -u")
+
+
+def make_packages(root: Path) -> None:
+    """Our packages, none of their services, and an initial ramdisk with what this machine's disk needs."""
+    write(root / "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+    inside(root, f"apt-get update -q; apt-get install -qy --no-install-recommends {' '.join(PACKAGES)}; "
+                 f"for unit in {' '.join(SERVICES_OFF)}; do systemctl disable $unit || true; done; "
+                 f"printf '%s\\n' {' '.join(BOOT_MODULES)} >/etc/initramfs-tools/modules; update-initramfs -u; "
+                 "apt-get clean; rm -rf /var/lib/apt/lists/* /usr/share/{doc,man,locale}")
+    (root / "usr/sbin/policy-rc.d").unlink()
 
 
 def make_environment(root: Path) -> None:
@@ -147,7 +135,11 @@ def make_project(root: Path) -> None:
 
 
 def make_disk(root: Path) -> None:
-    """One file system with all of it; kernel and initial ramdisk beside it."""
+    """One file system with all of it and what carries out a command; kernel and initial ramdisk beside it."""
+    for name in ("vm-command", "vm-init"):
+        write(root / "usr/local/sbin" / name, (GUEST / name).read_text(), 0o755)
+    write(root / "etc/systemd/system/vm-command.service", (GUEST / "vm-command.service").read_text())
+    inside(root, "systemctl enable vm-command")
     disk = cache() / "disk.ext4"
     disk.unlink(missing_ok=True)
     call("mkfs.ext4", "-q", "-O", "^has_journal", "-L", "root", "-d", str(root), str(disk), f"{DISK_GIB}G")
