@@ -1,17 +1,13 @@
 """What a lab is to be like: the values behind `lab up`'s options, and what is wrong with them.
 
-Pure but for `host_routes` and `listen_for_api`, which read the host. Read next: `minik8s/lab/topology.py`.
+Pure. Must not know: the host. Read next: `minik8s/lab/topology.py`.
 """
 
 from __future__ import annotations
 
 import re
-import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Any
 
 from minik8s.lab import topology
@@ -25,7 +21,6 @@ BACKENDS: dict[str, tuple[Family, ...]] = {
 }
 STORES = ("etcd", "kube")
 PROXY_MODES = ("nftables",)
-FIRST_API_PORT = 6443
 MAX_NODES = 20
 PODS = {Family.IPV4: "10.244.0.0/16", Family.IPV6: "fd00:10:244::/56"}
 SERVICES = {Family.IPV4: "10.96.0.0/16", Family.IPV6: "fd00:10:96::/112"}
@@ -166,42 +161,3 @@ def _networks(option: str, text: str, config: LabConfig) -> dict[Family, IPNetwo
         wanted = " and one ".join(f"IPv{family.value}" for family in config.stack)
         raise UserError(f"{option}: {text!r} is not one {wanted} network, as --families {config.families} asks for")
     return {family: found[family] for family in config.stack}
-
-
-def host_routes(four: Path = Path("/proc/net/route"), six: Path = Path("/proc/net/ipv6_route")) -> list[IPNetwork]:
-    """The host's routes but for the default ones and what every host has."""
-    return [*_routes_of_4(four.read_text()), *(_routes_of_6(six.read_text()) if six.exists() else [])]
-
-
-def _routes_of_4(table: str) -> list[IPNetwork]:
-    found: list[IPNetwork] = []
-    for line in table.splitlines()[1:]:
-        columns = line.split()
-        destination, mask = (int.from_bytes(bytes.fromhex(columns[index]), sys.byteorder) for index in (1, 7))
-        if mask:
-            found.append(IPv4Network((destination, mask.bit_count())))
-    return found
-
-
-def _routes_of_6(table: str) -> list[IPNetwork]:
-    routes = {IPv6Network((int(columns[0], 16), int(columns[1], 16))) for columns in map(str.split, table.splitlines())}
-    return [route for route in sorted(routes) if route.prefixlen and not (
-        route.is_loopback or route.is_link_local or route.is_multicast)]
-
-
-def listen_for_api(port: int) -> socket.socket:
-    """The host's socket for the API: on the port asked for, or (0) on the first free one from 6443 on."""
-    candidates = [port] if port else range(FIRST_API_PORT, FIRST_API_PORT + 1000)
-    for candidate in candidates:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", candidate))
-            sock.listen(4096)
-        except OSError as error:
-            sock.close()
-            if port:
-                raise UserError(f"--api-port: cannot listen on 127.0.0.1:{port}: {error.strerror}") from None
-            continue
-        return sock
-    raise UserError("--api-port: no free port found from 6443 on; name one")

@@ -16,9 +16,10 @@ import click
 
 from minik8s.lab import cgroup, control, host
 from minik8s.lab.api import Api
-from minik8s.lab.config import LabConfig, check, host_routes, listen_for_api
+from minik8s.lab.config import LabConfig, check
 from minik8s.lab.down import remove_files
 from minik8s.lab.holder import Holder
+from minik8s.lab.hostnet import host_routes, listen_for_api
 from minik8s.lab.state import Place, State, kill_and_wait
 from minik8s.lab.steps import Steps, tail
 from minik8s.lab.topology import Node
