@@ -13,7 +13,8 @@ import os
 import shutil
 import socket
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ class Charon:
         """One request and its answer; `Invalid` for one that is refused."""
         return await asyncio.to_thread(_ask, command, message)
 
+    async def tunnels(self) -> set[str]:
+        """The connections whose tunnel is up, or being made."""
+        return await asyncio.to_thread(_tunnels)
+
     async def until_gone(self) -> None:
         """Wait until it ends."""
         try:
@@ -102,6 +107,22 @@ def _reap() -> None:
 
 
 def _ask(command: str, message: dict[str, Any] | None) -> dict[str, Any]:
+    with _session(command) as session:
+        found: dict[str, Any] = session.request(command, message)
+    return found
+
+
+def _tunnels() -> set[str]:
+    with _session("list-sas") as session:
+        return {
+            name for found in session.list_sas() for name, sa in found.items()
+            if sa["state"] == b"CONNECTING" or any(child["state"] == b"INSTALLED" for child in sa["child-sas"].values())
+        }
+
+
+@contextmanager
+def _session(what: str) -> Iterator[Any]:
+    """A connection to charon; what goes wrong with it is told in our words."""
     from vici import Session
     from vici.exception import CommandException, SessionException
 
@@ -109,9 +130,8 @@ def _ask(command: str, message: dict[str, Any] | None) -> dict[str, Any]:
         sock.settimeout(PATIENCE)
         try:
             sock.connect(SOCKET)
-            found: dict[str, Any] = Session(sock).request(command, message)
+            yield Session(sock)
         except OSError as error:
             raise Unreachable(f"charon at {SOCKET}: {error.strerror or error}") from None
         except (CommandException, SessionException) as error:
-            raise Invalid(f"charon: {command}: {error}") from None
-    return found
+            raise Invalid(f"charon: {what}: {error}") from None

@@ -15,13 +15,25 @@ from contextlib import suppress
 from dataclasses import replace
 
 from flanneld_py.attend.charon import Charon
-from flanneld_py.backends.ipsec import IpsecBackend, connection, connection_name, fence, is_of, named_parts, shared_key
+from flanneld_py.backends.ipsec import (
+    IpsecBackend,
+    child_name,
+    connection,
+    connection_name,
+    fence,
+    is_of,
+    named_parts,
+    shared_key,
+)
 from flanneld_py.lease import Lease, Part
-from nodecore.errors import Invalid, Unreachable
+from nodecore.errors import Fault, Invalid, Unreachable
+from nodecore.loop.backoff import Backoff
 from nodecore.net import Family, IPNetwork
 
 log = logging.getLogger(__name__)
 
+FIRST_LOOK, LAST_LOOK = 2.0, 60.0  # seconds
+CALM = 4  # where the pace is when all is well
 INHERITED = {"inherited": True}  # unlike any peer's data: so it is written again
 
 
@@ -67,14 +79,39 @@ class IpsecAttendant:
         if self._peers:
             self._changed()  # look again: some of them may have gone meanwhile
         if not self._watch:
-            self._watch = asyncio.create_task(self._wait_for_end(), name="charon")
+            self._watch = asyncio.create_task(self._watch_over(), name="charon")
 
-    async def _wait_for_end(self) -> None:
-        await self._charon.until_gone()
+    async def _watch_over(self) -> None:
+        """Until charon ends: see that there are tunnels, for it tries only once where the other side is not ready yet."""
+        keeping = asyncio.create_task(self._keep_up(), name="charon's tunnels")
+        try:
+            await self._charon.until_gone()
+        finally:
+            keeping.cancel()
         log.error("charon has ended")
         self._watch = self._own = None
         self._peers.clear()
         self._changed()
+
+    async def _keep_up(self) -> None:
+        pace = Backoff(first=FIRST_LOOK, cap=LAST_LOOK)
+        while True:
+            await asyncio.sleep(pace.next())
+            try:
+                if not await self._initiate_missing():
+                    pace.failures = CALM
+            except Fault as fault:
+                log.warning("cannot look after charon's tunnels: %s", fault)
+
+    async def _initiate_missing(self) -> int:
+        """Ask for every tunnel that is not there; says how many."""
+        wanted = {connection_name(self._part, peer): child_name(self._part, peer) for peer in self.peers()}
+        missing = wanted.keys() - await self._charon.tunnels()
+        for name in sorted(missing):
+            log.debug("no tunnel yet: %s", name)
+            with suppress(Invalid):
+                await self._charon.ask("initiate", {"ike": name, "child": wanted[name], "timeout": "-1"})
+        return len(missing)
 
     async def add(self, peer: Part) -> None:
         """Tell charon the key and the connection."""

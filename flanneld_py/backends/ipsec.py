@@ -76,6 +76,11 @@ def connection_name(own: Part, peer: Part) -> str:
     return f"{own.public_ip}-{own.subnet}-{peer.subnet}-{peer.public_ip}"
 
 
+def child_name(own: Part, peer: Part) -> str:
+    """What charon calls the tunnel in it."""
+    return f"{own.subnet}-{peer.subnet}"
+
+
 def named_parts(name: str) -> tuple[Part, Part] | None:
     """Us and the peer a connection is for, by its name; None for a connection flannel has not made."""
     match = NAME.fullmatch(name)
@@ -110,7 +115,7 @@ def connection(backend: IpsecBackend, own: Part, peer: Part) -> dict[str, Any]:
     return {connection_name(own, peer): {
         "version": "2", "local_addrs": [str(own.public_ip)], "remote_addrs": [str(peer.public_ip)],
         "proposals": [IKE_PROPOSAL], "encap": "yes" if backend.udp_encap else "no", "keyingtries": "0", "dpd_delay": "30s",
-        "local": {"auth": "psk"}, "remote": {"auth": "psk"}, "children": {f"{own.subnet}-{peer.subnet}": child},
+        "local": {"auth": "psk"}, "remote": {"auth": "psk"}, "children": {child_name(own, peer): child},
     }}
 
 
