@@ -37,8 +37,10 @@ def check() -> None:
         raise UserError(f"not installed: the CNI plugins in {CNI_PLUGINS} (package containernetworking-plugins)")
 
 
-def check_backend(backend: str) -> None:
-    """Raise `UserError` when this kernel cannot make the device of flannel's backend, tried in a namespace of its own."""
+def check_kernel(backend: str, families: str) -> None:
+    """Raise `UserError` when this kernel has no IPv6, or cannot make the device of flannel's backend (which is tried)."""
+    if families != "ipv4" and not Path("/proc/net/if_inet6").exists():
+        raise UserError(f"--families: {families} cannot work, this kernel has no IPv6")
     if backend not in DEVICES:
         return
     argv = ["unshare", "--net", "ip", "link", "add", "probe", "type", *DEVICES[backend].split()]

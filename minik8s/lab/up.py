@@ -36,7 +36,7 @@ def settle(state: State, given: dict[str, Any]) -> LabConfig:
     if there is None:
         config = LabConfig(name=state.name, **given)
         check(config, host_routes())
-        host.check_backend(config.backend)
+        host.check_kernel(config.backend, config.families)
         return config
     for option, value in given.items():
         if getattr(there, option) != value:
