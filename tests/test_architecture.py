@@ -20,6 +20,7 @@ IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aio
 PURE = (
     "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py", "nodecore/kernel/echo.py",
     "flanneld_py/plan.py", "flanneld_py/masq.py", "flanneld_py/alloc.py", "flanneld_py/lease.py", "flanneld_py/backends/*.py",
+    "flanneld_py/store/annotations.py", "flanneld_py/store/port.py", "flanneld_py/netconf.py", "flanneld_py/config.py",
     "flanneld_py/x25519.py", "nodecore/kernel/linkinfo.py",
     "flanneld_py/render/*.py",
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
