@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import time
@@ -241,11 +242,14 @@ def test_it_starts_quickly(runtime: Runtime, command: str) -> None:
     runtime.script("nothing", "exit 0")
     conf = runtime.conf | {"delegate": {"type": "nothing"}}
 
-    def once() -> float:
-        start = time.perf_counter()
+    def once() -> tuple[float, float]:
+        """Seconds by the clock, and seconds of processor, which a busy machine does not change."""
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         assert runtime.call(command, conf=conf).returncode == 0
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.perf_counter() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    times = [once() for _ in range(15)]
-    print(f"{command} {statistics.median(times) * 1000:.1f} ms, at best {min(times) * 1000:.1f}")
-    assert min(times) < 0.035, "the rest is what else the machine does"
+    clock, processor = zip(*(once() for _ in range(15)), strict=True)
+    print(f"{command} {statistics.median(clock) * 1000:.1f} ms, {statistics.median(processor) * 1000:.1f} ms of processor")
+    assert min(processor) < 0.035
+    assert min(clock) < 0.035 or os.getloadavg()[0] > (os.cpu_count() or 1), "on a machine that has nothing else to do"
