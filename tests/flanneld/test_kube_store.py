@@ -335,3 +335,22 @@ def test_the_nodes_name_from_our_pod(kube: KubeSite) -> None:
     node.environment = ["POD_NAME=flanneld", "POD_NAMESPACE=default"]
     node.start()
     assert kube.told(node.name)[f"{PREFIX}/public-ip"] == node.ip
+
+
+@pytest.mark.slow
+def test_two_families(kube: KubeSite) -> None:
+    """And the dry run before: it tells, and writes nothing."""
+    node = kube.add_node()
+    node.ns.run(["ip", "addr", "add", f"2001:db8::{node.number}/64", "dev", "eth0", "nodad"])
+    node.conf.write_text(json.dumps(CONF | {"EnableIPv6": True, "IPv6Network": "fd00:5::/48"}))
+    kube.register(node.name, "10.5.1.0/24", "fd00:5:0:1::/64")
+    dry = node.ns.run(node.arguments("--dry-run"), timeout=20)
+    assert dry.stdout.startswith("lease 10.5.1.0/24 and fd00:5:0:1::/64 of 192.168.77.1 and 2001:db8::1\n")
+    assert "Traceback" not in dry.stderr
+    assert "destroyed" not in dry.stderr
+    assert kube.told(node.name) == {}
+    node.start()
+    six = json.loads(kube.told(node.name)[f"{PREFIX}/backend-v6-data"])
+    assert (six["VNI"], kube.told(node.name)[f"{PREFIX}/public-ipv6"]) == (1, "2001:db8::1")
+    assert six["VtepMAC"] in node.ns.run(["ip", "link", "show", "flannel-v6.1"]).stdout
+    assert "FLANNEL_IPV6_SUBNET=fd00:5:0:1::1/64" in node.subnet_file.read_text()
