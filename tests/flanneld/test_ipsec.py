@@ -39,8 +39,7 @@ PLUGINS = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"
 STRONGSWAN = """charon {{
   load_modular = no
   load = random nonce openssl aes sha1 sha2 hmac gmp kdf gcm socket-default {kernel} vici
-  filelog {{ log {{ path = {log}
-    default = 1 }} }}
+  filelog {{ stderr {{ default = 1 }} }}
 }}
 """
 
@@ -111,13 +110,12 @@ class IpsecNode(Node):
         return self.inside(*super().arguments(*flags, **kw))
 
     def inside(self, *argv: str) -> list[str]:
-        conf = self.directory / "strongswan.conf"
-        return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", "env", f"STRONGSWAN_CONF={conf}", *argv]
+        return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", *argv]
 
     def own_run(self, kernel: str = "kernel-libipsec kernel-netlink") -> None:
-        text = STRONGSWAN.format(log=self.directory / "charon.log", kernel=kernel)
-        (self.directory / "strongswan.conf").write_text(text)
-        script = "mount -t tmpfs none /run && echo on && exec cat"
+        conf = self.directory / "strongswan.conf"
+        conf.write_text(STRONGSWAN.format(kernel=kernel))
+        script = f"mount -t tmpfs none /run && mount --bind {conf} /etc/strongswan.conf && echo on && exec cat"
         self.holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.holder.stdout
         assert self.holder.stdout.readline() == b"on\n"

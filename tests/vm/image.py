@@ -33,7 +33,8 @@ PACKAGES = (
     "etcd-server", "containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "ipset", "conntrack", "iproute2",
     "busybox-static", "python3-venv", "kubernetes-client",  # what `lab` installs
     "ca-certificates", "git", "curl", "iperf3", "shellcheck", "iputils-ping", "linux-libc-dev", "wireguard-tools", "ipvsadm",
-    "etcd-client", "strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins",
+    "etcd-client", "strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins",
+    "libcharon-extra-plugins",
 )
 SERVICES_OFF = (
     "etcd", "containerd", "nftables", "ipvsadm", "strongswan-starter", "e2scrub_reap", "apt-daily.timer",
