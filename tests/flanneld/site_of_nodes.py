@@ -113,7 +113,7 @@ class Node:
                 os.unlink(path)
 
     def _await(self, ready: socket.socket) -> None:
-        for _ in range(200):
+        for _ in range(600):  # a minute, for machines in software
             if select.select([ready], [], [], 0.1)[0]:
                 assert ready.recv(100) == b"READY=1"
                 return
