@@ -51,7 +51,7 @@ class Kubelets:
         self.fewest_ready: int | None = None
         self.watching = ""
         self._changed = asyncio.Event()
-        self._serial = 0
+        self._addresses: dict[str, int] = {}  # a pod served twice, before our own write was seen, keeps its address
         self.pods: Informer[dict[str, Any]] = Informer(client, PODS, on_change=self._look)
 
     def _look(self) -> None:
@@ -82,8 +82,8 @@ class Kubelets:
         broken = any("broken" in container["image"] for container in pod["spec"]["containers"])
         if is_ready(pod) or broken:
             return
-        self._serial += 1
-        address = f"10.244.{self._serial // 250}.{self._serial % 250 + 1}"
+        serial = self._addresses.setdefault(meta["uid"], len(self._addresses) + 1)
+        address = f"10.244.{serial // 250}.{serial % 250 + 1}"
         status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "startTime": now(), "conditions": [
             {"type": "Ready", "status": "True", "lastTransitionTime": now()}]}
         await self.client.patch(PODS, meta["name"], {"status": status}, meta["namespace"], kind=STRATEGIC, subresource="status")

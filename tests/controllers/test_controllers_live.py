@@ -261,3 +261,13 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(plane: Plane) -> None:
         assert done.returncode == 2, done.stderr
         assert complaint in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_after_all_this_work_the_agents_are_small_and_idle(plane: Plane, served: Kubelets) -> None:
+    agents = [agent for agent in plane.agents if agent.process.poll() is None]
+    assert {"apiserver", "controllers", "scheduler"} <= {agent.name for agent in agents}
+    until(lambda: all(agent.rss_mb() <= 60 for agent in agents), f"at rest: {[agent.rss_mb() for agent in agents]}", timeout=75)
+    before, seconds = {agent.name: agent.cpu_seconds() for agent in agents}, 15
+    time.sleep(seconds)
+    busy = {agent.name: (agent.cpu_seconds() - before[agent.name]) / seconds for agent in agents}
+    assert max(busy.values()) <= 0.01, busy
