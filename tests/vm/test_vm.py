@@ -40,11 +40,15 @@ def built(request: pytest.FixtureRequest) -> None:
 def carry_out(command: str, shape: machine.Shape) -> str:
     """Run it and say what it printed; it must succeed."""
     said = bytearray()
+
+    def heard(part: bytes) -> None:
+        said.extend(part)
+        print(part.decode(errors="replace"), end="", flush=True)
+
     with image.only_one():
         image.build(print)
-        outcome = machine.run(command, shape, seconds=HOUR, heard=said.extend)
+        outcome = machine.run(command, shape, seconds=HOUR, heard=heard)
     text = said.decode(errors="replace")
-    print(text)
     assert outcome.exit_code == 0, text[-4000:]
     return text
 
