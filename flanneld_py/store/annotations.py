@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -95,7 +96,7 @@ class Annotations:
         except ValueError:
             address = None
         if address is None or Family.of(address) is not family:
-            raise Invalid(f"annotation {name}: {text!r} is not an IPv{family.value} address")
+            raise Invalid(f"annotation {name}: {reprlib.repr(text)} is not an IPv{family.value} address")
         return address
 
 
@@ -104,10 +105,12 @@ def pod_subnets(cidr: str, cidrs: Sequence[str]) -> dict[Family, IPNetwork]:
     found: dict[Family, IPNetwork] = {}
     for text in cidrs or ([cidr] if cidr else []):
         try:
-            subnet = ip_network(text, strict=False)
+            subnet = ip_network(text, strict=False) if "/" in text else None
         except ValueError:
-            raise Invalid(f"spec.podCIDRs: {text!r} is not a network in CIDR form") from None
+            subnet = None
+        if subnet is None:
+            raise Invalid(f"spec.podCIDRs: {reprlib.repr(text)} is not a network in CIDR form")
         if Family.of(subnet) in found:
-            raise Invalid(f"spec.podCIDRs: {', '.join(cidrs)}: more than one of IPv{subnet.version}")
+            raise Invalid(f"spec.podCIDRs: {subnet} is one too many of IPv{subnet.version}")
         found[Family.of(subnet)] = subnet
     return dict(sorted(found.items(), key=lambda item: item[0].value))

@@ -259,6 +259,7 @@ def test_an_administrators_word_on_addresses(kube: KubeSite) -> None:
     until(lambda: "dst 198.51.100.2" in one.ns.run(["bridge", "fdb", "show", "dev", "flannel.1"]).stdout, "peers use it")
 
 
+@pytest.mark.slow
 def test_a_lost_lease_is_written_again_under_traffic(kube: KubeSite) -> None:
     """Annotations taken away, then the whole Node: the network stays, and all is told."""
     one, two = joined(kube, 1), joined(kube, 2)
