@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ log = logging.getLogger(__name__)
 
 def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
     if wanted:
+        from importlib import metadata
+
         click.echo(f"{NAME}, version {metadata.version('flanneld-py')}")
         context.exit()
 
