@@ -148,7 +148,7 @@ class Rules:
             ready: dict[int, int] = {}
             for half in self._halves.values():
                 routes, problems = self._snapshot.routes(key, half.layout.family)
-                skipped += problems + _shortfalls(key, half.layout, routes)
+                skipped += problems
                 half.ledger.put(key, [fragment for route in routes for fragment in half.layout.fragments(route)])
                 _note_udp(half, key, routes)
                 ready.update({route.port.health_check: max(_ready_here(routes), ready.get(route.port.health_check, 0))
@@ -312,7 +312,3 @@ def _note_udp(half: _Half, key: str, routes: list[Route]) -> None:
         half.udp[key] = new
     else:
         half.udp.pop(key, None)
-
-
-def _shortfalls(key: str, layout: Layout, routes: list[Route]) -> list[Skipped]:
-    return [Skipped("Service", key, reason) for route in routes if (reason := layout.shortfall(route))]

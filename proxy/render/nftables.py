@@ -16,7 +16,7 @@ other packet costs anything.
 So a Service is elements of maps and no chains: a change costs what changed. The number travels from rule to rule in
 the packet's priority, which is cleared again, and not in its mark, whose bits belong to others as well. Maps are
 declared with `type` throughout: nft 1.0.6 reads a `typeof` with ports back wrongly, and a rule that is added to such a
-table later would match TCP only.
+table later would match TCP only. (The one exception has no ports in it.)
 
 Pure; only checked addresses and numbers reach the text. Read next: `proxy/stale.py`.
 """
@@ -45,6 +45,7 @@ REFUSE, DROP = f"goto {names.REFUSE}", "drop"
 PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
 CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
 ANYWHERE = Locality()
+HASHED = "typeof meta length . meta length . meta length : meta priority"  # three plain numbers: no `type` names those
 FIRST_NUMBER = 0x10000  # the number of slot 0; below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
 
 
@@ -105,7 +106,7 @@ class Layout:
         count = len(choice.endpoints)
         hairpin = tuple(Element(names.HAIRPIN, f"{item.address} . {item.address}")
                         for item in choice.endpoints if item.local or item.unplaced)
-        if port.affinity and self._remembers():
+        if port.affinity:
             stick, sticky = self._stick(path, port.affinity), self._sticky(path, count, port.affinity)
             elements = _sticky_elements(path, key, choice.endpoints, sticky.name, stick.name)
             return _Part(elements, (stick, sticky, *hairpin))
@@ -113,19 +114,18 @@ class Layout:
         slots = (Element(path.endpoints, f"{key} . {_slot(slot)}", _place(item)) for slot, item in enumerate(choice.endpoints))
         return _Part((Element(path.verdicts, key, f"goto {chain.name}"), *slots), (chain, *hairpin))
 
-    def _remembers(self) -> bool:
-        """Whether clients can be kept at their endpoint: nft 1.0.6 aborts on `update` with an IPv6 address in the key."""
-        return self.family is Family.IPV4
-
-    def shortfall(self, route: Route) -> str:
-        """What of a route is not done in this family, or nothing."""
-        return "sessionAffinity ClientIP is not kept over IPv6" if route.port.affinity and not self._remembers() else ""
-
     def _key(self, path: Path) -> str:
         return f"{self.family.nft} daddr . meta l4proto . th dport" if path.by_address else "meta l4proto . th dport"
 
     def _client(self, path: Path) -> str:
-        return f"{self.family.nft} saddr . {self._key(path)}"
+        """The key of an affinity map. Of IPv6, hashes: nft before 1.0.7 aborts on `update` with a key above 16 bytes.
+
+        Clients that have all three in common share an endpoint, and Services take it from one another: no harm.
+        """
+        source, service = f"{self.family.nft} saddr", self._key(path)
+        if self.family is Family.IPV4:
+            return f"{source} . {service}"
+        return " . ".join(f"jhash {what} mod {0xFFFFFFFF} seed {seed:#x}" for seed, what in enumerate((source, source, service), 1))
 
     def _stick(self, path: Path, timeout: int) -> Chain:
         return Chain(path.stick(timeout), (
@@ -212,10 +212,10 @@ class Layout:
         for path in OWN_MAPS:
             key = self._key_type(path)
             yield f"map {path.endpoints} {{ type {key} . classid : {address} . inet_service; }}"
-            if self._remembers():
-                yield f"map {path.slots} {{ type {key} . classid : classid; }}"
-                yield f"map {path.live} {{ type {key} . classid : verdict; }}"
-                yield f"map {path.affinity} {{ type {address} . {key} : classid; size {CLIENTS}; flags dynamic, timeout; }}"
+            yield f"map {path.slots} {{ type {key} . classid : classid; }}"
+            yield f"map {path.live} {{ type {key} . classid : verdict; }}"
+            client = f"type {address} . {key} : classid" if self.family is Family.IPV4 else HASHED
+            yield f"map {path.affinity} {{ {client}; size {CLIENTS}; flags dynamic, timeout; }}"
 
     def _key_type(self, path: Path) -> str:
         address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"

@@ -219,3 +219,50 @@ def test_ipv6_carries(kind: socket.SocketKind, address: str, port: int) -> None:
                 server, _ = server.accept()
             with server:
                 assert server.recv(10) == b"hello"
+
+
+@pytest.mark.kernel
+def test_ipv6_clients_stay() -> None:
+    """Each of many clients stays at its endpoint, and not all at the same; when that is gone they move, and stay again."""
+    web = v6(service("web", "10.96.0.1", ("t", "TCP", 80, 0), sessionAffinity="ClientIP"))
+    model = Model(Layout(Family.IPV6, SETTINGS))
+    model.put(web, v6(endpoints("web", HERE, THERE, ports=TARGETS)))
+    clients = [f"fd44::9:{number:x}" for number in range(1, 17)]
+    with Netns.create() as space:
+        space.run(["ip", "link", "set", "lo", "up"])
+        for address in (*clients, "fd44::1:5", "fd44::2:6"):
+            space.run(["ip", "addr", "add", f"{address}/128", "dev", "lo", "nodad"])
+        space.run(["ip", "-6", "route", "add", "fd96::/64", "dev", "lo"])
+        load(space, model.full())
+        model.ledger.settle()
+        with space.enter():
+            servers = {name: socket.create_server((name, 8080), family=socket.AF_INET6) for name in ("fd44::1:5", "fd44::2:6")}
+
+        def answers(client: str) -> str:
+            with space.enter():
+                caller = socket.socket(socket.AF_INET6)
+            with caller:
+                caller.settimeout(3)
+                caller.bind((client, 0))
+                caller.connect(("fd96::1", 80))
+                for name, server in servers.items():
+                    server.settimeout(0.01)
+                    try:
+                        server.accept()[0].close()
+                    except TimeoutError:
+                        continue
+                    return name
+            raise AssertionError("nobody")
+
+        first = {client: answers(client) for client in clients}
+        assert set(first.values()) == set(servers)
+        assert [{client: answers(client) for client in clients} for _ in range(3)] == [first] * 3
+        model.put(v6(endpoints("web", HERE, ports=TARGETS)))
+        load(space, model.layout.delta_script(model.ledger.pending()))
+        model.ledger.settle()
+        assert {answers(client) for client in clients} == {"fd44::1:5"}
+        model.put(v6(endpoints("web", HERE, THERE, ports=TARGETS)))
+        load(space, model.layout.delta_script(model.ledger.pending()))
+        assert {answers(client) for client in clients} == {"fd44::1:5"}, "the other is back: no reason to move"
+        for server in servers.values():
+            server.close()
