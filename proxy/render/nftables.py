@@ -125,7 +125,8 @@ class Layout:
         source, service = f"{self.family.nft} saddr", self._key(path)
         if self.family is Family.IPV4:
             return f"{source} . {service}"
-        return " . ".join(f"jhash {what} mod {0xFFFFFFFF} seed {seed:#x}" for seed, what in enumerate((source, source, service), 1))
+        hashed = enumerate((source, source, service), 1)
+        return " . ".join(f"jhash {what} mod {0xFFFFFFFF} seed {seed:#x}" for seed, what in hashed)
 
     def _stick(self, path: Path, timeout: int) -> Chain:
         return Chain(path.stick(timeout), (
