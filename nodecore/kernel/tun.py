@@ -11,18 +11,18 @@ import os
 import struct
 from contextlib import nullcontext
 
-from nodecore.errors import Unsupported
+from nodecore.errors import NotFound, Unsupported
 from nodecore.kernel.batch import fault_of
 from nodecore.kernel.netns import inside
 
 DEVICE = "/dev/net/tun"
-TUNSETIFF, TUNSETPERSIST = 0x400454CA, 0x400454CB
-IFF_TUN, IFF_MULTI_QUEUE, IFF_NO_PI = 0x0001, 0x0100, 0x1000
+TUNSETIFF, TUNSETPERSIST, TUNGETIFF = 0x400454CA, 0x400454CB, 0x800454D2
+IFF_TUN, IFF_MULTI_QUEUE, IFF_PERSIST, IFF_NO_PI = 0x0001, 0x0100, 0x0800, 0x1000
 
 
 def create_tun(name: str, netns: str = "") -> None:
     """Make a device that stays."""
-    fd = attach_tun(name, netns)
+    fd = _attach(name, netns)
     try:
         fcntl.ioctl(fd, TUNSETPERSIST, 1)
     finally:
@@ -30,7 +30,16 @@ def create_tun(name: str, netns: str = "") -> None:
 
 
 def attach_tun(name: str, netns: str = "") -> int:
-    """A file descriptor that reads and writes a device's packets, which is made if it is not there."""
+    """A file descriptor that reads and writes the packets of a device that was made to stay."""
+    fd = _attach(name, netns)
+    (flags,) = struct.unpack_from("=H", fcntl.ioctl(fd, TUNGETIFF, bytes(40)), 16)
+    if not flags & IFF_PERSIST:  # attaching has just made it, or it is a running program's
+        os.close(fd)
+        raise NotFound(f"no lasting device {name}")
+    return fd
+
+
+def _attach(name: str, netns: str) -> int:
     with inside(netns) if netns else nullcontext():
         try:
             fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)

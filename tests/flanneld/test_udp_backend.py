@@ -340,6 +340,14 @@ class TestRelay:
         assert b"the device is gone" in said
         assert process.returncode == 0
 
+    def test_without_its_device_it_does_not_begin(self) -> None:
+        with Netns.create() as ns:
+            argv = [sys.executable, "-m", "flanneld_py.relay", "flannel0"]
+            process = ns.popen(argv, stderr=subprocess.PIPE, cwd=ROOT)
+            _, said = process.communicate(timeout=5)
+            assert (process.returncode, b"no lasting device flannel0" in said) == (1, True)
+            assert ns.run(["ip", "link", "show", "flannel0"], check=False).returncode == 1
+
     def test_it_ends_when_told(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
         ns, process = relay
         assert tell(ns, op="stop") == {}
