@@ -92,3 +92,36 @@ EXTERNAL_LOCAL = Path("external-local", "local-services", by_address=True, maps=
 NODE_PORT_LOCAL = Path("nodeport-local", "local-nodeports", by_address=False, maps="nodeport-local")
 PATHS = (CLUSTER, EXTERNAL, NODE_PORT, EXTERNAL_LOCAL, NODE_PORT_LOCAL)
 OWN_MAPS = tuple({path.maps: path for path in PATHS}.values())  # one path for each set of maps
+
+# iptables mode. Every chain begins so, and nobody else's does: neither Go kube-proxy's KUBE- nor flannel's.
+PREFIX = "KPY-"
+NAT_CHAINS = {
+    "SERVICES": "packets that arrive or that this node sends: which Service are they for?",
+    "STRANGERS": "callers from outside the cluster: the ways under a Local policy",
+    "OUTSIDE": "mark for masquerading, unless the caller is of the cluster",
+    "NODEPORTS": "packets for this node itself, where NodePorts answer",
+    "LOCAL-NODEPORTS": "the same, for callers from outside the cluster",
+    "POSTROUTING": "take the node's own address where the answer has to come back here",
+    "MASQUERADE": "unmark and take the node's address",
+}
+FILTER_CHAINS = {
+    "UNSERVED": "new connections no endpoint was chosen for: drop or refuse what was for a Service",
+    "NODEPORTS": "packets for this node itself, where NodePorts answer",
+    "REFUSE": "tell the caller: TCP reset, or ICMP port unreachable",
+}
+# Trees of chains: the root jumps by the low bits of an address (or the high ones of a port) to a chain of a few Services.
+NAT_TREES = {
+    "C": "ClusterIPs, and what callers of the cluster send to external addresses",
+    "E": "external addresses",
+    "S": "external addresses under a Local policy, for callers from outside",
+    "N": "NodePorts",
+    "L": "NodePorts under a Local policy, for callers from outside",
+    "H": "endpoints on this node: a pod that reached itself through its Service",
+}
+FILTER_TREES = {
+    "D": "addresses and ports that are dropped or refused",
+    "U": "ClusterIPs: an undefined port there is refused",
+    "P": "NodePorts that are dropped or refused",
+}
+BALANCED = "V-"  # ... and a hash of its rules: a chain of the endpoints of Services with many of them, or with affinity
+RECENT = "KPY-"  # ... and a hash of Service, port and endpoint: the clients the kernel remembers (/proc/net/xt_recent)

@@ -30,33 +30,23 @@ from functools import lru_cache
 from ipaddress import collapse_addresses, ip_network
 from itertools import groupby
 
-from nodecore.net import Family, IPNetwork
+from nodecore.net import Family
 
 from .. import names
-from ..config import Locality
 from ..endpoints import Endpoint
 from ..ledger import Chain, Delta, Element, Fragment
 from ..names import OWN_MAPS, PATHS, Path
 from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
+from .settings import UNSAID
+from .settings import Settings as Settings
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
 PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
 CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
-ANYWHERE = Locality()
 HASHED = "typeof meta length . meta length . meta length : meta priority"  # three plain numbers: no `type` names those
 FIRST_NUMBER = 0x10000  # the number of slot 0; below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the flags say that ends up in rules."""
-
-    locality: Locality = ANYWHERE
-    node_port_addresses: tuple[IPNetwork, ...] = ()
-    masquerade_all: bool = False
-    mark: int = names.MASQUERADE_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class Layout:
     """The words for one family and one set of flags."""
 
     family: Family
-    settings: Settings = Settings()
+    settings: Settings = UNSAID
 
     @property
     def table(self) -> str:

@@ -1,0 +1,318 @@
+"""iptables mode: routes to fragments, and fragments to the words of iptables-restore.
+
+A packet's way, of the first packet of a connection, as only that meets the nat table:
+
+    PREROUTING, OUTPUT -> SERVICES
+        STRANGERS      from outside the cluster: trees S and L, the ways under a Local policy
+        OUTSIDE        mark for masquerading what is not from the cluster
+        C              by the low bits of the address to a chain of a few Services: DNAT to one of their endpoints
+        E              external addresses, always marked
+        NODEPORTS      for this node itself: N, by port
+    POSTROUTING        masquerade what is marked, and a pod that reached itself (H)
+    INPUT, FORWARD, OUTPUT of filter, new connections only -> UNSERVED
+        D, P           addresses and ports that are dropped or refused
+        U              any other port of a ClusterIP is refused
+
+What counts is how few rules there are: the kernel takes a table as a whole, and a change of one rule costs as much as
+all there are. So a Service with few endpoints has no chain, but one rule for each of them, in a chain that it shares
+with those whose addresses end in the same bits. A first packet walks a few dozen rules, however many Services there are.
+Rules of different Services match different packets, so their order does not matter and a change is `-D` and `-A`.
+
+Containers and chains are named `table chain`. Only checked addresses and numbers reach the text, and hashes of the rest.
+Pure. Read next: `proxy/render/leftovers.py`, `proxy/write_iptables.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b32encode
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import collapse_addresses, ip_address, ip_network
+
+from nodecore.net import Family
+
+from .. import names
+from ..endpoints import Endpoint
+from ..ledger import Chain, Delta, Element, Fragment
+from ..policy import NOBODY, Choice
+from ..services import Kind, ServicePort, Way
+from ..snapshot import Route
+from .leftovers import Held
+from .settings import UNSAID, Settings
+
+WIDTHS = (4, 3, 3)  # bits of an address that each level of a tree looks at: 1,024 chains for any number of Services
+HAIRPIN_WIDTHS = (4,)
+PORT_SHIFTS = (8, 4)  # and of a port: the chains hold those that have all but the last four bits in common
+FEW = 4  # endpoints a Service has at most to go without a chain of its own
+REFUSE, DROP, LEAVE = f"-j {names.PREFIX}REFUSE", "-j DROP", "-j ACCEPT"
+TABLES = ("nat", "filter")
+HOOKS = {
+    "nat": {"PREROUTING": "-j KPY-SERVICES", "OUTPUT": "-j KPY-SERVICES", "POSTROUTING": "-j KPY-POSTROUTING"},
+    "filter": dict.fromkeys(("INPUT", "FORWARD", "OUTPUT"), "-m conntrack --ctstate NEW -j KPY-UNSERVED"),
+}
+NOTHING_HELD: Mapping[str, Held] = {}
+Shared = tuple[Element | Chain, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The words for one family and one set of flags."""
+
+    family: Family
+    settings: Settings = UNSAID
+
+    @property
+    def table(self) -> str:
+        """What to call it in a log."""
+        return f"{self.family.nft}tables"
+
+    def fragments(self, route: Route) -> list[Fragment]:
+        """A Service port's part of the tables."""
+        return [self._fragment(route, way) for way in route.port.ways]
+
+    def _fragment(self, route: Route, way: Way) -> Fragment:
+        port, anywhere = route.port, route.anywhere or NOBODY
+        local = route.local if route.local and (route.local.endpoints or route.local.elsewhere) else None
+        claim = " . ".join(filter(None, (way.address, port.protocol, str(way.port))))
+        match way.kind:
+            case Kind.CLUSTER_IP:
+                parts = [self._part("C", port, way, route.cluster), self._undefined(way.address)]
+                refusal = DROP if route.cluster.elsewhere else ""
+            case Kind.NODE_PORT:
+                parts = [self._part("N", port, way, anywhere)]
+                parts += [self._part("L", port, way, local)] if local else []
+                refusal = REFUSE if not anywhere.endpoints else DROP if local and not local.endpoints else ""
+            case _:
+                parts = [self._part("C" if local else "E", port, way, anywhere)]
+                parts += [self._part("S", port, way, local)] if local else []
+                refusal = REFUSE if not anywhere.endpoints else DROP if local and not local.endpoints else ""
+        parts.append(self._unserved(port, way, refusal))
+        return Fragment(claim, tuple(item for part in parts for item in part.elements),
+                        tuple(dict.fromkeys(item for part in parts for item in part.shared)))
+
+    def _part(self, tree: str, port: ServicePort, way: Way, choice: Choice) -> _Part:
+        """The way to the endpoints; nothing, if there are none, but that a Local policy lets no other way be tried."""
+        key, leaf, shared = self._leaf("nat", tree, port, way)
+        if not choice.endpoints:
+            return _Part((Element(leaf, key, f"{key} {LEAVE}"),), shared) if tree in "SL" else _Part()
+        hairpin = tuple(item for endpoint in choice.endpoints if endpoint.local or endpoint.unplaced
+                        for item in self._hairpin(endpoint.address))
+        if len(choice.endpoints) <= FEW and not port.affinity and way.sources is None:
+            rules = balance(key, choice.endpoints)
+            return _Part((Element(leaf, key, "\n".join(rules)),), (*shared, *hairpin))
+        chain = _balanced(port, choice.endpoints)
+        jump = f"-j {chain.name.partition(' ')[2]}"
+        jumps = [f"-s {source} {key} {jump}" for source in self._callers(way)] if way.sources is not None else [f"{key} {jump}"]
+        return _Part((Element(leaf, key, "\n".join(jumps)),), (*shared, chain, *hairpin))
+
+    def _unserved(self, port: ServicePort, way: Way, refusal: str) -> _Part:
+        """What to answer to packets that were not sent on: those of callers who may not come this way are dropped."""
+        key, leaf, shared = self._leaf("filter", "P" if way.kind is Kind.NODE_PORT else "D", port, way)
+        rules = [f"{key} {refusal}"] if refusal else []
+        if way.sources is not None:
+            rules = [f"-s {source} {rule}" for rule in rules for source in self._callers(way)] + [f"{key} {DROP}"]
+        return _Part((Element(leaf, key, "\n".join(rules)),), shared) if rules else _Part()
+
+    def _callers(self, way: Way) -> list[str]:
+        """Who may come this way; a Service that calls itself by its load balancer always may."""
+        networks = (ip_network(text) for text in (*(way.sources or ()), way.address))
+        return [str(network) for network in collapse_addresses(networks)]  # type: ignore[type-var]  # one family
+
+    def _leaf(self, table: str, tree: str, port: ServicePort, way: Way) -> tuple[str, str, Shared]:
+        """What matches a way in, the chain where it belongs, and the chains and jumps that lead there."""
+        to_port = f"-p {port.protocol} -m {port.protocol} --dport {way.port}"
+        if way.address:
+            return f"-d {way.address} {to_port}", *_address_tree(table, tree, "-d", way.address, WIDTHS)
+        return to_port, *_port_tree(table, tree, port.protocol, way.port)
+
+    def _undefined(self, address: str) -> _Part:
+        leaf, shared = _address_tree("filter", "U", "-d", address, WIDTHS)
+        return _Part((), (*shared, Element(leaf, address, f"-d {address} {REFUSE}")))
+
+    def _hairpin(self, address: str) -> Shared:
+        leaf, shared = _address_tree("nat", "H", "-s", address, HAIRPIN_WIDTHS)
+        return (*shared, Element(leaf, address, f"-s {address} -d {address} -j MASQUERADE --random-fully"))
+
+    def full_script(self, everything: Delta, held: Mapping[str, Held] = NOTHING_HELD) -> str:
+        """Make our chains these and no others, each table at once; `held` is what the tables hold of us so far."""
+        return "".join(self._whole(table, everything, held.get(table, Held())) for table in TABLES)
+
+    def _whole(self, table: str, everything: Delta, held: Held) -> str:
+        fixed = list(self.fixed(table))
+        names_now = [*fixed_chains(table), *(name for name, _ in _chains(everything.added_chains, table))]
+        gone = sorted(held.chains.difference(names_now))
+        return _section(table, (
+            *(f":{name} - [0:0]" for name in (*names_now, *gone)),
+            *fixed,
+            *_rules(everything.added_chains, table),
+            *_changes("-A", everything.added, table),
+            *(f"-D{line.removeprefix('-A')}" for line in held.jumps),
+            *(f"-I {hook} {jump}" for hook, jump in HOOKS[table].items()),
+            *(f"-X {name}" for name in gone),
+        ))
+
+    def delta_script(self, delta: Delta) -> str:
+        """Change what has changed, each table at once."""
+        return "".join(_section(table, self._changed(table, delta)) for table in TABLES)
+
+    def _changed(self, table: str, delta: Delta) -> Iterator[str]:
+        gone = {name for name, _ in _chains(delta.removed_chains, table)}
+        yield from (f":{name} - [0:0]" for name, _ in _chains(delta.added_chains, table))
+        yield from _rules(delta.added_chains, table)
+        yield from _changes("-D", (item for item in delta.removed if item.container.partition(" ")[2] not in gone), table)
+        yield from _changes("-A", delta.added, table)
+        yield from (f":{name} - [0:0]" for name in sorted(gone))
+        yield from (f"-X {name}" for name in sorted(gone))
+
+    def rule_counts(self, everything: Delta) -> Mapping[str, int]:
+        """How many rules of ours each table is to have, the jumps from the hooks not counted."""
+        return {
+            table: len(list(self.fixed(table))) + sum(len(chain.rules) for _, chain in _chains(everything.added_chains, table))
+            + sum(element.value.count("\n") + 1 for element in everything.added if element.container.startswith(f"{table} "))
+            for table in TABLES
+        }
+
+    def fixed(self, table: str) -> Iterator[str]:
+        """The rules that are always there."""
+        for name, rules in (self._nat() if table == "nat" else self._filter()).items():
+            yield from (f"-A {names.PREFIX}{name} {rule}" for rule in rules)
+
+    def _nat(self) -> Mapping[str, list[str]]:
+        mark = self.settings.mark
+        own, marking = self._own(), f"-j MARK --set-xmark {mark:#x}/{mark:#x}"
+        unmark = f"-j MARK --set-xmark 0x0/{mark:#x}"
+        outside = [marking] if self.settings.masquerade_all else ["-j KPY-OUTSIDE"] if own else []
+        return {
+            "SERVICES": ["-j KPY-STRANGERS", *outside, "-j KPY-C", marking, "-j KPY-E",
+                         f"{self._here()} -j KPY-NODEPORTS", unmark],
+            "STRANGERS": [*(f"{match} -j RETURN" for match in own), "-m addrtype --src-type LOCAL -j RETURN", "-j KPY-S",
+                          f"{self._here()} -j KPY-LOCAL-NODEPORTS"],
+            "OUTSIDE": [*(f"{match} -j RETURN" for match in own), marking],
+            "NODEPORTS": self._node_ports("N"),
+            "LOCAL-NODEPORTS": self._node_ports("L"),
+            "POSTROUTING": [f"-m mark --mark {mark:#x}/{mark:#x} -j KPY-MASQUERADE", "-m conntrack --ctstate DNAT -j KPY-H"],
+            "MASQUERADE": [unmark, "-j MASQUERADE --random-fully"],
+        }
+
+    def _filter(self) -> Mapping[str, list[str]]:
+        return {
+            "UNSERVED": ["-j KPY-D", f"{self._here()} -j KPY-NODEPORTS", "-j KPY-U"],
+            "NODEPORTS": self._node_ports("P"),
+            "REFUSE": ["-p tcp -j REJECT --reject-with tcp-reset", "-j REJECT"],
+        }
+
+    def _node_ports(self, tree: str) -> list[str]:
+        """The jumps to a tree of NodePorts, for the addresses where they answer."""
+        own = [str(network) for network in self.settings.node_port_addresses if Family.of(network) is self.family]
+        return [f"-d {network} -j KPY-{tree}" for network in own] or [f"-j KPY-{tree}"]
+
+    def _here(self) -> str:
+        """The match for an address of this node but loopback."""
+        return f"! -d {'127.0.0.0/8' if self.family is Family.IPV4 else '::1'} -m addrtype --dst-type LOCAL"
+
+    def _own(self) -> list[str]:
+        """The matches for callers of the cluster; none where that is not known."""
+        locality = self.settings.locality
+        if locality.interface:
+            return [f"-i {locality.interface.removesuffix('*')}{'+' * locality.interface.endswith('*')}"]
+        return [f"-s {network}" for network in locality.networks if Family.of(network) is self.family]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One way's elements in one chain, and what they share with others."""
+
+    elements: tuple[Element, ...] = ()
+    shared: Shared = ()
+
+
+def fixed_chains(table: str) -> list[str]:
+    """The chains that are always there: those with a name and the roots of the trees."""
+    found = (*names.NAT_CHAINS, *names.NAT_TREES) if table == "nat" else (*names.FILTER_CHAINS, *names.FILTER_TREES)
+    return [f"{names.PREFIX}{name}" for name in found]
+
+
+@lru_cache(maxsize=8192)
+def _address_tree(table: str, tree: str, option: str, address: str, widths: tuple[int, ...]) -> tuple[str, Shared]:
+    """The chain of a tree where an address belongs, and what leads there."""
+    whole = ip_address(address)
+    value, shift, parent = int(whole), 0, f"{names.PREFIX}{tree}"
+    shared: list[Element | Chain] = []
+    for width in widths:
+        mask = ((1 << width) - 1) << shift
+        shift += width
+        child = f"{names.PREFIX}{tree}-{value & ((1 << shift) - 1):0{(shift + 3) // 4}x}"
+        low, bits = (type(whole)(number) for number in (value & mask, mask))
+        shared += Chain(f"{table} {child}", ()), Element(f"{table} {parent}", child, f"{option} {low}/{bits} -j {child}")
+        parent = child
+    return f"{table} {parent}", tuple(shared)
+
+
+@lru_cache(maxsize=1024)
+def _port_tree(table: str, tree: str, protocol: str, port: int) -> tuple[str, Shared]:
+    """The same for a port."""
+    parent = f"{names.PREFIX}{tree}"
+    shared: list[Element | Chain] = []
+    for shift in PORT_SHIFTS:
+        child = f"{names.PREFIX}{tree}-{protocol}-{port >> shift:x}-{shift}"
+        first, last = port >> shift << shift, (port >> shift << shift) + (1 << shift) - 1
+        jump = f"-p {protocol} -m {protocol} --dport {first}:{last} -j {child}"
+        shared += Chain(f"{table} {child}", ()), Element(f"{table} {parent}", child, jump)
+        parent = child
+    return f"{table} {parent}", tuple(shared)
+
+
+def _balanced(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> Chain:
+    """A chain of endpoints, named by its rules: those of another set of endpoints are another chain."""
+    who = f"{port.service} {port.name} {port.protocol}" if port.affinity else ""
+    rules = tuple(balance(f"-p {port.protocol}", endpoints, who, port.affinity))
+    return Chain(f"nat {names.PREFIX}{names.BALANCED}{_hash(*rules)}", rules)
+
+
+def balance(match: str, endpoints: tuple[Endpoint, ...], who: str = "", timeout: int = 0) -> Iterator[str]:
+    """One of the endpoints by chance; with a timeout, the one that this client had before if that was not longer ago."""
+    places = [_place(item) for item in endpoints]
+    clients = [f"--name {names.RECENT}{_hash(who, place)} --rsource" for place in places]
+    if timeout:
+        for place, client in zip(places, clients, strict=True):
+            yield f"{match} -m recent --update --seconds {timeout} --reap {client} -j DNAT --to-destination {place}"
+    for index, (place, client) in enumerate(zip(places, clients, strict=True)):
+        left = len(places) - index
+        chance = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""
+        remember = f" -m recent --set {client}" if timeout else ""
+        yield f"{match}{chance}{remember} -j DNAT --to-destination {place}"
+
+
+def _hash(*texts: str) -> str:
+    digest = hashlib.sha256("\n".join(texts).encode()).digest()
+    return b32encode(digest[:10]).decode()
+
+
+def _place(endpoint: Endpoint) -> str:
+    return f"[{endpoint.address}]:{endpoint.port}" if ":" in endpoint.address else f"{endpoint.address}:{endpoint.port}"
+
+
+def _section(table: str, lines: Iterable[str]) -> str:
+    content = "\n".join(lines)
+    return f"*{table}\n{content}\nCOMMIT\n" if content else ""
+
+
+def _chains(chains: Iterable[Chain], table: str) -> Iterator[tuple[str, Chain]]:
+    for chain in chains:
+        where, _, name = chain.name.partition(" ")
+        if where == table:
+            yield name, chain
+
+
+def _rules(chains: Iterable[Chain], table: str) -> Iterator[str]:
+    for name, chain in _chains(chains, table):
+        yield from (f"-A {name} {rule}" for rule in chain.rules)
+
+
+def _changes(verb: str, elements: Iterable[Element], table: str) -> Iterator[str]:
+    for element in elements:
+        where, _, name = element.container.partition(" ")
+        if where == table:
+            yield from (f"{verb} {name} {rule}" for rule in element.value.split("\n"))

@@ -1,0 +1,28 @@
+"""What the flags say that ends up in rules, whatever the mode.
+
+Pure. Read next: `proxy/render/nftables.py`, `proxy/render/iptables.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nodecore.net import IPNetwork
+
+from .. import names
+from ..config import Locality
+
+ANYWHERE = Locality()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a pod is told from others, where NodePorts answer, what is masqueraded, and by which mark."""
+
+    locality: Locality = ANYWHERE
+    node_port_addresses: tuple[IPNetwork, ...] = ()
+    masquerade_all: bool = False
+    mark: int = names.MASQUERADE_MARK
+
+
+UNSAID = Settings()
