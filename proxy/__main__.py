@@ -1,5 +1,6 @@
 """`kube-proxy-py`: kube-proxy's flags, by its names. Heavy imports wait until they are needed.
 
+A plain command, as the original; only where the first word is one of `COMMANDS` is it that sub-command.
 Read next: `proxy/config.py`, then `proxy/agent.py`.
 """
 
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ import click
 from nodecore.daemon import entry, logs
 
 from . import config as settings
-from .flags import FLAGS, Flag
+from .options import config_of, flag_options
 
 NAME = "kube-proxy-py"
+COMMANDS = {name: f"proxy.commands.{name}" for name in ("render", "explain", "diff")}
 log = logging.getLogger(__name__)
 
 
@@ -29,23 +33,12 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None: 
         context.exit()
 
 
-def _option(flag: Flag) -> click.Option:
-    """A click option; booleans may stand alone or be given a value, as Go's. Not given is told from given."""
-    names = [f"--{name}" for name in (flag.name, *flag.also)]
-    kind: Any = {"type": str if flag.many else type(flag.default)}
-    if isinstance(flag.default, bool):
-        kind = {"type": click.BOOL, "is_flag": False, "flag_value": True}
-    default = f"  [default: {flag.default}]" if flag.default not in ("", (), False) and not flag.unused else ""
-    return click.Option([*names, flag.name.replace("-", "_")], default=None, multiple=flag.many, help=flag.help + default, **kind)
-
-
 def start(
-    *, config_file: str | None, write_config_to: str | None, cleanup: bool, init_only: bool, dry_run: bool, verbosity: int,
-    vmodule: str | None, **flags: Any,
+    *, write_config_to: str | None, cleanup: bool, init_only: bool, dry_run: bool, verbosity: int, vmodule: str | None,
+    **given: Any,
 ) -> None:
     """Read the flags and do what they ask for."""
-    given = {name.replace("_", "-"): value for name, value in flags.items() if value not in (None, ())}
-    config = settings.build(given, settings.read_file(config_file) if config_file else None)
+    config = config_of(given)
     logs.setup(verbosity, vmodule or "")
     for told in config.unused:
         log.warning("%s", told)
@@ -61,7 +54,10 @@ def start(
     elif init_only:
         agent.prepare(config)
     elif dry_run:
-        asyncio.run(agent.print_plan(config))
+        from .sources import from_api
+
+        picture = asyncio.run(from_api(config))
+        click.echo(agent.rules_of(picture.config, picture.snapshot).dry_run(), nl=False)
     else:
         asyncio.run(agent.run(config))
 
@@ -70,8 +66,7 @@ command = click.Command(
     NAME,
     callback=start,
     params=[
-        *map(_option, FLAGS),
-        click.Option(["--config", "config_file"], help="A KubeProxyConfiguration, YAML or JSON; flags given as well win."),
+        *flag_options(),
         click.Option(["--write-config-to"], help="Write the configuration as it counts to this file and exit."),
         click.Option(["--cleanup"], is_flag=True, help="Remove our rules and exit."),
         click.Option(["--init-only"], is_flag=True, help="Set what only root may set and exit."),
@@ -86,9 +81,18 @@ command = click.Command(
 )
 
 
+def invoke() -> None:
+    """Run the command, or the sub-command that is the first word."""
+    words = sys.argv[1:]
+    if words and words[0] in COMMANDS:
+        import_module(COMMANDS[words[0]]).command(words[1:], prog_name=f"{NAME} {words[0]}")
+    else:
+        command(words, prog_name=NAME)
+
+
 def main() -> None:
     """Run, and end with the exit code an error deserves."""
-    entry.run(lambda: command(prog_name=NAME), NAME)
+    entry.run(invoke, NAME)
 
 
 if __name__ == "__main__":

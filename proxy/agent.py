@@ -23,7 +23,7 @@ from nodecore.kernel.model import Sysctl
 from nodecore.kernel.nft import EVERYTHING, Nft
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import KubeClient
-from nodecore.kube.informer import Informer, key_of
+from nodecore.kube.informer import Informer
 from nodecore.kube.objects import EndpointSlice, Node, Service
 from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
 from nodecore.loop.backoff import Backoff
@@ -174,18 +174,9 @@ def outcomes(reconciler: Reconciler, config: Config) -> Callable[[Outcome], None
     return observe
 
 
-async def print_plan(config: Config) -> None:
-    """Print the scripts that would be run, once both inputs are complete."""
-    async with open_client(config) as client:
-        config = await at_home(config, client)
-        snapshot = Snapshot(config.node)
-        services = await client.list(SERVICES, into=Service)
-        slices = await client.list(ENDPOINT_SLICES, into=EndpointSlice)
-    for service in services.items:
-        snapshot.put_service(key_of(service), service)
-    for item in slices.items:
-        snapshot.put_slice(key_of(item), item)
-    print(Rules(snapshot, layouts(config), Nft(), Conntrack(), switches_of(config)).dry_run(), end="")
+def rules_of(config: Config, snapshot: Snapshot) -> Rules:
+    """What would be written for a snapshot, for those who only look."""
+    return Rules(snapshot, layouts(config), Nft(), Conntrack(), switches_of(config))
 
 
 async def clean_up() -> None:

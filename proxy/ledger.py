@@ -122,6 +122,11 @@ class Ledger:
             if not self._uses[item]:
                 del self._uses[item]
 
+    def held(self) -> list[tuple[str, Fragment]]:
+        """Every part with whose it is; may be asked from another thread."""
+        fragments = self._fragments.copy()
+        return [(owner, fragments[claim]) for claim, owner in self._holders.copy().items() if claim in fragments]
+
     def pending(self) -> Delta:
         """What has changed since `settle`."""
         old = _elements(self._before.values())

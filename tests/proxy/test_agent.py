@@ -270,6 +270,25 @@ def test_clean_up_and_dry_run(net: World, up: Agent) -> None:
     assert up.table() == ""
 
 
+def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
+    def told() -> tuple[int, str]:
+        argv = up_command(up)
+        done = net.spaces["node"].run([*argv[:3], "diff", *argv[3:], "--hostname-override", "node-1"], check=False)
+        return done.returncode, done.stdout
+
+    settled(net, VIP, 80)
+    assert told() == (0, "the kernel has what it should\n")
+    up.kill()
+    sh(net.spaces["node"], f"nft delete element ip kube-proxy services '{{ {VIP} . tcp . 80 }}'")
+    sh(net.spaces["node"], f"nft add element ip kube-proxy no-endpoints '{{ {VIP} . tcp . 99 : drop }}'")
+    sh(net.spaces["node"], "nft flush chain ip kube-proxy guard")
+    assert told() == (1, "default/web: services lacks 10.96.1.1 . tcp . 80 -> goto cluster-2\n"
+                         "no Service: no-endpoints has 10.96.1.1 . tcp . 99 -> drop, which nobody asks for\n"
+                         "all Services: chain guard has 0 rules, and it should have 2\n")
+    sh(net.spaces["node"], "nft delete table ip kube-proxy")
+    assert "there is no table ip kube-proxy" in told()[1]
+
+
 def up_command(agent: Agent) -> list[str]:
     import sys
 

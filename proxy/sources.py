@@ -1,0 +1,116 @@
+"""A picture of the cluster at one moment, for the commands that only look: from files, or from the API.
+
+Files are YAML or JSON, of several documents and with Lists in them; of the Node objects the one with our name counts.
+Must not know: what is done with it. Read next: `proxy/snapshot.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodecore.errors import UserError
+from nodecore.kube.objects import EndpointSlice, Node, Service
+
+from .agent import at_home, open_client, settled, zone_of
+from .config import Config
+from .snapshot import Snapshot
+
+KINDS = {"Service": Service, "EndpointSlice": EndpointSlice, "Node": Node}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What there is, and the configuration with what our Node adds to it."""
+
+    snapshot: Snapshot
+    config: Config
+
+
+async def take(config: Config, files: Sequence[str] = ()) -> Picture:
+    """Read the files, or the API where there are none."""
+    return from_objects(config, read_files(files)) if files else await from_api(config)
+
+
+async def from_api(config: Config) -> Picture:
+    """Ask once for everything."""
+    from nodecore.kube.informer import key_of
+    from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
+
+    async with open_client(config) as client:
+        config = await at_home(config, client)
+        snapshot = Snapshot(config.node)
+        for service in (await client.list(SERVICES, into=Service)).items:
+            snapshot.put_service(key_of(service), service)
+        for item in (await client.list(ENDPOINT_SLICES, into=EndpointSlice)).items:
+            snapshot.put_slice(key_of(item), item)
+        nodes = await client.list(NODES, into=Node)
+        snapshot.put_zone(next((zone_of(node) for node in nodes.items if node.metadata.name == config.node), ""))
+    return Picture(snapshot, config)
+
+
+def from_objects(config: Config, objects: Iterable[Service | EndpointSlice | Node]) -> Picture:
+    """What these objects come to."""
+    snapshot, ours = Snapshot(config.node), None
+    for item in objects:
+        key = f"{item.metadata.namespace or 'default'}/{item.metadata.name}"
+        if isinstance(item, Service):
+            snapshot.put_service(key, item)
+        elif isinstance(item, EndpointSlice):
+            snapshot.put_slice(key, item)
+        elif item.metadata.name == config.node:
+            ours = item
+    snapshot.put_zone(zone_of(ours))
+    if config.locality.node_cidr or config.node_ports_on_primary:
+        found = settled(config, ours) if ours else None
+        if not found:
+            raise UserError(f"-f: no Node {config.node} with the podCIDR or InternalIP these flags need")
+        config = found
+    return Picture(snapshot, config)
+
+
+def read_files(paths: Sequence[str]) -> Iterator[Service | EndpointSlice | Node]:
+    """The objects of the kinds that matter in files; `-` is standard input."""
+    import yaml
+
+    for path in paths:
+        try:
+            text = sys.stdin.read() if path == "-" else Path(path).read_text()
+            documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        except OSError as error:
+            raise UserError(f"-f: {path}: {os.strerror(error.errno or 0)}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"-f: {path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
+        for document in documents:
+            for item in _items(document):
+                yield _typed(item, path)
+
+
+def _items(document: Any) -> Iterator[dict[str, Any]]:
+    if not isinstance(document, dict):
+        return
+    kind = str(document.get("kind", ""))
+    if kind in KINDS:
+        yield document
+    elif kind.endswith("List"):
+        for item in document.get("items") or []:
+            if isinstance(item, dict):
+                yield from _items({"kind": kind.removesuffix("List"), **item})
+
+
+def _typed(item: dict[str, Any], path: str) -> Service | EndpointSlice | Node:
+    metadata = item.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if isinstance(metadata, dict) and not metadata.get("namespace") and item["kind"] != "Node":
+        metadata["namespace"] = "default"
+    try:
+        made: Service | EndpointSlice | Node = msgspec.convert(msgspec.to_builtins(item, str_keys=True), KINDS[item["kind"]])
+        return made
+    except msgspec.ValidationError as error:
+        raise UserError(f"-f: {path}: {item['kind']} {name}: {error}") from None

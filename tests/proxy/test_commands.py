@@ -1,0 +1,99 @@
+"""The commands that only look: rules of files, a packet's fate, kernel against desired."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import yaml
+from proxy_net import balanced, endpoints, service
+
+from proxy.__main__ import main
+
+FLAGS = ("--hostname-override", "node-1", "--cluster-cidr", "10.244.0.0/16")
+HTTP = (("http", "TCP", 80, 30080),)
+TARGETS = (("http", "TCP", 8080),)
+
+
+def run(name: str, *argv: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """As its own process would: errors as one line, and the exit code."""
+    script = ["proxy", name, *argv]
+    out, err, stdin = io.StringIO(), io.StringIO(), io.StringIO(given)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", script)
+        patch.setattr(sys, "stdin", stdin)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    logging.disable(logging.NOTSET)
+    return subprocess.CompletedProcess(script, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """One file of several documents and a List, and one in JSON."""
+    directory: Path = tmp_path_factory.mktemp("manifests")
+    web = service("web", "10.96.0.10", *HTTP, type="NodePort")
+    slices = [endpoints("web", "10.244.1.3", "10.244.2.5", ports=TARGETS), endpoints("local", "10.244.1.4", ports=TARGETS)]
+    many = {"apiVersion": "v1", "kind": "List", "items": slices}
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}
+    (directory / "a.yaml").write_text(yaml.safe_dump_all([web, other, many, None]))
+    local = balanced(service("local", "10.96.0.11", ("http", "TCP", 80, 0), type="LoadBalancer", externalTrafficPolicy="Local",
+                             loadBalancerSourceRanges=["203.0.113.0/24"]), "203.0.113.9")
+    empty = service("empty", "10.96.0.12", ("http", "TCP", 80, 0))
+    wrong = service("wrong", "10.96.0.13", ("http", "TCP", 70000, 0))
+    (directory / "b.json").write_text(json.dumps({"kind": "ServiceList", "apiVersion": "v1", "items": [
+        {key: value for key, value in item.items() if key not in ("kind", "apiVersion")} for item in (local, empty, wrong)]}))
+    return ["-f", str(directory / "a.yaml"), "-f", str(directory / "b.json"), *FLAGS]
+
+
+def test_renders_without_a_cluster(files: list[str]) -> None:
+    done = run("render", "--proxy-mode", "nftables", *files)
+    assert done.returncode == 0, done.stderr
+    assert "10.96.0.10 . tcp . 80 : goto cluster-2" in done.stdout
+    assert "10.96.0.12 . tcp . 80 : goto refuse" in done.stdout
+    assert done.stderr.splitlines() == ["Service default/wrong skipped: port 70000 is not between 1 and 65535"]
+    assert run("render", "-f", "-", *FLAGS, given=Path(files[1]).read_text()).stdout.count("10.244.1.3 . 8080") == 2
+
+
+CASES = (
+    ("10.96.0.10:80", "10.244.1.9", ["cluster-2", "address is kept", "10.244.2.5:8080", "sees 10.244.1.9"]),
+    ("10.96.0.10:80", "192.0.2.1", ["masqueraded", "sees this node's address"]),
+    ("10.96.0.10:80", "10.244.1.3", ["10.244.1.3:8080   on this node, sees this node's address"]),
+    ("192.168.50.1:30080", "192.0.2.1", ["NodePort of Service default/web", "if 192.168.50.1 is an address of this node"]),
+    ("203.0.113.9:80", "203.0.113.7", ["externalTrafficPolicy Local", "10.244.1.4:8080", "sees 203.0.113.7"]),
+    ("203.0.113.9:80", "198.51.100.1", ["loadBalancerSourceRanges", "dropped"]),
+    ("10.96.0.12:80", "10.244.1.9", ["no endpoints", "refused"]),
+    ("10.96.0.12:81", "10.244.1.9", ["no Service has that port: refused"]),
+)
+
+
+@pytest.mark.parametrize(("destination", "caller", "said"), CASES)
+def test_explains(files: list[str], destination: str, caller: str, said: list[str]) -> None:
+    done = run("explain", destination, "--from", caller, *files)
+    assert done.returncode == 0, done.stderr
+    for words in said:
+        assert words in done.stdout
+
+
+def test_says_what_is_wrong(files: list[str], tmp_path: Path) -> None:
+    assert run("explain", "192.0.2.7:80", *files).returncode == 1
+    (tmp_path / "bad.yaml").write_text("a: [")
+    typed = yaml.safe_dump(service("odd", "10.96.0.14", ("http", "TCP", "eighty", 0)))
+    for argv, given, words in (
+        (("explain", "10.96.0.10", *files), "", "'10.96.0.10': not ADDRESS:PORT[/PROTOCOL]"),
+        (("explain", "[fd00::1]:80", *files), "", "no Service has that address"),
+        (("render",), "", "-f: which file?"),
+        (("render", "-f", "/nowhere.yaml"), "", "-f: /nowhere.yaml: No such file"),
+        (("render", "-f", str(tmp_path / "bad.yaml")), "", "neither JSON nor YAML"),
+        (("render", "-f", "-"), typed, "-f: -: Service odd: Expected `int`, got `str`"),
+        (("render", "-f", files[1], "--detect-local-mode", "NodeCIDR"), "", "-f: no Node"),
+    ):
+        done = run(*argv, given=given)
+        assert done.returncode in (1, 2), argv
+        assert words in done.stderr + done.stdout
