@@ -13,7 +13,6 @@ Must not know: what the chains are for. Read next: `nodecore/kernel/nft.py`.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import shutil
@@ -23,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nodecore import errors
-from nodecore.kernel.nft import in_memory
+from nodecore.kernel.nft import Children
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 
@@ -42,8 +41,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Iptables:
     """The iptables of the network namespace this process lives in."""
 
-    def __init__(self, *, prefix: Sequence[str] = (), wait: int = LOCK_SECONDS) -> None:
+    def __init__(self, *, prefix: Sequence[str] = (), wait: int = LOCK_SECONDS, children: Children | None = None) -> None:
         self._prefix, self._wait = tuple(prefix), wait
+        self._children = children or Children()
         self._suffixes: dict[Variant, str] = {}
         self._chosen: Variant | None = None
 
@@ -120,12 +120,7 @@ class Iptables:
         return f"{PROGRAMS[family]}{self._suffixes.get(variant, '-' + variant.value)}{action}"
 
     async def _run(self, argv: Sequence[str], script: str = "") -> tuple[int, str, str]:
-        pipe = asyncio.subprocess.PIPE
-        with in_memory(script) as source:
-            try:
-                child = await asyncio.create_subprocess_exec(*self._prefix, *argv, stdin=source, stdout=pipe, stderr=pipe)
-            except OSError as error:
-                raise errors.NotFound(f"{argv[0]}: {error.strerror}") from None
+        child = await self._children.start((*self._prefix, *argv), script)
         out, complaint = await child.communicate()
         return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
 

@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import IO
@@ -40,13 +41,32 @@ FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 RECEIVE_BUFFER = 8 * 1024 * 1024
 
 
+class Children:
+    """The pids of the children that write for us; nft and iptables-nft may share one, as both are heard of."""
+
+    def __init__(self) -> None:
+        self.pids: deque[int] = deque(maxlen=64)
+        self.starting = asyncio.Lock()  # held while a child runs whose pid is not known yet
+
+    async def start(self, argv: Sequence[str], script: str) -> Process:
+        """A child that reads this script."""
+        pipe = asyncio.subprocess.PIPE
+        with in_memory(script) as source:
+            async with self.starting:
+                try:
+                    child = await asyncio.create_subprocess_exec(*argv, stdin=source, stdout=pipe, stderr=pipe)
+                except OSError as error:
+                    raise errors.NotFound(f"{argv[0]}: {error.strerror}") from None
+                self.pids.append(child.pid)
+        return child
+
+
 class Nft:
     """The nftables of the network namespace this process lives in."""
 
-    def __init__(self, *, command: Sequence[str] = ("nft",)) -> None:
+    def __init__(self, *, command: Sequence[str] = ("nft",), children: Children | None = None) -> None:
         self._command = tuple(command)
-        self._own: deque[int] = deque(maxlen=64)
-        self._starting = asyncio.Lock()  # held while a child runs whose pid is not known yet
+        self._children = children or Children()
 
     async def load(self, script: str) -> None:
         """Run a script as one transaction: all of it happens, or nothing."""
@@ -98,15 +118,7 @@ class Nft:
         raise problem
 
     async def _run(self, arguments: list[str], script: str) -> tuple[int, str, str]:
-        pipe = asyncio.subprocess.PIPE
-        argv = (*self._command, *arguments)
-        with in_memory(script) as source:
-            async with self._starting:
-                try:
-                    child = await asyncio.create_subprocess_exec(*argv, stdin=source, stdout=pipe, stderr=pipe)
-                except OSError as error:
-                    raise errors.NotFound(f"{self._command[0]}: {error.strerror}") from None
-                self._own.append(child.pid)
+        child = await self._children.start((*self._command, *arguments), script)
         out, complaint = await child.communicate()
         return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
 
@@ -125,8 +137,8 @@ class Nft:
                         raise errors.Fault(f"netlink: {error.strerror}") from None
                     yield EVERYTHING
                     continue
-                async with self._starting:
-                    names = touched(datagram, self._own, chains=chains)
+                async with self._children.starting:
+                    names = touched(datagram, self._children.pids, chains=chains)
                 for name in names:
                     yield name
 
