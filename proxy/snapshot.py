@@ -21,13 +21,15 @@ class Route:
     """One port of a Service with who answers.
 
     `cluster` for its ClusterIP, `anywhere` for the ways in from outside, and `local` for those under a `Local` policy
-    when the caller is outside the cluster; the latter two where there are such ways.
+    when the caller is outside the cluster; the latter two where there are such ways. `known` are all endpoints, whatever
+    state they are in: who is connected to one of them may stay so.
     """
 
     port: ServicePort
     cluster: Choice
     anywhere: Choice | None = None
     local: Choice | None = None
+    known: tuple[Endpoint, ...] = ()
 
 
 class Snapshot:
@@ -88,4 +90,5 @@ def _route(port: ServicePort, endpoints: list[Endpoint], place: Place) -> Route:
         cluster=here if port.internal_local else anywhere,
         anywhere=anywhere if port.external else None,
         local=here if port.external and port.external_local else None,
+        known=tuple(endpoints),
     )

@@ -1,6 +1,10 @@
-"""Which UDP flows lead nowhere: those remembered towards an endpoint that no longer answers for where they were sent.
+"""Which flows lead nowhere: those remembered towards an endpoint that no longer answers for where they were sent.
 
-Pure. A flow that still goes to a good endpoint is left alone, so that a restart cuts nothing. Read next: `proxy/agent.py`.
+UDP and SCTP flows go when their endpoint serves no more; one that is on its way out but serves keeps those it has, as it
+keeps its TCP connections. TCP is looked at where the flags ask for it, and goes only when the endpoint is gone altogether.
+A flow that still leads to a good endpoint is left alone, so that a restart cuts nothing.
+
+Pure. Read next: `proxy/agent.py`.
 """
 
 from __future__ import annotations
@@ -9,40 +13,49 @@ from collections.abc import Callable, Iterable, Mapping
 
 from nodecore.kernel.conntrack import Flow
 
-from .services import Kind
+from .endpoints import Endpoint
 from .snapshot import Route
 
-Address = tuple[str, int]
-Targets = dict[Address, frozenset[Address]]  # where callers send -> who may answer; NodePorts have an empty address
-NOBODY: frozenset[Address] = frozenset()
+Place = tuple[str, int]
+Target = tuple[str, str, int]  # protocol, address and port callers send to; NodePorts have an empty address
+Targets = dict[Target, frozenset[Place]]  # ... and who may answer
+NOBODY: frozenset[Place] = frozenset()
+TCP = "tcp"
 
 
-def udp_targets(routes: Iterable[Route]) -> Targets:
-    """Who may answer for each UDP port of a Service."""
+def targets_of(routes: Iterable[Route], *, tcp: bool = False) -> Targets:
+    """Who may answer for each port of a Service, by protocols that are looked at."""
     found: Targets = {}
     for route in routes:
         port = route.port
-        if port.protocol != "udp":
+        if port.protocol == TCP and not tcp:
             continue
+        able = frozenset((item.address, item.port) for item in route.known
+                         if port.protocol == TCP or port.unready_too or _serves(item))
         for way in port.ways:
-            choices = (route.cluster,) if way.kind is Kind.CLUSTER_IP else (route.anywhere, route.local)
-            found[(way.address, way.port)] = frozenset(
-                (item.address, item.port) for choice in choices if choice for item in choice.endpoints)
+            found[(port.protocol, way.address, way.port)] = able
     return found
 
 
-def is_stale(targets: Mapping[Address, frozenset[Address]]) -> Callable[[Flow], bool]:
-    """The question to ask of each flow.
+def _serves(item: Endpoint) -> bool:
+    return item.ready or item.serving
+
+
+def is_stale(targets: Mapping[Target, frozenset[Place]], protocol: str) -> Callable[[Flow], bool]:
+    """The question to ask of each flow of a protocol.
 
     A flow to a Service's address that was never translated is stale too: it was first sent before there were rules.
-    Such a flow to a NodePort may be anybody's, and is left alone.
+    Such a flow to a NodePort may be anybody's, and is left alone; and of TCP any, which ends by itself.
     """
 
     def stale(flow: Flow) -> bool:
         answering = (flow.endpoint, flow.endpoint_port)
-        allowed = targets.get((flow.destination, flow.port))
-        if allowed is None and flow.endpoint != flow.destination:
-            allowed = targets.get(("", flow.port))
+        untranslated = flow.endpoint == flow.destination
+        if untranslated and protocol == TCP:
+            return False
+        allowed = targets.get((protocol, flow.destination, flow.port))
+        if allowed is None and not untranslated:
+            allowed = targets.get((protocol, "", flow.port))
         return allowed is not None and answering not in allowed
 
     return stale

@@ -25,7 +25,7 @@ from .ledger import Delta, Ledger
 from .render.nftables import Layout
 from .services import Skipped
 from .snapshot import Route, Snapshot
-from .stale import Targets, changed, is_stale, udp_targets
+from .stale import Target, Targets, changed, is_stale, targets_of
 from .sysctls import WANTED
 
 log = logging.getLogger(__name__)
@@ -59,14 +59,14 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class ForgetFlows:
-    """Make the kernel forget UDP flows that lead nowhere."""
+    """Make the kernel forget flows that lead nowhere."""
 
     family: Family
-    targets: Mapping[tuple[str, int], frozenset[tuple[str, int]]]
+    targets: Mapping[Target, frozenset[tuple[str, int]]]
 
     def describe(self) -> str:
         """For logs and --dry-run."""
-        return f"forget stale UDP flows of {len(self.targets)} ports"
+        return f"forget stale flows of {len(self.targets)} ports"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class _Half:
 
     layout: Layout
     ledger: Ledger = field(default_factory=Ledger)
-    udp: dict[str, Targets] = field(default_factory=dict)
+    targets: dict[str, Targets] = field(default_factory=dict)
     stale: Targets = field(default_factory=dict)
     known: bool = False
 
@@ -125,6 +125,7 @@ class Rules:
         self._skipped: dict[str, list[Skipped]] = {}
         self._denied: set[Sysctl] = set()
         self.inputs: Sequence[Input] = ()
+        self.forget_tcp = False
 
     def synced(self) -> bool:
         """Whether Services and EndpointSlices have both been read: half a picture would cut off the other half."""
@@ -150,7 +151,7 @@ class Rules:
                 routes, problems = self._snapshot.routes(key, half.layout.family)
                 skipped += problems
                 half.ledger.put(key, [fragment for route in routes for fragment in half.layout.fragments(route)])
-                _note_udp(half, key, routes)
+                _note_targets(half, key, targets_of(routes, tcp=self.forget_tcp))
                 ready.update({route.port.health_check: max(_ready_here(routes), ready.get(route.port.health_check, 0))
                               for route in routes if route.port.health_check})
             self._note_skipped(key, skipped)
@@ -227,13 +228,14 @@ class Rules:
 
     async def _forget_flows(self, op: ForgetFlows) -> None:
         self._halves[op.family].stale = {}
-        try:
-            count = await self._conntrack.delete_udp(op.family, is_stale(op.targets))
-        except Fault as error:  # the rules are right all the same, and writing them again would not help
-            log.warning("stale UDP flows stay until they time out: %s", error)
-        else:
-            if count:
-                log.info("forgot %d stale UDP flows", count)
+        for protocol in sorted({protocol for protocol, _, _ in op.targets}):
+            try:
+                count = await self._conntrack.delete_flows(op.family, protocol, is_stale(op.targets, protocol))
+            except Fault as error:  # the rules are right all the same, and writing them again would not help
+                log.warning("stale %s flows stay until they time out: %s", protocol.upper(), error)
+            else:
+                if count:
+                    log.info("forgot %d stale %s flows", count, protocol.upper())
 
     def _set(self, switch: Sysctl) -> None:
         try:
@@ -305,10 +307,9 @@ def _is_wrong(switch: Sysctl) -> bool:
     return read_sysctl(switch.name) not in (None, switch.value)
 
 
-def _note_udp(half: _Half, key: str, routes: list[Route]) -> None:
-    old, new = half.udp.get(key, {}), udp_targets(routes)
-    half.stale |= changed(old, new)
+def _note_targets(half: _Half, key: str, new: Targets) -> None:
+    half.stale |= changed(half.targets.get(key, {}), new)
     if new:
-        half.udp[key] = new
+        half.targets[key] = new
     else:
-        half.udp.pop(key, None)
+        half.targets.pop(key, None)

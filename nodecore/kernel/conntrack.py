@@ -1,8 +1,8 @@
-"""Connection tracking: which UDP flows the kernel remembers, and forgetting the ones that lead nowhere.
+"""Connection tracking: which flows the kernel remembers, and forgetting the ones that lead nowhere.
 
-A UDP flow that was sent to an endpoint keeps going there for as long as packets come, even when the endpoint is
+A flow that was sent to an endpoint keeps going there for as long as packets come, even when the endpoint is
 long gone. Raw ctnetlink messages (linux/netfilter/nfnetlink_conntrack.h), standard library only: one dump, which
-the kernel narrows to UDP where it can, and one delete per stale flow.
+the kernel narrows to one protocol where it can, and one delete per stale flow.
 
 Must not know: what makes a flow stale (the caller's `stale` says). Read next: `proxy/stale.py`.
 """
@@ -29,14 +29,14 @@ IP_SOURCE, IP_DESTINATION = (1, 3), (2, 4)  # IPv4 and IPv6 numbers of the same 
 PROTO_NUMBER, PROTO_SOURCE, PROTO_DESTINATION = 1, 2, 3
 FILTER_ORIG_FLAGS, FILTER_BY_PROTOCOL = 1, 1 << 3
 NESTED, MASK = 0x8000, 0x3FFF
-UDP = 17
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 HEADER, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 BODY = 20  # nlmsghdr and nfgenmsg
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One UDP flow: where it was sent to, and who it came to be answered by (the same where nothing was translated)."""
+    """One flow: where it was sent to, and who it came to be answered by (the same where nothing was translated)."""
 
     source: str
     source_port: int
@@ -49,17 +49,17 @@ class Flow:
 class Conntrack:
     """The connection tracking table of the network namespace this process lives in."""
 
-    async def list_udp(self, family: Family) -> list[Flow]:
-        """Every UDP flow of a family."""
-        return await asyncio.to_thread(lambda: [flow for flow, _ in _dump(family)])
+    async def list_flows(self, family: Family, protocol: str) -> list[Flow]:
+        """Every flow of a family and protocol."""
+        return await asyncio.to_thread(lambda: [flow for flow, _ in _dump(family, PROTOCOLS[protocol])])
 
-    async def delete_udp(self, family: Family, stale: Callable[[Flow], bool]) -> int:
-        """Forget the UDP flows `stale` picks; says how many there were."""
-        return await asyncio.to_thread(_delete, family, stale)
+    async def delete_flows(self, family: Family, protocol: str, stale: Callable[[Flow], bool]) -> int:
+        """Forget the flows of a protocol that `stale` picks; says how many there were."""
+        return await asyncio.to_thread(_delete, family, PROTOCOLS[protocol], stale)
 
 
-def _delete(family: Family, stale: Callable[[Flow], bool]) -> int:
-    identities = [identity for flow, identity in _dump(family) if stale(flow)]
+def _delete(family: Family, protocol: int, stale: Callable[[Flow], bool]) -> int:
+    identities = [identity for flow, identity in _dump(family, protocol) if stale(flow)]
     if not identities:
         return 0
     deleted = 0
@@ -77,18 +77,19 @@ def _acknowledged(reply: bytes) -> bool:
     return bool(code == 0)
 
 
-def _dump(family: Family) -> Iterator[tuple[Flow, bytes]]:
-    """Each UDP flow with the attributes that identify it in a delete."""
-    narrow = _attribute(CTA_TUPLE_ORIG | NESTED, _attribute(CTA_TUPLE_PROTO | NESTED, _attribute(PROTO_NUMBER, bytes([UDP]))))
+def _dump(family: Family, protocol: int) -> Iterator[tuple[Flow, bytes]]:
+    """Each flow with the attributes that identify it in a delete."""
+    number = _attribute(CTA_TUPLE_PROTO | NESTED, _attribute(PROTO_NUMBER, bytes([protocol])))
+    narrow = _attribute(CTA_TUPLE_ORIG | NESTED, number)
     narrow += _attribute(CTA_FILTER | NESTED, _attribute(FILTER_ORIG_FLAGS, struct.pack("=I", FILTER_BY_PROTOCOL)))
     with _open() as sock:
         try:
-            yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, narrow))
+            yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, narrow), protocol)
         except errors.Invalid:  # a kernel before 5.8 knows no such filter
-            yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, b""))
+            yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, b""), protocol)
 
 
-def _answers(sock: socket.socket, request: bytes) -> Iterator[tuple[Flow, bytes]]:
+def _answers(sock: socket.socket, request: bytes, protocol: int) -> Iterator[tuple[Flow, bytes]]:
     sock.send(request)
     while True:
         datagram = sock.recv(1 << 17)
@@ -100,15 +101,15 @@ def _answers(sock: socket.socket, request: bytes) -> Iterator[tuple[Flow, bytes]
             if kind == NLMSG_ERROR:
                 (code,) = struct.unpack_from("=i", datagram, offset + 16)
                 raise errors.Invalid(f"conntrack: {os.strerror(-code)}")
-            found = _flow(datagram[offset + BODY : offset + length])
+            found = _flow(datagram[offset + BODY : offset + length], protocol)
             if found:
                 yield found
             offset += (length + 3) & ~3
 
 
-def _flow(payload: bytes) -> tuple[Flow, bytes] | None:
+def _flow(payload: bytes, protocol: int) -> tuple[Flow, bytes] | None:
     parts = _attributes(payload)
-    original, reply = _tuple(parts.get(CTA_TUPLE_ORIG, b"")), _tuple(parts.get(CTA_TUPLE_REPLY, b""))
+    original, reply = (_tuple(parts.get(which, b""), protocol) for which in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
     if not original or not reply:
         return None
     identity = _attribute(CTA_TUPLE_ORIG | NESTED, parts[CTA_TUPLE_ORIG])
@@ -117,10 +118,10 @@ def _flow(payload: bytes) -> tuple[Flow, bytes] | None:
     return Flow(original[0], original[1], original[2], original[3], reply[0], reply[1]), identity
 
 
-def _tuple(payload: bytes) -> tuple[str, int, str, int] | None:
+def _tuple(payload: bytes, protocol: int) -> tuple[str, int, str, int] | None:
     parts = _attributes(payload)
     addresses, ports = _attributes(parts.get(CTA_TUPLE_IP, b"")), _attributes(parts.get(CTA_TUPLE_PROTO, b""))
-    if ports.get(PROTO_NUMBER) != bytes([UDP]):
+    if ports.get(PROTO_NUMBER) != bytes([protocol]):
         return None
     source, destination = (next(addresses[kind] for kind in kinds if kind in addresses) for kinds in (IP_SOURCE, IP_DESTINATION))
     return (_address(source), int.from_bytes(ports[PROTO_SOURCE], "big"),

@@ -89,11 +89,11 @@ def test_udp_flows(inside: Inside) -> None:
             for number in range(300):
                 sock.sendto(b"?", (f"127.0.1.{number % 250}", 99 if number < 250 else 98))
             conntrack = Conntrack()
-            found = await conntrack.list_udp(Family.IPV4)
+            found = await conntrack.list_flows(Family.IPV4, "udp")
             assert {(flow.endpoint, flow.endpoint_port) for flow in found if flow.port == 99} == {("127.0.0.1", 1234)}
-            assert await conntrack.delete_udp(Family.IPV4, lambda flow: flow.destination == "127.0.1.7" and flow.port == 99) == 1
-            assert await conntrack.delete_udp(Family.IPV4, lambda flow: flow.port == 99) == 249
-            assert {flow.port for flow in await conntrack.list_udp(Family.IPV4)} == {98}
-            assert await conntrack.list_udp(Family.IPV6) == []
+            assert await conntrack.delete_flows(Family.IPV4, "udp", lambda flow: flow.destination == "127.0.1.7" and flow.port == 99) == 1
+            assert await conntrack.delete_flows(Family.IPV4, "udp", lambda flow: flow.port == 99) == 249
+            assert {flow.port for flow in await conntrack.list_flows(Family.IPV4, "udp")} == {98}
+            assert await conntrack.list_flows(Family.IPV6, "udp") == []
 
     inside(work())
