@@ -6,20 +6,20 @@ Pure. Must not know: which of them is chosen (`policy.py`). Read next: `proxy/po
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
+
+import msgspec
 
 from nodecore.kube.objects import Endpoint as EndpointView
 from nodecore.kube.objects import EndpointPort, EndpointSlice
 from nodecore.net import Family
 
-from .services import PROTOCOLS, Skipped
+from .services import ORDINARY, PROTOCOLS, Skipped
 
 SERVICE_NAME = "kubernetes.io/service-name"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True, order=True, gc=False):
     """One address and port that answers; `local` if it is on this node, `unplaced` if nobody says where it is.
 
     `zones` and `nodes` are the hints: whose callers it is meant for.
@@ -79,6 +79,8 @@ def _address(key: str, view: EndpointView, family: Family, skipped: list[Skipped
     if not view.addresses:
         return ""
     text = view.addresses[0]
+    if family is Family.IPV4 and ORDINARY.fullmatch(text):
+        return text
     try:
         address = ip_address(text)
     except ValueError:

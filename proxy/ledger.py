@@ -13,17 +13,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, order=True)
-class Chain:
+
+class Chain(msgspec.Struct, frozen=True, order=True, gc=False):
     """A chain and its rules."""
 
     name: str
     rules: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Element:
+class Element(msgspec.Struct, frozen=True, order=True, gc=False):
     """An element of a map, or of a set where `value` is empty."""
 
     container: str
@@ -31,8 +31,7 @@ class Element:
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(msgspec.Struct, frozen=True, gc=False):
     """One Service's part: elements of its own, and chains and set elements it shares with others."""
 
     claim: str

@@ -10,21 +10,20 @@ Read next: `proxy/render/nftables.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .endpoints import Endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where this node is."""
 
     node: str = ""
     zone: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """Who answers; `elsewhere` if nobody here may, though somebody on another node would."""
 
     endpoints: tuple[Endpoint, ...]

@@ -8,10 +8,12 @@ Pure. Must not know: how it is done. Read next: `proxy/endpoints.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import ip_address, ip_network
+
+import msgspec
 
 from nodecore.kube.objects import Service
 from nodecore.kube.objects import ServicePort as PortView
@@ -20,6 +22,8 @@ from nodecore.net import Family
 OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 MAX_AFFINITY_SECONDS = 86400
+OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+ORDINARY = re.compile(rf"(?!0|127\.|169\.254\.|22[4-9]|2[3-5][0-9]){OCTET}(?:\.{OCTET}){{3}}")  # IPv4, in its usual spelling
 
 
 class Kind(Enum):
@@ -31,8 +35,7 @@ class Kind(Enum):
     NODE_PORT = "NodePort"
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(msgspec.Struct, frozen=True, gc=False):
     """An address and port callers use; a NodePort has no address, being at every one of the node.
 
     `sources` are the only networks that may come this way, None for everybody.
@@ -44,8 +47,7 @@ class Way:
     sources: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePort:
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
     """One port of one Service: the ways in, the first being the ClusterIP, and who may answer."""
 
     service: str
@@ -64,8 +66,7 @@ class ServicePort:
         return len(self.ways) > 1
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True, gc=False):
     """Something an object asks for that was not done, and why."""
 
     kind: str
@@ -107,6 +108,8 @@ def _address(service: Service, family: Family) -> str | None:
 
 def usable_address(text: str, family: Family) -> str | None:
     """An address a Service can have, in its usual spelling; None for one of the other family, empty for what is none."""
+    if ORDINARY.fullmatch(text):
+        return text if family is Family.IPV4 else None
     try:
         address = ip_address(text)
     except ValueError:
@@ -162,7 +165,7 @@ def _unusable(view: PortView) -> str:
 def _port(key: str, service: Service, view: PortView, address: str, external: tuple[Way, ...]) -> ServicePort:
     spec = service.spec
     ways = [Way(Kind.CLUSTER_IP, address, view.port)]
-    ways += [replace(way, port=view.port) for way in external if way.address != address]
+    ways += [msgspec.structs.replace(way, port=view.port) for way in external if way.address != address]
     if view.node_port and spec.type in ("NodePort", "LoadBalancer"):
         ways.append(Way(Kind.NODE_PORT, "", view.node_port))
     external_local = spec.external_traffic_policy == "Local"
