@@ -1,7 +1,7 @@
 """The proxy in one screen: two informers fill a snapshot, one reconciler writes it, a monitor guards what was written.
 
-    Services, EndpointSlices -> Snapshot -> Rules (ledger, layout) -> nft, conntrack
-    somebody else's change of our tables -> doubt -> written anew
+    Services, EndpointSlices -> Snapshot -> Rules (ledger, layout) -> Writer (nft or iptables), conntrack
+    somebody else's change of what is ours -> written anew
 
 Nothing is written before both inputs are complete. When this process ends, or the API is away, the rules stay.
 Read next: `proxy/target.py`.
@@ -15,12 +15,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nodecore.daemon import systemd
 from nodecore.errors import Blame, Fault
 from nodecore.kernel.conntrack import Conntrack
+from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.model import Sysctl
-from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.nft import Nft
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import KubeClient
 from nodecore.kube.informer import Informer
@@ -29,14 +31,15 @@ from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
 from nodecore.loop.backoff import Backoff
 from nodecore.loop.reconcile import Outcome, Reconciler
 from nodecore.loop.supervise import run_tasks
-from nodecore.net import Family, parse_network
+from nodecore.net import parse_network
 
-from . import health
+from . import health, modes
 from .checks import Checks
 from .config import Config, Locality
-from .render.nftables import Layout, Settings
+from .modes import layouts as layouts
 from .snapshot import Snapshot
 from .sysctls import WANTED, conntrack_switches
+from .takeover import remove
 from .target import Rules, set_switches
 
 log = logging.getLogger(__name__)
@@ -49,9 +52,9 @@ async def run(config: Config) -> None:
     prepare(config)
     async with open_client(config) as client:
         config = await at_home(config, client)
-        snapshot, nft = Snapshot(config.node), Nft()
+        snapshot, writer = Snapshot(config.node), modes.writer(config)
         checks = Checks(lambda: reconciler.healthy)
-        rules = Rules(snapshot, layouts(config), nft, Conntrack(), switches_of(config), checks)
+        rules = Rules(snapshot, layouts(config), writer, Conntrack(), switches_of(config), checks)
         reconciler = Reconciler("proxy", rules, resync=config.sync_period)
         informers = (
             Informer(client, SERVICES, into=Service, on_item=snapshot.put_service, on_change=reconciler.mark),
@@ -67,7 +70,7 @@ async def run(config: Config) -> None:
                 "services": informers[0].run(),
                 "endpointslices": informers[1].run(),
                 "node": node.run(),
-                "monitor": guard(nft, rules, reconciler),
+                "monitor": guard(writer, reconciler),
                 "rules": reconciler.run(),
                 "watchdog": systemd.watchdog(lambda: True),
             })
@@ -141,21 +144,10 @@ def zone_of(node: Node | None) -> str:
     return (node.metadata.labels or {}).get(ZONE, "") if node else ""
 
 
-def layouts(config: Config) -> list[Layout]:
-    """One per family."""
-    settings = Settings(config.locality, config.node_port_addresses, config.masquerade_all, config.masquerade_mark)
-    return [Layout(family, settings) for family in config.families]
-
-
-async def guard(nft: Nft, rules: Rules, reconciler: Reconciler) -> None:
-    """Have a table written anew when somebody else changed it."""
-    async for table in nft.changes():
-        if rules.doubt(table):
-            log.warning("table %s was changed by somebody else: writing it anew", table)
-            reconciler.mark()
-        elif table == EVERYTHING:
-            rules.forget()
-            reconciler.mark()
+async def guard(writer: modes.Writer[Any], reconciler: Reconciler) -> None:
+    """Have it looked at when somebody else may have changed what is ours."""
+    async for _ in writer.news():
+        reconciler.mark()
 
 
 def outcomes(reconciler: Reconciler, config: Config) -> Callable[[Outcome], None]:
@@ -176,10 +168,9 @@ def outcomes(reconciler: Reconciler, config: Config) -> Callable[[Outcome], None
 
 def rules_of(config: Config, snapshot: Snapshot) -> Rules:
     """What would be written for a snapshot, for those who only look."""
-    return Rules(snapshot, layouts(config), Nft(), Conntrack(), switches_of(config))
+    return Rules(snapshot, layouts(config), modes.writer(config), Conntrack(), switches_of(config))
 
 
 async def clean_up() -> None:
-    """Remove every table of ours."""
-    for family in Family:
-        await Nft().load(Layout(family).removal_script())
+    """Remove the rules of every mode, and Go kube-proxy's."""
+    await remove(Nft(), Iptables())

@@ -22,9 +22,9 @@ from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_netw
 from .flags import FLAGS, IGNORED_SECTIONS, Flag
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
-MODES = ("nftables",)
+MODES = ("nftables", "iptables")
 LATER = {
-    "iptables": "not there yet", "ipvs": "not there yet", "userspace": "gone from Kubernetes", "kernelspace": "for Windows only",
+    "ipvs": "not there yet", "userspace": "gone from Kubernetes", "kernelspace": "for Windows only",
 }
 LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")

@@ -1,7 +1,7 @@
 """What the reconcile loop asks of the proxy: fold the Services that changed into the ledgers, and write what changed.
 
-The kernel is not read back: a table is either known to be as written, or it is written anew as a whole, in one
-transaction that replaces the old one. Whoever else touches it makes it unknown (`doubt`).
+The kernel is not read back: the rules of a family are either known to be as written, or written anew as a whole. Which
+rules, and how, is the mode's (`modes.py`). What other modes have left is removed once everything stands.
 Read next: `proxy/agent.py`.
 """
 
@@ -10,19 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from nodecore.errors import Fault, Invalid
+from nodecore.errors import Fault
 from nodecore.kernel.conntrack import Conntrack
 from nodecore.kernel.model import Sysctl
-from nodecore.kernel.nft import Nft
 from nodecore.kernel.sysctl import read_sysctl, write_sysctl
 from nodecore.net import Family
 
-from . import names
 from .checks import Check, Checks
 from .ledger import Delta, Ledger
-from .render.nftables import Layout
+from .modes import Layout, Writer
 from .services import Skipped
 from .snapshot import Route, Snapshot
 from .stale import Target, Targets, changed, is_stale, targets_of
@@ -33,19 +31,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Write a whole table."""
+    """Write all rules of a family."""
 
     layout: Layout
     everything: Delta
 
     def describe(self) -> str:
         """For logs and --dry-run."""
-        return f"replace table {self.layout.table} ({len(self.everything)} chains and elements)"
+        return f"replace {self.layout.where} ({len(self.everything)} chains and elements)"
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Write what changed of a table."""
+    """Write what changed of them."""
 
     layout: Layout
     delta: Delta
@@ -53,7 +51,7 @@ class Update:
     def describe(self) -> str:
         """For logs and --dry-run."""
         delta = self.delta
-        return (f"update table {self.layout.table}: {len(delta.added)} elements added, {len(delta.removed)} removed, "
+        return (f"update {self.layout.where}: {len(delta.added)} elements added, {len(delta.removed)} removed, "
                 f"{len(delta.added_chains)} chains added, {len(delta.removed_chains)} removed")
 
 
@@ -80,7 +78,16 @@ class AnswerChecks:
         return f"answer health checks on {len(self.wanted)} ports"
 
 
-RuleOp = Sysctl | Replace | Update | ForgetFlows | AnswerChecks
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Remove what other modes, and Go kube-proxy, have left."""
+
+    def describe(self) -> str:
+        """For logs and --dry-run."""
+        return "remove the rules of other modes and of Go kube-proxy"
+
+
+RuleOp = Sysctl | Replace | Update | ForgetFlows | AnswerChecks | Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,6 @@ class _Half:
     ledger: Ledger = field(default_factory=Ledger)
     targets: dict[str, Targets] = field(default_factory=dict)
     stale: Targets = field(default_factory=dict)
-    known: bool = False
 
 
 class Input(Protocol):
@@ -115,15 +121,16 @@ class Rules:
     """The `Target` of the proxy; one half per family."""
 
     def __init__(
-        self, snapshot: Snapshot, layouts: Sequence[Layout], nft: Nft, conntrack: Conntrack, switches: Sequence[Sysctl] = (),
-        checks: Checks | None = None,
+        self, snapshot: Snapshot, layouts: Sequence[Layout], writer: Writer[Any], conntrack: Conntrack,
+        switches: Sequence[Sysctl] = (), checks: Checks | None = None,
     ) -> None:
-        self._snapshot, self._nft, self._conntrack = snapshot, nft, conntrack
+        self._snapshot, self._writer, self._conntrack = snapshot, writer, conntrack
         self._switches, self._checks = switches, checks
         self._wanted_checks: dict[str, dict[int, Check]] = {}
         self._halves = {layout.family: _Half(layout) for layout in layouts}
         self._skipped: dict[str, list[Skipped]] = {}
         self._denied: set[Sysctl] = set()
+        self._swept = False
         self.inputs: Sequence[Input] = ()
         self.forget_tcp = False
 
@@ -174,8 +181,8 @@ class Rules:
             self._skipped.pop(key, None)
 
     async def observe(self, wanted: Mapping[Family, Ledger]) -> Actual:
-        """Which tables are as they were last written; the switches are read each time."""
-        known = frozenset(family for family in wanted if self._halves[family].known)
+        """Which families' rules are as they were last written; the switches are read each time."""
+        known = frozenset([family for family in wanted if await self._writer.intact(self._halves[family].layout)])
         switches = (*self._switches, *(switch for family in wanted for switch in WANTED[family]))
         wrong = [switch for switch in switches if _is_wrong(switch)]
         return Actual(known, tuple(switch for switch in wrong if switch not in self._denied))
@@ -194,12 +201,16 @@ class Rules:
         checks = {port: check for found in self._wanted_checks.values() for port, check in found.items()}
         if self._checks and self._checks.now != checks:
             ops.append(AnswerChecks(checks))
+        if not self._swept:
+            ops.append(Sweep())
         return ops
 
     async def apply(self, ops: Sequence[RuleOp]) -> None:
         """Write; a failure in one family leaves the other its chance."""
         failed: list[Exception] = []
         for op in ops:
+            if isinstance(op, Sweep) and failed:
+                continue  # the old rules stay until all the new ones stand
             try:
                 await self._write(op)
             except Fault as error:
@@ -218,13 +229,21 @@ class Rules:
             assert self._checks
             await self._checks.keep(op.wanted)
             return
-        half = self._halves[op.layout.family]
+        if isinstance(op, Sweep):
+            await self._sweep()
+            return
         if isinstance(op, Replace):
-            half.known = True  # before, so that somebody's change during the write puts it in doubt again
-            await self._replace(op)
+            await self._writer.replace(op.layout, op.everything)
         else:
-            await self._nft.load(op.layout.delta_script(op.delta))
-        half.ledger.settle()
+            await self._writer.update(op.layout, op.delta)
+        self._halves[op.layout.family].ledger.settle()
+
+    async def _sweep(self) -> None:
+        try:
+            await self._writer.sweep()
+            self._swept = True
+        except Fault as error:  # ours stand: no reason to write them again
+            log.warning("rules of others stay, until the next look: %s", error)
 
     async def _forget_flows(self, op: ForgetFlows) -> None:
         self._halves[op.family].stale = {}
@@ -244,41 +263,9 @@ class Rules:
             log.warning("%s; it should be %s", error, switch.value)
             self._denied.add(switch)
 
-    async def _replace(self, op: Replace) -> None:
-        kept = await self._affinity(op)
-        try:
-            await self._nft.load(op.layout.full_script(op.everything, kept))
-        except Invalid:
-            if not kept:
-                raise
-            await self._nft.load(op.layout.full_script(op.everything))
-
-    async def _affinity(self, op: Replace) -> list[str]:
-        """Commands that bring back which client is at which endpoint, so that a restart moves nobody."""
-        sticking = {path.maps for path in names.PATHS for chain in op.everything.added_chains
-                    if chain.name.startswith(f"{path.name}-stick-")}
-        kept: list[str] = []
-        for path in names.OWN_MAPS:
-            if path.maps in sticking:
-                listed = await self._nft.list_map(op.layout.family.nft, names.TABLE, path.affinity)
-                _, found, rest = (listed or "").partition("elements = {")
-                if found:
-                    elements = " ".join(rest.partition("}")[0].split())
-                    kept.append(f"add element {op.layout.table} {path.affinity} {{ {elements} }}")
-        return kept
-
     def forget(self) -> None:
         """After a failure nothing is known of the kernel."""
-        for half in self._halves.values():
-            half.known = False
-
-    def doubt(self, table: str) -> bool:
-        """Somebody else changed a table; says whether it is one of ours that was thought good until now."""
-        for half in self._halves.values():
-            if half.layout.table == table and half.known:
-                half.known = False
-                return True
-        return False
+        self._writer.forget()
 
     def dry_run(self) -> str:
         """The scripts that would be run now."""

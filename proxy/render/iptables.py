@@ -19,13 +19,14 @@ with those whose addresses end in the same bits. A first packet walks a few doze
 Rules of different Services match different packets, so their order does not matter and a change is `-D` and `-A`.
 
 Containers and chains are named `table chain`. Only checked addresses and numbers reach the text, and hashes of the rest.
-Pure. Read next: `proxy/render/leftovers.py`, `proxy/write_iptables.py`.
+Pure. Read next: `proxy/render/leftovers.py`, `proxy/writers/iptables.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from base64 import b32encode
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,7 +65,7 @@ class Layout:
     settings: Settings = UNSAID
 
     @property
-    def table(self) -> str:
+    def where(self) -> str:
         """What to call it in a log."""
         return f"{self.family.nft}tables"
 
@@ -166,13 +167,13 @@ class Layout:
         yield from (f":{name} - [0:0]" for name in sorted(gone))
         yield from (f"-X {name}" for name in sorted(gone))
 
-    def rule_counts(self, everything: Delta) -> Mapping[str, int]:
-        """How many rules of ours each table is to have, the jumps from the hooks not counted."""
-        return {
-            table: len(list(self.fixed(table))) + sum(len(chain.rules) for _, chain in _chains(everything.added_chains, table))
-            + sum(element.value.count("\n") + 1 for element in everything.added if element.container.startswith(f"{table} "))
+    def rule_counts(self, delta: Delta, *, fixed: bool = False) -> Counter[str]:
+        """How many rules more each table has after a change; `fixed` counts those that are always there as well."""
+        return Counter({
+            table: fixed * len(list(self.fixed(table)))
+            + _count(delta.added_chains, delta.added, table) - _count(delta.removed_chains, delta.removed, table)
             for table in TABLES
-        }
+        })
 
     def fixed(self, table: str) -> Iterator[str]:
         """The rules that are always there."""
@@ -309,6 +310,10 @@ def _chains(chains: Iterable[Chain], table: str) -> Iterator[tuple[str, Chain]]:
 def _rules(chains: Iterable[Chain], table: str) -> Iterator[str]:
     for name, chain in _chains(chains, table):
         yield from (f"-A {name} {rule}" for rule in chain.rules)
+
+
+def _count(chains: Iterable[Chain], elements: Iterable[Element], table: str) -> int:
+    return sum(len(chain.rules) for _, chain in _chains(chains, table)) + sum(1 for _ in _changes("-A", elements, table))
 
 
 def _changes(verb: str, elements: Iterable[Element], table: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 Chains are told by their names, rules in anybody's chain by what they jump to; nothing else is touched. Some chains of
 Go kube-proxy are the kubelet's as well, in versions that make them: where that has been, they stay.
 
-Pure. Read next: `proxy/write_iptables.py`.
+Pure. Read next: `proxy/writers/iptables.py`.
 """
 
 from __future__ import annotations

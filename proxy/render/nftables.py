@@ -61,6 +61,11 @@ class Layout:
         """Family and name."""
         return f"{self.family.nft} {names.TABLE}"
 
+    @property
+    def where(self) -> str:
+        """What to call it in a log."""
+        return f"table {self.table}"
+
     def fragments(self, route: Route) -> list[Fragment]:
         """A Service port's part of the table."""
         return [self._fragment(route, way) for way in route.port.ways]

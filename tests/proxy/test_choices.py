@@ -92,7 +92,6 @@ def test_only_changed_targets_are_looked_at() -> None:
 
 @pytest.mark.parametrize(("flags", "complaint"), [
     ({"proxy-mode": "ipvs"}, "--proxy-mode: ipvs"),
-    ({"proxy-mode": "iptables"}, "--proxy-mode: iptables"),
     ({"proxy-mode": "magic"}, "--proxy-mode: 'magic'"),
     ({"cluster-cidr": "10.244.0.1/16"}, "--cluster-cidr"),
     ({"nodeport-addresses": ("some",)}, "--nodeport-addresses: 'some'"),

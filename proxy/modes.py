@@ -1,0 +1,97 @@
+"""What a mode is: a `Layout` that says things in a packet filter's words, and a `Writer` that has them written.
+
+    nftables   render/nftables.py, writers/nftables.py
+    iptables   render/iptables.py, writers/iptables.py
+
+Whatever else the mode is not, is removed once it stands: `takeover.py`. Read next: `proxy/target.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, TypeVar
+
+from nodecore.kernel.nft import Children, Nft
+from nodecore.net import Family
+
+from .config import Config
+from .ledger import Delta, Fragment
+from .render import iptables, nftables
+from .render.settings import Settings
+from .snapshot import Route
+
+
+class Layout(Protocol):
+    """The words for one family. Pure."""
+
+    @property
+    def family(self) -> Family:
+        """Whose addresses."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What is written, for logs."""
+        ...
+
+    def fragments(self, route: Route) -> list[Fragment]:
+        """A Service port's part of the whole."""
+        ...
+
+    def full_script(self, everything: Delta) -> str:
+        """The whole, put in the place of nothing."""
+        ...
+
+    def delta_script(self, delta: Delta) -> str:
+        """What has changed."""
+        ...
+
+
+LayoutT = TypeVar("LayoutT", bound=Layout, contravariant=True)
+
+
+class Writer(Protocol[LayoutT]):
+    """What puts a layout's words into the kernel, and knows whether they are still there."""
+
+    async def intact(self, layout: LayoutT) -> bool:
+        """Whether the whole is there as it was last written."""
+        ...
+
+    async def replace(self, layout: LayoutT, everything: Delta) -> None:
+        """Make it the whole, whatever is there."""
+        ...
+
+    async def update(self, layout: LayoutT, delta: Delta) -> None:
+        """Write what has changed since."""
+        ...
+
+    def forget(self) -> None:
+        """Nothing is known to be there any more."""
+        ...
+
+    def news(self) -> AsyncIterator[None]:
+        """Yields when somebody else may have changed what is ours. Never ends."""
+        ...
+
+    async def sweep(self) -> None:
+        """Remove what other modes, and Go kube-proxy, have left here."""
+        ...
+
+
+def layouts(config: Config) -> Sequence[nftables.Layout | iptables.Layout]:
+    """The words for what was told, one per family."""
+    settings = Settings(config.locality, config.node_port_addresses, config.masquerade_all, config.masquerade_mark)
+    kind = iptables.Layout if config.mode == "iptables" else nftables.Layout
+    return [kind(family, settings) for family in config.families]
+
+
+def writer(config: Config) -> Writer[nftables.Layout] | Writer[iptables.Layout]:
+    """What writes them."""
+    from nodecore.kernel.iptables import Iptables
+
+    from .writers.iptables import IptablesWriter
+    from .writers.nftables import NftablesWriter
+
+    children = Children()
+    nft, chains = Nft(children=children), Iptables(children=children)
+    return (IptablesWriter if config.mode == "iptables" else NftablesWriter)(nft, chains, config.families)

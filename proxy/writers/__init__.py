@@ -1,0 +1,1 @@
+"""What has a mode's words written, one module per mode. Read next: `proxy/modes.py`."""

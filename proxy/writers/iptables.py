@@ -1,0 +1,141 @@
+"""iptables mode's writes, in the variant the host uses, and whether they are still there.
+
+The jumps from the built-in chains stand before everybody else's rules. Of iptables-nft the nft monitor tells which chain
+others have touched; of iptables-legacy the kernel tells the table's size, which is asked for every second. Others write to
+these tables all the time, so then it is looked whether what is ours is still there, and only if not it is written anew.
+
+Must not know: Services. Read next: `proxy/render/iptables.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.ports import Variant
+from nodecore.net import Family
+
+from ..ledger import Delta
+from ..names import PREFIX
+from ..render.iptables import HOOKS, TABLES, Layout
+from ..render.leftovers import read_held
+from ..takeover import remove
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 1.0
+Stamps = Mapping[str, bytes]
+
+
+class IptablesWriter:
+    """The chains of the families that are served."""
+
+    def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
+        self._nft, self._chains, self._families = nft, chains, families
+        self._known: dict[Family, Stamps] = {}  # of the legacy tables after our last write
+        self._counts: dict[Family, Counter[str]] = {}  # of our rules, by table
+        self._suspect: set[Family] = set()  # others have written where our jumps are
+
+    async def intact(self, layout: Layout) -> bool:
+        """Nobody has touched it, or what is ours is there all the same."""
+        family = layout.family
+        if family not in self._known:
+            return False
+        stamps = self._stamps(family)
+        if self._suspect_now(family, stamps):
+            legacy = await self._chains.chosen() is Variant.LEGACY
+            if not await (self._is_whole(family) if legacy else self._is_jumped_to(family)):
+                log.warning("%s: our rules were changed by somebody else: writing them anew", layout.where)
+                self._known.pop(family, None)
+                return False
+            if family in self._known:
+                self._known[family] = stamps
+        return family in self._known
+
+    def _suspect_now(self, family: Family, stamps: Stamps) -> bool:
+        suspect = family in self._suspect or stamps != self._known[family]
+        self._suspect.discard(family)
+        return suspect
+
+    async def _is_whole(self, family: Family) -> bool:
+        """Whether there are as many rules of ours as there should be, and the jumps to them."""
+        for table in TABLES:
+            held = read_held(await self._chains.save(Variant.LEGACY, family, table))
+            if held.rules != self._counts[family][table] or len(held.jumps) != len(HOOKS[table]):
+                return False
+        return True
+
+    async def _is_jumped_to(self, family: Family) -> bool:
+        for table, hooks in HOOKS.items():
+            for hook, jump in hooks.items():
+                lines = await self._chains.list_chain(await self._chains.chosen(), family, table, hook) or ()
+                if f"-A {hook} {jump}" not in lines:
+                    return False
+        return True
+
+    async def replace(self, layout: Layout, everything: Delta) -> None:
+        """Each table at once; what was there of ours before and is not wanted any more goes with it."""
+        variant, family = await self._chains.chosen(), layout.family
+        held = {table: read_held(await self._chains.save(variant, family, table)) for table in TABLES}
+        self._known[family] = {}  # before, so that somebody's change during the write puts it in doubt again
+        self._suspect.discard(family)
+        await self._chains.restore(variant, family, layout.full_script(everything, held))
+        self._counts[family] = layout.rule_counts(everything, fixed=True)
+        self._note(family)
+
+    async def update(self, layout: Layout, delta: Delta) -> None:
+        """What has changed, each table at once; it fails where what is to go is not there."""
+        stamps = self._stamps(layout.family)
+        await self._chains.restore(await self._chains.chosen(), layout.family, layout.delta_script(delta))
+        self._counts[layout.family].update(layout.rule_counts(delta))
+        if stamps == self._known.get(layout.family):
+            self._note(layout.family)
+
+    def _note(self, family: Family) -> None:
+        if family in self._known:
+            self._known[family] = self._stamps(family)
+
+    def _stamps(self, family: Family) -> Stamps:
+        """What the kernel says of our legacy tables; nothing of iptables-nft's."""
+        return {table: stamp for table, stamp in self._chains.registered(family).items() if table in TABLES}
+
+    def forget(self) -> None:
+        """Write all anew."""
+        self._known.clear()
+
+    async def news(self) -> AsyncIterator[None]:
+        """When others have written where ours is."""
+        if await self._chains.chosen() is Variant.LEGACY:
+            while True:
+                await asyncio.sleep(POLL_SECONDS)
+                if any(self._stamps(family) != known for family, known in self._known.items() if known):
+                    yield
+        async for change in self._nft.changes(chains=True):
+            if self._hear(change):
+                yield
+
+    def _hear(self, change: str) -> bool:
+        """Whether it may be about us: `family table chain`, or without the chain where the whole table went."""
+        if change == EVERYTHING:
+            self.forget()
+            return True
+        name, table, chain = [*change.split(" ", 2), "", ""][:3]
+        family = next((family for family in self._known if family.nft == name), None)
+        if family is None or table not in TABLES:
+            return False
+        if not chain or chain.startswith(PREFIX):
+            log.warning("%s %s: our rules were changed by somebody else: writing them anew", table, chain)
+            self._known.pop(family)
+            return True
+        if chain in HOOKS[table]:
+            self._suspect.add(family)
+            return True
+        return False
+
+    async def sweep(self) -> None:
+        """Everything but our chains in this variant."""
+        variant = await self._chains.chosen()
+        await remove(self._nft, self._chains, keeps=lambda where, family: where is variant and family in self._families)

@@ -1,0 +1,92 @@
+"""nftables mode's writes: a table per family, replaced in one transaction or changed in one.
+
+A table is either known to be as written, or written anew: the kernel's news says when somebody else has touched it.
+Must not know: Services. Read next: `proxy/render/nftables.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from nodecore.errors import Invalid
+from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.ports import Variant
+from nodecore.net import Family
+
+from .. import names
+from ..ledger import Delta
+from ..render.nftables import Layout
+from ..takeover import remove
+
+log = logging.getLogger(__name__)
+
+
+class NftablesWriter:
+    """The tables of the families that are served."""
+
+    def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
+        self._nft, self._chains, self._families = nft, chains, families
+        self._known: set[Family] = set()
+
+    async def intact(self, layout: Layout) -> bool:
+        """Nobody has been heard to touch it."""
+        return layout.family in self._known
+
+    async def replace(self, layout: Layout, everything: Delta) -> None:
+        """The whole table in one transaction."""
+        self._known.add(layout.family)  # before, so that somebody's change during the write puts it in doubt again
+        kept = await self._affinity(layout, everything)
+        try:
+            await self._nft.load(layout.full_script(everything, kept))
+        except Invalid:
+            if not kept:
+                raise
+            await self._nft.load(layout.full_script(everything))
+
+    async def update(self, layout: Layout, delta: Delta) -> None:
+        """Elements and chains in one transaction."""
+        await self._nft.load(layout.delta_script(delta))
+
+    async def _affinity(self, layout: Layout, everything: Delta) -> list[str]:
+        """Commands that bring back which client is at which endpoint, so that a restart moves nobody."""
+        sticking = {path.maps for path in names.PATHS for chain in everything.added_chains
+                    if chain.name.startswith(f"{path.name}-stick-")}
+        kept: list[str] = []
+        for path in names.OWN_MAPS:
+            if path.maps in sticking:
+                listed = await self._nft.list_map(layout.family.nft, names.TABLE, path.affinity)
+                _, found, rest = (listed or "").partition("elements = {")
+                if found:
+                    elements = " ".join(rest.partition("}")[0].split())
+                    kept.append(f"add element {layout.table} {path.affinity} {{ {elements} }}")
+        return kept
+
+    def forget(self) -> None:
+        """Write all anew."""
+        self._known.clear()
+
+    async def news(self) -> AsyncIterator[None]:
+        """When a table of ours was changed by others."""
+        async for change in self._nft.changes():
+            if self._hear(change):
+                yield
+
+    def _hear(self, change: str) -> bool:
+        if change == EVERYTHING:
+            self.forget()
+            return True
+        for family in self._known:
+            if change == f"{family.nft} {names.TABLE}":
+                log.warning("table %s was changed by somebody else: writing it anew", change)
+                self._known.discard(family)
+                return True
+        return False
+
+    async def sweep(self) -> None:
+        """Everything but our tables."""
+        await remove(self._nft, self._chains, keeps=self._keeps)
+
+    def _keeps(self, variant: Variant | None, family: Family) -> bool:
+        return variant is None and family in self._families
