@@ -87,7 +87,7 @@ def demo(state: State, patience: float = PATIENCE) -> None:
     steps.done("every node and a pod on every node reached every endpoint of the Service")
 
 
-def deploy(kubectl: Kubectl, steps: Steps, patience: float) -> None:
+def deploy(kubectl: Kubectl, steps: Steps, patience: float = PATIENCE) -> None:
     """Apply the manifest and wait until all of it runs."""
     with steps.step(f"kubectl apply -f {MANIFEST.relative_to(PROJECT)}"):
         kubectl.run("apply", "-f", str(MANIFEST))
