@@ -47,7 +47,7 @@ async def compared(picture: Picture) -> list[str]:
     for layout in layouts(picture.config):
         listing = await Nft().list_table(layout.family.nft, names.TABLE)
         if listing is None:
-            lines.append(f"all Services: there is no table {layout.table}: is the proxy running?")
+            lines.append(f"all Services: there is no {layout.where}: is the proxy running?")
             continue
         fixed = read_listing(layout.full_script(Delta())).chains
         lines += differences(ledgers[layout.family], fixed, read_listing(listing))
