@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, ip_address
 
 from nodecore.kernel.batch import attribute, attributes
-from nodecore.kernel.model import Ipip, Tun, Tunnel, Vxlan, Wireguard
+from nodecore.kernel.model import Dummy, Ipip, Tun, Tunnel, Vxlan, Wireguard
 
 INFO_KIND, INFO_DATA = 1, 2
 VXLAN_ID, VXLAN_LINK, VXLAN_LOCAL, VXLAN_LEARNING, VXLAN_PORT, VXLAN_LOCAL6, VXLAN_GBP = 1, 3, 4, 7, 15, 17, 23
@@ -20,7 +20,7 @@ IPTUN_LOCAL, IPTUN_REMOTE, IPTUN_TTL, IPTUN_PMTUDISC = 2, 3, 4, 10
 TUN_TYPE, TUN_PERSIST, TUN_MULTI_QUEUE = 3, 6, 7
 IFF_TUN = 1
 
-KINDS: Mapping[type[Tunnel], str] = {Vxlan: "vxlan", Ipip: "ipip", Wireguard: "wireguard", Tun: "tun"}
+KINDS: Mapping[type[Tunnel], str] = {Vxlan: "vxlan", Ipip: "ipip", Wireguard: "wireguard", Tun: "tun", Dummy: "dummy"}
 U32 = struct.Struct("=I")
 U16 = struct.Struct("!H")
 
@@ -38,7 +38,7 @@ def _pack_data(tunnel: Tunnel, parent: int) -> bytes:
             # TTL 0 is that of the packet inside. A packet inside that may be fragmented may so be outside too.
             data = attribute(IPTUN_LOCAL, tunnel.local.packed) + attribute(IPTUN_TTL, b"\0") + attribute(IPTUN_PMTUDISC, b"\0")
             return data + (attribute(IPTUN_REMOTE, tunnel.remote.packed) if tunnel.remote else b"")
-        case Wireguard() | Tun():
+        case Wireguard() | Tun() | Dummy():
             return b""
 
 
@@ -62,6 +62,8 @@ def read_info(info: bytes, names: Mapping[int, str]) -> Tunnel | None:
             return Ipip(IPv4Address(data.get(IPTUN_LOCAL, b"\0\0\0\0")), remote if int(remote) else None)
         case b"wireguard":
             return Wireguard()
+        case b"dummy":
+            return Dummy()
         case b"tun" if data.get(TUN_TYPE) == bytes([IFF_TUN]):
             return Tun(lasting=data.get(TUN_PERSIST) == data.get(TUN_MULTI_QUEUE) == b"\1")
     return None

@@ -1,6 +1,6 @@
 """What a kernel holds of a node network, as frozen records.
 
-    Link        a device: name, MTU, MAC, and what makes it a tunnel (Vxlan, Ipip, Wireguard, Tun)
+    Link        a device: name, MTU, MAC, and what makes it a tunnel (Vxlan, Ipip, Wireguard, Tun), or Dummy
     Address     an IP address on a link
     Neighbour   a permanent neighbour entry: who answers for an address on a link
     FdbEntry    a permanent forwarding entry of a VXLAN link: behind which host a MAC lives
@@ -82,7 +82,16 @@ class Tun:
         return "tun" if self.lasting else "tun of a running program"
 
 
-Tunnel = Vxlan | Ipip | Wireguard | Tun
+@dataclass(frozen=True, slots=True)
+class Dummy:
+    """A device that only holds addresses."""
+
+    def describe(self) -> str:
+        """In words."""
+        return "dummy"
+
+
+Tunnel = Vxlan | Ipip | Wireguard | Tun | Dummy
 
 
 @dataclass(frozen=True, slots=True)
