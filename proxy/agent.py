@@ -36,6 +36,7 @@ from nodecore.net import parse_network
 from . import health, modes
 from .checks import Checks
 from .config import Config, Locality
+from .metrics import Counts
 from .modes import layouts as layouts
 from .snapshot import Snapshot
 from .sysctls import WANTED, conntrack_switches
@@ -55,16 +56,25 @@ async def run(config: Config) -> None:
         snapshot, writer = Snapshot(config.node), modes.writer(config)
         checks = Checks(lambda: reconciler.healthy)
         rules = Rules(snapshot, layouts(config), writer, Conntrack(), switches_of(config), checks)
+        rules.forget_tcp = config.forget_tcp
+        counts, eligible = Counts(config.mode), health.Eligibility()
+        counts.watch(rules)
         reconciler = Reconciler("proxy", rules, resync=config.sync_period)
+        put_service, put_slice = counts.services(snapshot.put_service), counts.slices(snapshot.put_slice)
         informers = (
-            Informer(client, SERVICES, into=Service, on_item=snapshot.put_service, on_change=reconciler.mark),
-            Informer(client, ENDPOINT_SLICES, into=EndpointSlice, on_item=snapshot.put_slice, on_change=reconciler.mark),
+            Informer(client, SERVICES, into=Service, on_item=put_service, on_change=reconciler.mark),
+            Informer(client, ENDPOINT_SLICES, into=EndpointSlice, on_item=put_slice, on_change=reconciler.mark),
         )
         rules.inputs = informers  # and not our Node: nothing is wrong without it, only farther
+
+        def see(ours: Node | None) -> None:
+            snapshot.put_zone(zone_of(ours))
+            eligible.put(ours)
+
         node: Informer[Node] = Informer(client, NODES, into=Node, fields=f"metadata.name={config.node}",
-                                        on_item=lambda _, node: snapshot.put_zone(zone_of(node)), on_change=reconciler.mark)
-        reconciler.on_outcome = outcomes(reconciler, config)
-        servers = health.serve(config, reconciler, rules)
+                                        on_item=lambda _, node: see(node), on_change=reconciler.mark)
+        reconciler.on_outcome = outcomes(reconciler, config, counts)
+        servers = health.serve(config, reconciler, rules, counts, eligible)
         try:
             await run_tasks({
                 "services": informers[0].run(),
@@ -150,14 +160,13 @@ async def guard(writer: modes.Writer[Any], reconciler: Reconciler) -> None:
         reconciler.mark()
 
 
-def outcomes(reconciler: Reconciler, config: Config) -> Callable[[Outcome], None]:
+def outcomes(reconciler: Reconciler, config: Config, counts: Counts) -> Callable[[Outcome], None]:
     """Count each sync, report the first as readiness, and rest in proportion to the work it was."""
-    count = health.observer()
     told = False
 
     def observe(outcome: Outcome) -> None:
         nonlocal told
-        count(outcome)
+        counts.observe(outcome)
         reconciler.min_interval = min(config.min_sync_period, REST_PER_WORK * outcome.seconds)
         if not told and outcome.error is None:
             told = True

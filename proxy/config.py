@@ -82,6 +82,9 @@ class Config:
     healthz: Listen | None = None
     metrics: Listen | None = None
     bind_hard_fail: bool = False
+    forget_tcp: bool = False
+    traffic_metrics: bool = False
+    verify_programming: bool = False
     sync_period: float = 30.0
     min_sync_period: float = 1.0
     unused: tuple[str, ...] = ()  # what was given and has no effect, each with its reason
@@ -121,7 +124,8 @@ def build(flags: Values, file: Values | None = None) -> Config:
         conntrack=_conntrack(values), oom_score_adj=_number(values, "oom-score-adj", -1000, 1000),
         healthz=parse_listen(str(values["healthz-bind-address"]), "--healthz-bind-address", 10256),
         metrics=parse_listen(str(values["metrics-bind-address"]), "--metrics-bind-address", 10249),
-        bind_hard_fail=_switch(values, "bind-address-hard-fail"),
+        bind_hard_fail=_switch(values, "bind-address-hard-fail"), forget_tcp=_switch(values, "conntrack-forget-removed-tcp"),
+        traffic_metrics=_switch(values, "traffic-metrics"), verify_programming=_switch(values, "verify-programming"),
         sync_period=_seconds(values, "iptables-sync-period"), min_sync_period=_seconds(values, "iptables-min-sync-period"),
         unused=(*_without_effect(given), *strange), values=values,
     )

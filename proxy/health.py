@@ -1,42 +1,63 @@
-"""What the proxy tells about itself: `/healthz`, `/livez`, `/metrics`, `/proxyMode`, `/configz`, on kube-proxy's ports.
+"""What the proxy tells about itself: `/healthz`, `/livez`, `/metrics`, `/proxyMode`, `/configz`, `/rules`, on kube-proxy's ports.
 
-`/healthz` and `/livez` are alike as long as a node that is being removed is no news here. Read next: `nodecore/daemon/health.py`.
+`/healthz` is for load balancers: a node that is about to be removed says 503 there, so that nobody sends it more; `/livez`
+is for whoever would restart this proxy, which that would not help (KEP-3836). Read next: `nodecore/daemon/health.py`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from http.server import ThreadingHTTPServer
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter
 
 from nodecore.daemon import health, metrics
 from nodecore.errors import UserError
-from nodecore.loop.reconcile import Outcome, Reconciler
+from nodecore.kube.objects import Node
+from nodecore.loop.reconcile import Reconciler
 
 from .config import Config, Listen, to_document
-from .target import Replace, Rules, Update
+from .metrics import Counts
+from .target import Rules
 
+GOING = "ToBeDeletedByClusterAutoscaler"  # the taint of a node that is about to be removed
+JSON = "application/json"
 log = logging.getLogger(__name__)
 
 
-def serve(config: Config, reconciler: Reconciler, rules: Rules) -> list[ThreadingHTTPServer]:
+@dataclass
+class Eligibility:
+    """Whether load balancers should send more to this node; what is not known of the Node does not count against it."""
+
+    node: bool = True
+
+    def put(self, node: Node | None) -> None:
+        """Take our Node as it is now."""
+        self.node = node is None or not (
+            node.metadata.deletion_timestamp or any(taint.key == GOING for taint in node.spec.taints or []))
+
+
+def serve(
+    config: Config, reconciler: Reconciler, rules: Rules, counts: Counts, eligible: Eligibility,
+) -> list[ThreadingHTTPServer]:
     """Start the servers that are asked for."""
-    watch_rules(rules)
     servers = []
+
+    def healthz() -> health.Reply:
+        return _alive(reconciler, counts, counts.probes, eligible)
+
     if config.healthz:
-        alive = partial(_alive, reconciler)
-        routes: dict[str, health.Route] = {"/healthz": alive, "/livez": alive}
+        routes: dict[str, health.Route] = {"/healthz": healthz, "/livez": lambda: _alive(reconciler, counts, counts.live_probes)}
         servers += _serve(config, config.healthz, routes, "--healthz-bind-address")
     if config.metrics:
         mode = health.Reply(config.mode)
-        told = health.Reply(json.dumps({"kubeproxy.config.k8s.io": to_document(config)}), content_type="application/json")
+        told = health.Reply(json.dumps({"kubeproxy.config.k8s.io": to_document(config)}), content_type=JSON)
         routes = {"/metrics": metrics.exposition, "/proxyMode": lambda: mode, "/configz": lambda: told,
-                  "/healthz": partial(_alive, reconciler)}
+                  "/rules": lambda: health.Reply(json.dumps(programmed(rules)), content_type=JSON), "/healthz": healthz}
         servers += _serve(config, config.metrics, routes, "--metrics-bind-address")
     return servers
 
@@ -51,39 +72,27 @@ def _serve(config: Config, where: Listen, routes: Mapping[str, health.Route], wh
         return []
 
 
-def _alive(reconciler: Reconciler) -> health.Reply:
-    ok = reconciler.healthy
-    now = datetime.now(UTC).isoformat()
-    body = {"lastUpdated": now if ok else "", "currentTime": now, "nodeEligible": True, "error": reconciler.condition.last_error}
-    return health.Reply(json.dumps(body), 200 if ok else 503, "application/json")
+def _alive(reconciler: Reconciler, counts: Counts, probes: Counter, eligible: Eligibility | None = None) -> health.Reply:
+    ok = reconciler.healthy and (eligible is None or eligible.node)
+    now = datetime.now(UTC)
+    last = now if ok else datetime.fromtimestamp(counts.last_good, UTC)
+    body: dict[str, object] = {"lastUpdated": last.isoformat(), "currentTime": now.isoformat()}
+    if eligible:
+        body["nodeEligible"] = eligible.node
+    if reconciler.condition.last_error:
+        body["error"] = reconciler.condition.last_error
+    status = 200 if ok else 503
+    probes.labels(str(status)).inc()
+    return health.Reply(json.dumps(body), status, JSON)
 
 
-def watch_rules(rules: Rules, registry: CollectorRegistry = REGISTRY) -> None:
-    """Publish how many objects are skipped."""
-    gauge = Gauge("kubeproxy_skipped_objects", "What the API asks for and this proxy cannot do", registry=registry)
-    gauge.set_function(lambda: len(rules.skipped))
-
-
-def observer(registry: CollectorRegistry = REGISTRY) -> Callable[[Outcome], None]:
-    """kube-proxy's metrics of a sync, by its names."""
-    every, full, part = (
-        Histogram(f"kubeproxy_sync_{which}proxy_rules_duration_seconds", f"Time of a {which.strip('_')} sync".replace("  ", " "),
-                  buckets=metrics.SYNC_BUCKETS, registry=registry)
-        for which in ("", "full_", "partial_")
-    )
-    last = Gauge("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When the last sync ended", registry=registry)
-    failures = Counter("kubeproxy_sync_proxy_rules_nftables_sync_failures", "Syncs that failed", registry=registry)
-
-    def observe(outcome: Outcome) -> None:
-        if outcome.error:
-            failures.inc()
-            return
-        last.set_to_current_time()
-        if outcome.ops:
-            every.observe(outcome.seconds)
-        if any(isinstance(op, Replace) for op in outcome.ops):
-            full.observe(outcome.seconds)
-        elif any(isinstance(op, Update) for op in outcome.ops):
-            part.observe(outcome.seconds)
-
-    return observe
+def programmed(rules: Rules) -> Mapping[str, object]:
+    """What is in the packet filter for which Service, and whether it is all written."""
+    services: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for family, ledger in rules.ledgers().items():
+        for owner, fragment in ledger.held():
+            parts = services.setdefault(owner, {}).setdefault(f"IPv{family.value}", {})
+            parts[fragment.claim] = [f"{item.container}: {item.key}" + (f" : {item.value}" if item.value else "")
+                                     for item in fragment.elements]
+    skipped = [{"kind": item.kind, "object": item.key, "reason": item.reason} for item in rules.skipped]
+    return {"services": services, "skipped": skipped, "written": rules.settled}

@@ -126,6 +126,11 @@ class Ledger:
         fragments = self._fragments.copy()
         return [(owner, fragments[claim]) for claim, owner in self._holders.copy().items() if claim in fragments]
 
+    @property
+    def open(self) -> bool:
+        """Whether anything has changed since `settle`."""
+        return bool(self._before or self._used_before)
+
     def pending(self) -> Delta:
         """What has changed since `settle`."""
         old = _elements(self._before.values())

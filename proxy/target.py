@@ -117,6 +117,18 @@ class Input(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Somebody who is told what Services come to."""
+
+    def took(self, keys: Iterable[str]) -> None:
+        """These are being worked out."""
+        ...
+
+    def routed(self, key: str, family: Family, routes: Sequence[Route]) -> None:
+        """What it came to in a family."""
+        ...
+
+
 class Rules:
     """The `Target` of the proxy; one half per family."""
 
@@ -133,6 +145,7 @@ class Rules:
         self._swept = False
         self.inputs: Sequence[Input] = ()
         self.forget_tcp = False
+        self.counts: Watcher | None = None
 
     def synced(self) -> bool:
         """Whether Services and EndpointSlices have both been read: half a picture would cut off the other half."""
@@ -148,9 +161,20 @@ class Rules:
         ]
         return [item for items in self._skipped.values() for item in items] + contested
 
+    def ledgers(self) -> Mapping[Family, Ledger]:
+        """What is wanted, as of the last sync."""
+        return {family: half.ledger for family, half in self._halves.items()}
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything of the ledgers is written."""
+        return not any(half.ledger.open for half in self._halves.values())
+
     def desired(self) -> Mapping[Family, Ledger]:
         """Fold the Services that changed into the ledgers."""
         dirty, self._snapshot.dirty = self._snapshot.dirty, set()
+        if self.counts:
+            self.counts.took(dirty)
         for key in dirty:
             skipped: list[Skipped] = []
             ready: dict[int, int] = {}
@@ -158,12 +182,14 @@ class Rules:
                 routes, problems = self._snapshot.routes(key, half.layout.family)
                 skipped += problems
                 half.ledger.put(key, [fragment for route in routes for fragment in half.layout.fragments(route)])
+                if self.counts:
+                    self.counts.routed(key, half.layout.family, routes)
                 _note_targets(half, key, targets_of(routes, tcp=self.forget_tcp))
                 ready.update({route.port.health_check: max(_ready_here(routes), ready.get(route.port.health_check, 0))
                               for route in routes if route.port.health_check})
             self._note_skipped(key, skipped)
             self._note_checks(key, ready)
-        return {family: half.ledger for family, half in self._halves.items()}
+        return self.ledgers()
 
     def _note_checks(self, key: str, ready: Mapping[int, int]) -> None:
         if ready:

@@ -91,7 +91,8 @@ def test_udp_flows(inside: Inside) -> None:
             conntrack = Conntrack()
             found = await conntrack.list_flows(Family.IPV4, "udp")
             assert {(flow.endpoint, flow.endpoint_port) for flow in found if flow.port == 99} == {("127.0.0.1", 1234)}
-            assert await conntrack.delete_flows(Family.IPV4, "udp", lambda flow: flow.destination == "127.0.1.7" and flow.port == 99) == 1
+            one = await conntrack.delete_flows(Family.IPV4, "udp", lambda it: (it.destination, it.port) == ("127.0.1.7", 99))
+            assert one == 1
             assert await conntrack.delete_flows(Family.IPV4, "udp", lambda flow: flow.port == 99) == 249
             assert {flow.port for flow in await conntrack.list_flows(Family.IPV4, "udp")} == {98}
             assert await conntrack.list_flows(Family.IPV6, "udp") == []

@@ -6,7 +6,9 @@ import json
 import signal
 import socket
 import time
+import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 
 import pytest
 from conftest import Agent, listen, settled
@@ -321,3 +323,62 @@ def test_load_balancers_are_told_whether_somebody_answers_here(net: World, api: 
     assert asked(net, 31999) == "refused"
     api.put(WEB)
     eventually(lambda: asked(net, 31998) == "refused")
+
+
+def node(**fields: object) -> dict:
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", **fields.pop("metadata", {})}, **fields}
+
+
+def status(net: World, path: str) -> int:
+    try:
+        get(net, 10256, path)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200
+
+
+@pytest.mark.usefixtures("up")
+def test_a_node_that_is_going_is_alive_but_not_eligible(net: World, api: Api) -> None:
+    api.put(node(spec={"taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}))
+    eventually(lambda: status(net, "/healthz") == 503)
+    assert status(net, "/livez") == 200
+    api.put(node())
+    eventually(lambda: status(net, "/healthz") == 200)
+    api.put(node(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    eventually(lambda: status(net, "/healthz") == 503)
+    assert 'kubeproxy_proxy_healthz_total{code="503"}' in get(net, 10249, "/metrics")
+    assert 'kubeproxy_proxy_livez_total{code="200"} 1.0' in get(net, 10249, "/metrics")
+
+
+def value(net: World, metric: str) -> float:
+    lines = get(net, 10249, "/metrics").splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == f"kubeproxy_{metric}")
+
+
+@pytest.mark.usefixtures("up")
+def test_metrics_are_kube_proxys(net: World, api: Api) -> None:
+    assert value(net, "network_programming_duration_seconds_count") == 0  # what was before us does not count
+    changes = value(net, "sync_proxy_rules_endpoint_changes_total")
+    changed = web(FAR_POD)
+    changed["metadata"]["annotations"] = {
+        "endpoints.kubernetes.io/last-change-trigger-time": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+    local = WEB["spec"] | {"internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local"}
+    api.put(changed, {**WEB, "spec": local})
+    eventually(lambda: value(net, "network_programming_duration_seconds_count") == 1)
+    eventually(lambda: value(net, 'sync_proxy_rules_no_local_endpoints_total{traffic_policy="internal"}') == 1)
+    assert value(net, "network_programming_duration_seconds_sum") < 3
+    assert value(net, 'sync_proxy_rules_no_local_endpoints_total{traffic_policy="external"}') == 1
+    assert value(net, "sync_proxy_rules_endpoint_changes_total") == changes + 1
+    assert value(net, "sync_proxy_rules_endpoint_changes_pending") == 0
+    assert value(net, "sync_proxy_rules_last_queued_timestamp_seconds") > time.time() - 10
+    assert value(net, "sync_proxy_rules_nftables_sync_failures_total") == 0
+    api.delete("EndpointSlice", "web-1")
+    eventually(lambda: value(net, 'sync_proxy_rules_no_local_endpoints_total{traffic_policy="external"}') == 0)
+
+
+@pytest.mark.usefixtures("up")
+def test_shows_what_is_programmed(net: World) -> None:
+    told = json.loads(get(net, 10249, "/rules"))
+    assert told["written"] is True
+    assert "services: 10.96.1.1 . tcp . 80 : goto cluster-2" in told["services"]["default/web"]["IPv4"][f"{VIP} . tcp . 80"]
+    assert told["skipped"] == []
