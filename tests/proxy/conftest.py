@@ -14,13 +14,17 @@ from proxy_api import Api
 from proxy_net import World, eventually, world
 
 ROOT = Path(__file__).parents[2]
+MODES = ("nftables", pytest.param("iptables-nft", marks=pytest.mark.slow), pytest.param("iptables-legacy", marks=pytest.mark.slow))
 
 
 class Agent:
-    """A running proxy on the world's node, as its own process, told to be ready through sd_notify."""
+    """A running proxy on the world's node, as its own process, told to be ready through sd_notify.
 
-    def __init__(self, net: World, directory: Path, *flags: str) -> None:
-        self.net, self.directory, self.flags = net, directory, flags
+    Its mode is nftables, or iptables in the variant that `mode` names.
+    """
+
+    def __init__(self, net: World, directory: Path, *flags: str, mode: str = "nftables") -> None:
+        self.net, self.directory, self.flags, self.mode = net, directory, flags, mode
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "proxy.log"
         self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -28,8 +32,11 @@ class Agent:
         self.ready.settimeout(10)
 
     def start(self, *, wait: bool = True) -> None:
-        argv = [sys.executable, "-m", "proxy", "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", "nftables",
+        mode, _, variant = self.mode.partition("-")
+        argv = [sys.executable, "-m", "proxy", "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", mode,
                 "--hostname-override", "node-1", "--cluster-cidr", "10.244.0.0/16", *self.flags]
+        if variant:
+            use_variant(self.net, variant)
         with self.log.open("ab") as log:
             self.process = self.net.spaces["node"].popen(
                 argv, cwd=ROOT, stderr=log, stdout=log, env=os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")})
@@ -54,6 +61,11 @@ class Agent:
     def table(self) -> str:
         found = self.net.spaces["node"].run(["nft", "-s", "list", "table", "ip", "kube-proxy"], check=False)
         return found.stdout
+
+
+def use_variant(net: World, variant: str) -> None:
+    """Have the node's iptables be of one variant: it is told by a chain of the kubelet's."""
+    net.spaces["node"].run([f"iptables-{variant}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=False)
 
 
 @pytest.fixture(scope="module")
@@ -101,28 +113,45 @@ def agent(net: World, served: tuple[Api, int], api: Api, tmp_path: Path) -> Iter
         yield made
     finally:
         made.close()
-        net.spaces["node"].run(["nft", "flush", "ruleset"])
-        net.spaces["node"].run(["conntrack", "-F"], check=False)
+        clear_rules(net)
 
 
-@pytest.fixture(scope="module")
-def running(net: World, served: tuple[Api, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """One that serves a whole module."""
+@pytest.fixture(scope="module", params=MODES)
+def running(
+    net: World, served: tuple[Api, int], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Agent]:
+    """One that serves a whole module, in each mode."""
     directory = tmp_path_factory.mktemp("proxy")
     cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{served[1]}"}}
     context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
     (directory / "kubeconfig").write_text(json.dumps(
         {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}))
-    made = Agent(net, directory)
+    made = Agent(net, directory, mode=request.param)
     try:
         made.start()
         yield made
     finally:
         made.close()
+        clear_rules(net)
 
 
-def settled(net: World, address: str, port: int, protocol: str = "tcp") -> None:
-    """Wait until the map knows a Service's port."""
+def clear_rules(net: World) -> None:
+    """A node without rules and connections."""
+    node = net.spaces["node"]
+    node.run(["nft", "flush", "ruleset"])
+    for table in node.run(["cat", "/proc/net/ip_tables_names"], check=False).stdout.split():
+        node.run(["iptables-legacy", "-t", table, "-F"])
+        node.run(["iptables-legacy", "-t", table, "-X"])
+    node.run(["conntrack", "-F"], check=False)
+
+
+def settled(net: World, address: str, port: int, protocol: str = "tcp", mode: str = "nftables") -> None:
+    """Wait until the rules know a Service's port."""
+    node, variant = net.spaces["node"], mode.partition("-")[2]
     element = f"{{ {address} . {protocol} . {port} }}"
-    get = ["nft", "get", "element", "ip", "kube-proxy", "services", element]
-    eventually(lambda: net.spaces["node"].run(get, check=False).returncode == 0, what=f"service {element}")
+    rule = f"-d {address}/32 -p {protocol} -m {protocol} --dport {port} "
+    if variant:
+        eventually(lambda: rule in node.run([f"iptables-{variant}-save"]).stdout, what=rule)
+    else:
+        get = ["nft", "get", "element", "ip", "kube-proxy", "services", element]
+        eventually(lambda: node.run(get, check=False).returncode == 0, what=f"service {element}")

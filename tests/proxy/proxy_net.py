@@ -117,6 +117,7 @@ def world() -> Iterator[World]:
         sh(node, "ip link add lan address 02:00:00:00:00:02 type bridge; "
                  "ip addr add 192.168.50.1/24 dev lan; ip link set lan up")
         sh(node, "ip route add 10.244.2.0/24 via 192.168.50.3; ip route add default via 192.168.50.3")
+        sh(node, "sysctl -qw net.ipv4.icmp_ratelimit=0")  # the kernel tells a peer of at most so many refusals
         for name, address in PODS.items():
             plug(made, name, "cni0", f"{address}/24")
             sh(made.spaces[name], "ip route add default via 10.244.1.1")

@@ -91,7 +91,7 @@ ROWS = (
 def programmed(net: World, served: tuple[Api, int], running: Agent) -> None:
     for made, members in SERVICES:
         served[0].put(endpoints(made["metadata"]["name"], *members, ports=TARGETS), made)
-    settled(net, "10.96.0.19", 80)
+    settled(net, "10.96.0.19", 80, mode=running.mode)
 
 
 @pytest.mark.usefixtures("programmed")
