@@ -39,7 +39,7 @@ from .config import Config, Locality
 from .metrics import Counts
 from .modes import layouts as layouts
 from .snapshot import Snapshot
-from .sysctls import WANTED, conntrack_switches
+from .sysctls import IPVS, STRICT_ARP, WANTED, conntrack_switches
 from .takeover import remove
 from .target import Rules, set_switches
 
@@ -98,11 +98,13 @@ def open_client(config: Config) -> KubeClient:
 
 def switches_of(config: Config) -> tuple[Sysctl, ...]:
     """The kernel's switches that follow from the flags."""
-    return conntrack_switches(config.conntrack, os.cpu_count() or 1)
+    ipvs = (*IPVS, *(STRICT_ARP if config.ipvs.strict_arp else ())) if config.mode == "ipvs" else ()
+    return (*conntrack_switches(config.conntrack, os.cpu_count() or 1), *ipvs)
 
 
 def prepare(config: Config) -> None:
     """Set what takes root and no rules: the switches, and how ready the kernel is to end this process."""
+    modes.prepare(config)
     try:
         Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adj))
     except OSError as error:

@@ -19,14 +19,15 @@ from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_network
 
-from .flags import FLAGS, IGNORED_SECTIONS, Flag
+from .flags import FLAGS, IGNORED_SECTIONS, MODE_SECTIONS, Flag
 
 API_VERSION, KIND = "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"
-MODES = ("nftables", "iptables")
+MODES = ("nftables", "iptables", "ipvs")
 LATER = {
-    "ipvs": "not there yet", "userspace": "gone from Kubernetes", "kernelspace": "for Windows only",
+    "userspace": "gone from Kubernetes", "kernelspace": "for Windows only",
 }
 LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq")  # a kernel's, ip_vs_NAME
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 PRIMARY = "primary"
 BY_NAME = {flag.name: flag for flag in FLAGS}
@@ -63,6 +64,18 @@ class ConntrackLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class IpvsOptions:
+    """What only ipvs mode has; seconds, 0 for what is to stay as it is."""
+
+    scheduler: str = "rr"
+    excluded: tuple[IPNetwork, ...] = ()  # where virtual servers are somebody else's
+    strict_arp: bool = False
+    tcp: float = 0.0
+    tcp_fin: float = 0.0
+    udp: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set, checked; times in seconds."""
 
@@ -78,6 +91,7 @@ class Config:
     masquerade_all: bool = False
     masquerade_bit: int = 14
     conntrack: ConntrackLimits = field(default_factory=ConntrackLimits)
+    ipvs: IpvsOptions = field(default_factory=IpvsOptions)
     oom_score_adj: int = -999
     healthz: Listen | None = None
     metrics: Listen | None = None
@@ -121,7 +135,7 @@ def build(flags: Values, file: Values | None = None) -> Config:
         node_port_addresses=node_ports, node_ports_on_primary=on_primary,
         masquerade_all=_switch(values, "masquerade-all"),
         masquerade_bit=_number(values, "iptables-masquerade-bit", 0, 31),
-        conntrack=_conntrack(values), oom_score_adj=_number(values, "oom-score-adj", -1000, 1000),
+        conntrack=_conntrack(values), ipvs=_ipvs(values), oom_score_adj=_number(values, "oom-score-adj", -1000, 1000),
         healthz=parse_listen(str(values["healthz-bind-address"]), "--healthz-bind-address", 10256),
         metrics=parse_listen(str(values["metrics-bind-address"]), "--metrics-bind-address", 10249),
         bind_hard_fail=_switch(values, "bind-address-hard-fail"), forget_tcp=_switch(values, "conntrack-forget-removed-tcp"),
@@ -166,6 +180,17 @@ def _conntrack(values: Values) -> ConntrackLimits:
         _seconds(values, "conntrack-tcp-timeout-established"), _seconds(values, "conntrack-tcp-timeout-close-wait"),
         _seconds(values, "conntrack-udp-timeout"), _seconds(values, "conntrack-udp-timeout-stream"),
         tcp_be_liberal=_switch(values, "conntrack-tcp-be-liberal"),
+    )
+
+
+def _ipvs(values: Values) -> IpvsOptions:
+    scheduler = str(values["ipvs-scheduler"] or "rr")
+    if scheduler not in SCHEDULERS:
+        raise UserError(f"--ipvs-scheduler: {scheduler!r} is none of {', '.join(SCHEDULERS)}")
+    excluded = [part for text in values["ipvs-exclude-cidrs"] for part in str(text).split(",")]
+    return IpvsOptions(
+        scheduler, _networks(excluded, "--ipvs-exclude-cidrs"), _switch(values, "ipvs-strict-arp"),
+        _seconds(values, "ipvs-tcp-timeout"), _seconds(values, "ipvs-tcpfin-timeout"), _seconds(values, "ipvs-udp-timeout"),
     )
 
 
@@ -258,13 +283,13 @@ def from_file(document: Values, mode: str = "") -> tuple[Values, list[str]]:
     found: Values = {}
     known: set[tuple[str, ...]] = {("kind",), ("apiVersion",)}
     for flag in FLAGS:
-        path = tuple(flag.field.replace("*", section).split("."))
+        path = flag.path(section)
         known.add(path)
         value = _at(document, path)
         if flag.field and value not in (None, "", []):
             found[flag.name] = _converted(flag, value, ".".join(path))
     strange = [".".join(path) for path in _leaves(document) if path not in known and path[0] not in IGNORED_SECTIONS
-               and not (path[0] in ("iptables", "nftables") and path[0] != section)]
+               and not (path[0] in MODE_SECTIONS and path[0] != section)]
     return found, [f"--config: {name}: not a field that has an effect here" for name in strange]
 
 
@@ -301,7 +326,7 @@ def to_document(config: Config) -> Values:
     for flag in FLAGS:
         if not flag.field:
             continue
-        *sections, name = flag.field.replace("*", config.mode).split(".")
+        *sections, name = flag.path(config.mode)
         place = document
         for section in sections:
             place = place.setdefault(section, {})

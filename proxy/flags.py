@@ -29,13 +29,18 @@ class Flag:
     unused: str = ""
     also: tuple[str, ...] = ()  # other names of it
 
+    def path(self, mode: str) -> tuple[str, ...]:
+        """The field's path where this is the mode; ipvs mode has what it does not say itself from iptables."""
+        section = "iptables" if mode == "ipvs" and self.field.startswith("*.masquerade") else mode
+        return tuple(self.field.replace("*", section).split("."))
+
 
 NO_TUNING = "the client has no such limit"
 NOT_NEEDED = "it is not needed here"
 FLAGS = (
     Flag("kubeconfig", "clientConnection.kubeconfig", "", "Who we are and where the API is; else the pod's ServiceAccount."),
     Flag("master", "", "", "The API's address, over that of --kubeconfig."),
-    Flag("proxy-mode", "mode", "", "nftables, which is the default here, or iptables."),
+    Flag("proxy-mode", "mode", "", "nftables, which is the default here, iptables or ipvs."),
     Flag("hostname-override", "hostnameOverride", "", "This node's name, where it is not the host name."),
     Flag("bind-address", "bindAddress", "0.0.0.0", "The node's address, where its Node object does not tell."),
     Flag("cluster-cidr", "clusterCIDR", "", "The pods' networks; what comes from elsewhere to a ClusterIP is masqueraded."),
@@ -50,9 +55,16 @@ FLAGS = (
     Flag("iptables-masquerade-bit", "*.masqueradeBit", 14, "The bit of the packet mark that says masquerade, 0 to 31.",
          also=("nftables-masquerade-bit",)),
     Flag("iptables-sync-period", "*.syncPeriod", "30s", "How often to look even if nothing happened.",
-         also=("nftables-sync-period",)),
+         also=("nftables-sync-period", "ipvs-sync-period")),
     Flag("iptables-min-sync-period", "*.minSyncPeriod", "1s", "The most that writes are held back.",
-         also=("nftables-min-sync-period",)),
+         also=("nftables-min-sync-period", "ipvs-min-sync-period")),
+    Flag("ipvs-scheduler", "ipvs.scheduler", "", "In ipvs mode: how an endpoint is chosen, rr (the default), lc, sh, ..."),
+    Flag("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", (), "In ipvs mode: networks whose virtual servers are somebody else's.",
+         many=True),
+    Flag("ipvs-strict-arp", "ipvs.strictARP", OFF, "In ipvs mode: answer ARP for addresses of the asked interface only."),
+    Flag("ipvs-tcp-timeout", "ipvs.tcpTimeout", "0s", "In ipvs mode: for idle TCP; 0 leaves it alone."),
+    Flag("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", "0s", "In ipvs mode: for TCP that was closed; 0 leaves it alone."),
+    Flag("ipvs-udp-timeout", "ipvs.udpTimeout", "0s", "In ipvs mode: for idle UDP; 0 leaves it alone."),
     Flag("healthz-bind-address", "healthzBindAddress", "0.0.0.0:10256", "For /healthz and /livez; empty for none."),
     Flag("metrics-bind-address", "metricsBindAddress", "127.0.0.1:10249", "For /metrics, /configz, /proxyMode; empty for none."),
     Flag("bind-address-hard-fail", "bindAddressHardFail", OFF, "End where one of these cannot be bound; else go on without."),
@@ -82,4 +94,5 @@ FLAGS = (
     Flag("boot-id-file", "", "", "Accepted.", unused=NOT_NEEDED),
     Flag("machine-id-file", "", "", "Accepted.", unused=NOT_NEEDED),
 )
-IGNORED_SECTIONS = ("winkernel", "ipvs")  # of the file, with every field in them
+MODE_SECTIONS = ("iptables", "nftables", "ipvs")
+IGNORED_SECTIONS = ("winkernel",)  # of the file, with every field in them

@@ -2,6 +2,7 @@
 
     nftables   render/nftables.py, writers/nftables.py
     iptables   render/iptables.py, writers/iptables.py
+    ipvs       render/ipvs.py, writers/ipvs.py, writers/virtual_servers.py
 
 Whatever else the mode is not, is removed once it stands: `takeover.py`. Read next: `proxy/target.py`.
 """
@@ -11,12 +12,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, TypeVar
 
+from nodecore.errors import Unsupported, UserError
 from nodecore.kernel.nft import Children, Nft
 from nodecore.net import Family
 
 from .config import Config
 from .ledger import Delta, Fragment
-from .render import iptables, nftables
+from .render import iptables, ipvs, nftables
 from .render.settings import Settings
 from .snapshot import Route
 
@@ -78,14 +80,31 @@ class Writer(Protocol[LayoutT]):
         ...
 
 
-def layouts(config: Config) -> Sequence[nftables.Layout | iptables.Layout]:
+def prepare(config: Config) -> None:
+    """Ask the kernel for what the mode cannot do without."""
+    if config.mode != "ipvs":
+        return
+    from nodecore.kernel.ipvs import Ipvs, Timeouts
+
+    kernel, wanted = Ipvs(), config.ipvs
+    try:
+        kernel.set_timeouts(Timeouts(int(wanted.tcp), int(wanted.tcp_fin), int(wanted.udp)))
+    except Unsupported as error:
+        raise UserError(f"--proxy-mode: ipvs: {error}; use nftables or iptables") from None
+    finally:
+        kernel.close()
+
+
+def layouts(config: Config) -> Sequence[nftables.Layout | iptables.Layout | ipvs.Layout]:
     """The words for what was told, one per family."""
     settings = Settings(config.locality, config.node_port_addresses, config.masquerade_all, config.masquerade_mark)
+    if config.mode == "ipvs":
+        return [ipvs.Layout(family, settings, config.ipvs.scheduler) for family in config.families]
     kind = iptables.Layout if config.mode == "iptables" else nftables.Layout
     return [kind(family, settings) for family in config.families]
 
 
-def writer(config: Config) -> Writer[nftables.Layout] | Writer[iptables.Layout]:
+def writer(config: Config) -> Writer[nftables.Layout] | Writer[iptables.Layout] | Writer[ipvs.Layout]:
     """What writes them."""
     from nodecore.kernel.iptables import Iptables
 
@@ -94,4 +113,11 @@ def writer(config: Config) -> Writer[nftables.Layout] | Writer[iptables.Layout]:
 
     children = Children()
     nft, chains = Nft(children=children), Iptables(children=children)
+    if config.mode == "ipvs":
+        from nodecore.kernel.ipvs import Ipvs
+        from nodecore.kernel.netlink import KernelNetwork
+
+        from .writers.ipvs import IpvsWriter
+
+        return IpvsWriter(nft, chains, config.families, Ipvs(), KernelNetwork(), config.ipvs.excluded)
     return (IptablesWriter if config.mode == "iptables" else NftablesWriter)(nft, chains, config.families)

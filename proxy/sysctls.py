@@ -22,6 +22,12 @@ WANTED = {
 }
 # without it a late segment counts as INVALID, leaves untranslated, and the caller resets the connection
 TCP_BE_LIBERAL = Sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", "1")
+IPVS = (
+    Sysctl("net/ipv4/vs/conntrack", "1"),  # or else what IPVS translates cannot be masqueraded
+    Sysctl("net/ipv4/vs/expire_nodest_conn", "1"),  # UDP that went to an endpoint that is gone finds another one
+    Sysctl("net/ipv4/vs/expire_quiescent_template", "1"),  # and so do clients with affinity
+)
+STRICT_ARP = (Sysctl("net/ipv4/conf/all/arp_ignore", "1"), Sysctl("net/ipv4/conf/all/arp_announce", "2"))
 TIMEOUTS = {
     "tcp_established": "net/netfilter/nf_conntrack_tcp_timeout_established",
     "tcp_close_wait": "net/netfilter/nf_conntrack_tcp_timeout_close_wait",

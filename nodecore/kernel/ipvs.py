@@ -50,9 +50,8 @@ class ServerKey:
         return Family.IPV6 if ":" in self.address else Family.IPV4
 
     def describe(self) -> str:
-        """As `ipvsadm` names it."""
-        return f"{self.protocol} {self.address}:{self.port}" if self.family is Family.IPV4 else (
-            f"{self.protocol} [{self.address}]:{self.port}")
+        """As `ipvsadm` is told it."""
+        return f"--{self.protocol}-service {_place(self.address, self.port)}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -78,6 +77,14 @@ class Destination:
     def key(self) -> tuple[ServerKey, str, int]:
         """What makes two of them the same."""
         return (self.server, self.address, self.port)
+
+    def describe(self) -> str:
+        """Its address and port."""
+        return _place(self.address, self.port)
+
+
+def _place(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +134,11 @@ class Ipvs:
         return _but_absent(self._open().send(DEL_DEST, [pack_destination(item) for item in destinations]))
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Set what is not 0."""
+        """Set what is not 0; `Unsupported` where there is no IPVS, asked for anything or not."""
         wanted = ((CMD_TIMEOUT_TCP, timeouts.tcp), (CMD_TIMEOUT_TCP_FIN, timeouts.tcp_fin), (CMD_TIMEOUT_UDP, timeouts.udp))
         body = b"".join(attribute(kind, U32.pack(seconds)) for kind, seconds in wanted)
-        for fault in self._open().send(SET_CONFIG, [body]) if any(seconds for _, seconds in wanted) else ():
+        opened = self._open()
+        for fault in opened.send(SET_CONFIG, [body]) if any(seconds for _, seconds in wanted) else ():
             if fault:
                 raise fault
 

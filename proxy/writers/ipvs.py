@@ -1,0 +1,96 @@
+"""IPVS mode's writes: virtual servers and addresses first, then the nft table that sends packets there, then what goes.
+
+The kernel tells nobody of changes to virtual servers, so their keys are looked at from time to time; of the table nft
+tells. Must not know: Services. Read next: `proxy/writers/virtual_servers.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.ports import Network, Variant
+from nodecore.net import Family, IPNetwork
+
+from .. import names
+from ..ledger import Delta
+from ..render.ipvs import Layout
+from ..takeover import remove
+from .virtual_servers import Servers, VirtualServers
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 15.0  # at what drains, and at the servers
+
+
+class IpvsWriter:
+    """The servers and tables of the families that are served."""
+
+    def __init__(
+        self, nft: Nft, chains: Iptables, families: Sequence[Family], ipvs: Servers, network: Network,
+        excluded: Sequence[IPNetwork] = (),
+    ) -> None:
+        self._nft, self._chains, self._families = nft, chains, families
+        self._halves = {family: VirtualServers(family, ipvs, network, excluded) for family in families}
+        self._known: set[Family] = set()
+        self._looked: dict[Family, float] = {}
+
+    async def intact(self, layout: Layout) -> bool:
+        """Nobody has touched the table, and the servers are there; what has drained meanwhile is removed."""
+        family = layout.family
+        if family in self._known and time.monotonic() - self._looked.get(family, 0.0) > LOOK_SECONDS:
+            self._looked[family] = time.monotonic()
+            half = self._halves[family]
+            if half.is_draining():
+                await half.reap()
+            if not half.are_there():
+                log.warning("virtual servers were changed by somebody else: writing them anew")
+                self._known.discard(family)
+        return family in self._known
+
+    async def replace(self, layout: Layout, everything: Delta) -> None:
+        """Of servers and addresses what is wrong; the whole table in one transaction."""
+        self._known.add(layout.family)  # before, so that somebody's change during the write puts it in doubt again
+        half = self._halves[layout.family]
+        delta = await half.difference(everything)
+        await half.add(delta.added)
+        await self._nft.load(layout.table_script(everything))
+        await half.drain(delta)
+
+    async def update(self, layout: Layout, delta: Delta) -> None:
+        """What has changed."""
+        half = self._halves[layout.family]
+        await half.add(delta.added)
+        if script := layout.delta_script(delta):
+            await self._nft.load(script)
+        await half.drain(delta)
+
+    def forget(self) -> None:
+        """Write all anew."""
+        self._known.clear()
+
+    async def news(self) -> AsyncIterator[None]:
+        """When a table of ours was changed by others."""
+        async for change in self._nft.changes():
+            if self._hear(change):
+                yield
+
+    def _hear(self, change: str) -> bool:
+        if change == EVERYTHING:
+            self.forget()
+            return True
+        for family in self._known:
+            if change == f"{family.nft} {names.TABLE}":
+                log.warning("table %s was changed by somebody else: writing it anew", change)
+                self._known.discard(family)
+                return True
+        return False
+
+    async def sweep(self) -> None:
+        """Everything but our tables."""
+        await remove(self._nft, self._chains, keeps=self._keeps)
+
+    def _keeps(self, variant: Variant | None, family: Family) -> bool:
+        return variant is None and family in self._families
