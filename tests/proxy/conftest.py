@@ -14,7 +14,8 @@ from proxy_api import Api
 from proxy_net import World, eventually, world
 
 ROOT = Path(__file__).parents[2]
-MODES = ("nftables", pytest.param("iptables-nft", marks=pytest.mark.slow), pytest.param("iptables-legacy", marks=pytest.mark.slow))
+VARIANTS = ("iptables-nft", "iptables-legacy")
+MODES = ("nftables", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS))
 
 
 class Agent:

@@ -1,0 +1,208 @@
+"""iptables mode's rules as text, whole; that the kernel takes them; that many small changes come to one large one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from proxy_net import balanced, endpoints, service
+from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, final, steps
+
+from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.netns import Netns
+from nodecore.kernel.ports import Variant
+from nodecore.net import Family
+from proxy.render.iptables import HOOKS, TABLES, Layout, balance
+from proxy.render.leftovers import Held, read_held, removal_script
+
+GOLDENS = Path(__file__).with_name("goldens")
+V4 = Layout(Family.IPV4, SETTINGS)
+GUARDED = balanced(service("web", "10.96.0.1", *WEB[:1], type="LoadBalancer", externalTrafficPolicy="Local",
+                           loadBalancerSourceRanges=["203.0.113.0/24", "198.51.100.0/24"]), "192.0.2.1")
+MANY = [f"10.244.1.{number}" for number in range(10, 17)]
+ALL_SCENES = {name: (Layout(layout.family, layout.settings), objects) for name, (layout, objects) in SCENES.items()} | {
+    "guarded": (V4, (GUARDED, endpoints("web", HERE, THERE, ports=TARGETS))),
+    "many": (V4, (service("web", "10.96.0.1", *WEB, type="NodePort"), endpoints("web", *MANY, ports=TARGETS))),
+}
+
+
+@pytest.mark.parametrize("scene", ALL_SCENES)
+def test_whole_script(scene: str) -> None:
+    layout, objects = ALL_SCENES[scene]
+    model = Model(layout)
+    model.put(*objects)
+    golden = GOLDENS / f"{scene}.iptables"
+    if not golden.exists():
+        golden.write_text(model.full())
+        pytest.fail(f"{golden.name} written: read it, then run again")
+    assert model.full() == golden.read_text()
+
+
+@pytest.fixture(scope="module")
+def space() -> Netns:
+    with Netns.create() as made:
+        yield made
+
+
+def tool(space: Netns) -> Iptables:
+    return Iptables(prefix=("nsenter", f"--net={space.path}"))
+
+
+def load(space: Netns, variant: Variant, script: str, family: Family = Family.IPV4) -> None:
+    asyncio.run(tool(space).restore(variant, family, script))
+
+
+def listing(space: Netns, variant: Variant, table: str, family: Family = Family.IPV4) -> str:
+    return asyncio.run(tool(space).save(variant, family, table))
+
+
+def held(space: Netns, variant: Variant, family: Family = Family.IPV4) -> dict[str, Held]:
+    return {table: read_held(listing(space, variant, table, family)) for table in TABLES}
+
+
+def shape(text: str) -> list[str]:
+    """A listing without the order of a tree's rules, which says nothing."""
+    return sorted(line.partition(" [")[0] if line.startswith(":") else line
+                  for line in text.splitlines() if line.startswith((":", "-A")))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("variant", [Variant.NFT, pytest.param(Variant.LEGACY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("scene", ALL_SCENES)
+def test_the_kernel_takes_it(space: Netns, scene: str, variant: Variant) -> None:
+    layout, objects = ALL_SCENES[scene]
+    model, family = Model(layout), layout.family
+    model.put(*objects)
+    load(space, variant, model.full(), family)
+    once = [shape(listing(space, variant, table, family)) for table in TABLES]
+    load(space, variant, layout.full_script(model.ledger.everything(), held(space, variant, family)), family)
+    assert [shape(listing(space, variant, table, family)) for table in TABLES] == once
+    counts = layout.rule_counts(model.ledger.everything(), fixed=True)
+    assert {table: found.rules for table, found in held(space, variant, family).items()} == counts
+    for table in TABLES:
+        load(space, variant, removal_script(table, listing(space, variant, table, family), ours=True), family)
+        assert not [line for line in listing(space, variant, table, family).splitlines() if "KPY" in line]
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("variant", [pytest.param(Variant.NFT, marks=pytest.mark.slow), Variant.LEGACY])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(steps, max_size=20))
+def test_many_small_changes_come_to_one_large_one(space: Netns, variant: Variant, history: list[tuple[str, object]]) -> None:
+    model, fresh = Model(V4), Model(V4)
+    load(space, variant, V4.full_script(model.ledger.everything(), held(space, variant)))
+    counts = V4.rule_counts(model.ledger.everything(), fixed=True)
+    for verb, value in [*history, ("write", None)]:
+        if verb == "write":
+            if delta := model.ledger.pending():
+                load(space, variant, V4.delta_script(delta))
+                counts.update(V4.rule_counts(delta))
+            model.ledger.settle()
+        else:
+            getattr(model, verb)(value)
+    step_by_step = [shape(listing(space, variant, table)) for table in TABLES]
+    assert {table: found.rules for table, found in held(space, variant).items()} == counts
+    for verb, value in final(history):
+        getattr(fresh, verb)(value)
+    assert fresh.ledger.everything() == model.ledger.everything()
+    load(space, variant, V4.full_script(fresh.ledger.everything(), held(space, variant)))
+    assert [shape(listing(space, variant, table)) for table in TABLES] == step_by_step
+
+
+def test_a_change_costs_what_changed() -> None:
+    model = Model(V4)
+    for number in range(500):
+        model.put(service(f"s{number}", f"10.96.{number >> 8}.{number & 255}", ("t", "TCP", 80, 0)),
+                  endpoints(f"s{number}", "10.244.2.5", THERE, ports=TARGETS))
+    model.ledger.settle()
+    assert not model.ledger.pending()
+    model.put(endpoints("s7", "10.244.2.5", "10.244.2.9", ports=TARGETS))
+    assert V4.delta_script(model.ledger.pending()).splitlines() == [
+        "*nat",
+        "-D KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5000000000"
+        " -j DNAT --to-destination 10.244.2.5:8080",
+        "-D KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.2.6:8080",
+        "-A KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5000000000"
+        " -j DNAT --to-destination 10.244.2.5:8080",
+        "-A KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.2.9:8080",
+        "COMMIT",
+    ]
+
+
+@pytest.mark.parametrize("services", [10, 1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_first_packet_meets_few_rules(services: int) -> None:
+    """The rules of every chain it may walk, at most: those of the root, of a branch, of a twig, of a leaf."""
+    model = Model(V4)
+    for number in range(services):
+        address = f"10.96.{number >> 8}.{number & 255}"
+        model.put(service(f"s{number}", address, ("t", "TCP", 80, 0)), endpoints(f"s{number}", HERE, THERE, ports=TARGETS))
+    rules: dict[str, int] = {}
+    for element in model.ledger.everything().added:
+        if element.container.startswith("nat KPY-C"):
+            depth = element.container
+            rules[depth] = rules.get(depth, 0) + element.value.count("\n") + 1
+    deepest: dict[int, int] = {}
+    for chain, count in rules.items():
+        deepest[len(chain)] = max(deepest.get(len(chain), 0), count)
+    assert sum(deepest.values()) <= 16 + 8 + 8 + 2 * (services / 1024 + 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+def test_every_endpoint_has_the_same_chance(count: int) -> None:
+    model = Model(V4)
+    model.put(service("web", "10.96.0.1", ("t", "TCP", 80, 0)),
+              endpoints("web", *(f"10.244.2.{number + 1}" for number in range(count)), ports=TARGETS))
+    routes, _ = model.snapshot.routes("default/web", Family.IPV4)
+    left, shares = 1.0, []
+    for rule in balance("-p tcp", routes[0].cluster.endpoints):
+        chance = float(rule.split("--probability ")[1].split()[0]) if "--probability" in rule else 1.0
+        shares.append(left * chance)
+        left *= 1 - chance
+    assert shares == pytest.approx([1 / count] * count, rel=1e-6)
+
+
+FOREIGN = """*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+:FLANNEL-POSTRTG - [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-POSTROUTING - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -j RETURN
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+COMMIT
+"""
+
+
+def test_nothing_of_others_is_left_over() -> None:
+    assert removal_script("nat", FOREIGN, ours=True) == ""
+    ours = FOREIGN.replace("-A FLANNEL", "-A PREROUTING -j KPY-SERVICES\n-A FLANNEL", 1)
+    ours = ours.replace(":KUBE-MARK", ":KPY-SERVICES - [0:0]\n:KUBE-MARK")
+    assert removal_script("nat", ours, ours=False) == ""
+    assert removal_script("nat", ours, ours=True).splitlines() == [
+        "*nat", ":KPY-SERVICES - [0:0]", "-D PREROUTING -j KPY-SERVICES", "-X KPY-SERVICES", "COMMIT"]
+    alone = FOREIGN.replace(":KUBE-KUBELET-CANARY - [0:0]\n", "")
+    assert removal_script("nat", alone, ours=True).count("-X KUBE-") == 2
+    marked = alone.replace("COMMIT", "-A CNI-HOSTPORT-DNAT -j KUBE-MARK-MASQ\nCOMMIT")
+    assert removal_script("nat", marked, ours=True) == ""
+
+
+@pytest.mark.kernel
+def test_hooks_are_first(space: Netns) -> None:
+    for variant in Variant:
+        other = "*nat\n:OTHER - [0:0]\n-A PREROUTING -j OTHER\nCOMMIT\n"
+        load(space, variant, other)
+        model = Model(V4)
+        for _ in range(2):
+            load(space, variant, V4.full_script(model.ledger.everything(), held(space, variant)))
+            first = next(line for line in listing(space, variant, "nat").splitlines() if line.startswith("-A PREROUTING"))
+            assert first == f"-A PREROUTING {HOOKS['nat']['PREROUTING']}"
+        load(space, variant, "*nat\n-D PREROUTING -j OTHER\n-X OTHER\nCOMMIT\n")
