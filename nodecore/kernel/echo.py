@@ -88,6 +88,8 @@ class Ledger:
         found = attributes(body, nl.NDMSG.size)
         dst, mac = found.get(nl.NDA_DST, b""), found.get(nl.NDA_LLADDR, b"")
         if family == nl.AF_BRIDGE:
+            if nl.NDA_CACHEINFO not in found:  # Linux 6.1 tells of each write twice, once without the rest
+                return False
             known = self._entries.get((index, family, mac))
             value = dst
         elif port == self._port:
