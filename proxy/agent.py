@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nodecore.daemon import systemd
+from nodecore.daemon import heap, systemd
 from nodecore.errors import Blame, Fault
 from nodecore.kernel.conntrack import Conntrack
 from nodecore.kernel.iptables import Iptables
@@ -38,6 +38,7 @@ from .checks import Checks
 from .config import Config, Locality
 from .metrics import Counts
 from .modes import layouts as layouts
+from .pace import Pace
 from .snapshot import Snapshot
 from .sysctls import IPVS, STRICT_ARP, WANTED, conntrack_switches
 from .takeover import remove
@@ -45,7 +46,6 @@ from .target import Rules, set_switches
 
 log = logging.getLogger(__name__)
 ZONE = "topology.kubernetes.io/zone"
-REST_PER_WORK = 10  # syncs take at most this fraction of the time, and never wait longer than --iptables-min-sync-period
 
 
 async def run(config: Config) -> None:
@@ -164,15 +164,16 @@ async def guard(writer: modes.Writer[Any], reconciler: Reconciler) -> None:
 
 def outcomes(reconciler: Reconciler, config: Config, counts: Counts) -> Callable[[Outcome], None]:
     """Count each sync, report the first as readiness, and rest in proportion to the work it was."""
-    told = False
+    pace, told = Pace(config.min_sync_period), False
 
     def observe(outcome: Outcome) -> None:
         nonlocal told
         counts.observe(outcome)
-        reconciler.min_interval = min(config.min_sync_period, REST_PER_WORK * outcome.seconds)
+        reconciler.min_interval = pace.rest(reconciler.clock.now(), outcome.seconds)
         if not told and outcome.error is None:
             told = True
             systemd.notify("READY=1")
+            heap.settle()
 
     return observe
 
