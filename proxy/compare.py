@@ -55,7 +55,7 @@ def read_listing(text: str) -> Table:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    key, _, value = text.strip().partition(" : ")
+    key, _, value = text.strip().removesuffix(" counter").partition(" : ")
     return _spelled(key), _spelled(value)
 
 

@@ -126,6 +126,8 @@ def build(flags: Values, file: Values | None = None) -> Config:
     values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
     mode = parse_mode(str(values["proxy-mode"] or "nftables"))
     cidrs = _networks(values["cluster-cidr"], "--cluster-cidr")
+    if values["traffic-metrics"] is True and mode != "nftables":
+        raise UserError(f"--traffic-metrics: only nftables mode counts, not {mode}")
     node_ports, on_primary = _node_port_addresses(values["nodeport-addresses"])
     return Config(
         kubeconfig=str(values["kubeconfig"]), master=str(values["master"]), mode=mode,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
 
 from nodecore.daemon import health, metrics
 from nodecore.errors import UserError
@@ -23,6 +23,7 @@ from nodecore.loop.reconcile import Reconciler
 from .config import Config, Listen, to_document
 from .metrics import Counts
 from .target import Rules
+from .traffic import Traffic
 
 GOING = "ToBeDeletedByClusterAutoscaler"  # the taint of a node that is about to be removed
 JSON = "application/json"
@@ -46,6 +47,8 @@ def serve(
 ) -> list[ThreadingHTTPServer]:
     """Start the servers that are asked for."""
     servers = []
+    if config.traffic_metrics:
+        REGISTRY.register(Traffic(rules))
 
     def healthz() -> health.Reply:
         return _alive(reconciler, counts, counts.probes, eligible)

@@ -36,6 +36,13 @@ NO_ENDPOINTS = "no-endpoints"  # Services nobody answers: refuse, or drop where 
 NO_ENDPOINT_NODE_PORTS = "no-endpoint-nodeports"  # the same for NodePorts
 NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
 
+# With --traffic-metrics: what passes is counted in the elements of these sets, which are Service . endpoint.
+COUNT_POSTROUTING = "count-postrouting"  # every packet that is sent on, before its source is translated
+COUNT_INPUT = "count-input"  # ... or has arrived
+COUNT_TO, COUNT_FROM = "count-to", "count-from"  # towards endpoints, and back
+TRAFFIC_TO, TRAFFIC_FROM = "traffic-to", "traffic-from"
+NODE_PORT_TRAFFIC_TO, NODE_PORT_TRAFFIC_FROM = "nodeport-traffic-to", "nodeport-traffic-from"
+
 
 @dataclass(frozen=True, slots=True)
 class Path:

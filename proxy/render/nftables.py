@@ -43,6 +43,8 @@ from .settings import UNSAID
 from .settings import Settings as Settings
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
+TRAFFIC = names.TRAFFIC_TO, names.TRAFFIC_FROM
+NODE_PORT_TRAFFIC = names.NODE_PORT_TRAFFIC_TO, names.NODE_PORT_TRAFFIC_FROM
 PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
 CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
 HASHED = "typeof meta length . meta length . meta length : meta priority"  # three plain numbers: no `type` names those
@@ -76,22 +78,30 @@ class Layout:
         match way.kind:
             case Kind.NODE_PORT:
                 key = f"{port.protocol} . {way.port}"
-                parts = [self._path(names.NODE_PORT, key, port, anywhere)]
+                parts = [self._path(names.NODE_PORT, key, port, anywhere), self._counted(NODE_PORT_TRAFFIC, key, anywhere, local)]
                 if local:
                     parts.append(self._path(names.NODE_PORT_LOCAL, key, port, local))
                 return _joined(key, parts, names.NO_ENDPOINT_NODE_PORTS)
             case Kind.CLUSTER_IP:
                 key = f"{way.address} . {port.protocol} . {way.port}"
                 address = (Element(names.CLUSTER_IPS, way.address),)
-                return _joined(key, [self._path(names.CLUSTER, key, port, route.cluster)], names.NO_ENDPOINTS, address)
+                parts = [self._path(names.CLUSTER, key, port, route.cluster), self._counted(TRAFFIC, key, route.cluster)]
+                return _joined(key, parts, names.NO_ENDPOINTS, address)
             case _:
                 key = f"{way.address} . {port.protocol} . {way.port}"
-                parts = [_guard(key, way)]
+                parts = [_guard(key, way), self._counted(TRAFFIC, key, anywhere, local)]
                 if local:
                     parts += self._path(names.CLUSTER, key, port, anywhere), self._path(names.EXTERNAL_LOCAL, key, port, local)
                 else:
                     parts.append(self._path(names.EXTERNAL, key, port, anywhere))
                 return _joined(key, parts, names.NO_ENDPOINTS)
+
+    def _counted(self, sets: tuple[str, str], key: str, *choices: Choice | None) -> _Part:
+        """Where packets between a way in and its endpoints are counted, if they are."""
+        if not self.settings.count_traffic:
+            return _Part()
+        places = sorted({_place(item) for choice in choices if choice for item in choice.endpoints})
+        return _Part(tuple(Element(name, f"{key} . {place}") for name in sets for place in places))
 
     def _path(self, path: Path, key: str, port: ServicePort, choice: Choice) -> _Part:
         if not choice.endpoints:
@@ -213,6 +223,11 @@ class Layout:
             client = f"type {address} . {key} : classid" if self.family is Family.IPV4 else HASHED
             yield f"map {path.affinity} {{ {client}; size {CLIENTS}; flags dynamic, timeout; }}"
 
+        if self.settings.count_traffic:
+            for path, found in ((names.CLUSTER, TRAFFIC), (names.NODE_PORT, NODE_PORT_TRAFFIC)):
+                key = f"{self._key_type(path)} . {address} . inet_service"
+                yield from (f"set {name} {{ type {key}; counter; }}" for name in found)
+
     def _key_type(self, path: Path) -> str:
         address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
         return f"{address} . inet_proto . inet_service" if path.by_address else "inet_proto . inet_service"
@@ -256,6 +271,24 @@ class Layout:
         yield from _chain(
             names.MASQUERADE, "", f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random",
         )
+        if self.settings.count_traffic:
+            yield from self._counting()
+
+    def _counting(self) -> Iterator[str]:
+        """Count every packet of a connection that was translated, once: what stays on this node comes by twice."""
+        ip = self.family.nft
+        translated = "ct status and dnat != 0"
+        ours = f"{translated} ct direction original goto {names.COUNT_TO}", f"{translated} goto {names.COUNT_FROM}"
+        yield from _chain(names.COUNT_POSTROUTING, "type filter hook postrouting priority 0; policy accept;", *ours)
+        yield from _chain(names.COUNT_INPUT, "type filter hook input priority 0; policy accept;", 'iifname "lo" return', *ours)
+        ends = (names.COUNT_TO, f"{ip} daddr . th dport"), (names.COUNT_FROM, f"{ip} saddr . th sport")
+        for index, (chain, place) in enumerate(ends):
+            rules = []
+            for protocol in ("tcp", "udp", "sctp"):  # nft knows a tracked port as a number only beside a protocol
+                port = f"meta l4proto . ct original proto-dst . {place}"
+                rules.append(f"meta l4proto {protocol} ct original {ip} daddr . {port} @{TRAFFIC[index]} return")
+                rules.append(f"meta l4proto {protocol} {port} @{NODE_PORT_TRAFFIC[index]} return")
+            yield from _chain(chain, "", *rules)
 
 
 @dataclass(frozen=True, slots=True)

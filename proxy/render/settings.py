@@ -17,12 +17,13 @@ ANYWHERE = Locality()
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a pod is told from others, where NodePorts answer, what is masqueraded, and by which mark."""
+    """How a pod is told from others, where NodePorts answer, what is masqueraded and by which mark, whether to count."""
 
     locality: Locality = ANYWHERE
     node_port_addresses: tuple[IPNetwork, ...] = ()
     masquerade_all: bool = False
     mark: int = names.MASQUERADE_MARK
+    count_traffic: bool = False
 
 
 UNSAID = Settings()

@@ -87,6 +87,8 @@ SCENES = {
     "nobody": (V4, (service("web", "10.96.0.1", *WEB, type="NodePort"),)),
     "masquerade-all": (Layout(Family.IPV4, Settings(Locality(), (ip_network("192.168.0.0/16"),), masquerade_all=True)),
                        (service("web", "10.96.0.1", *WEB), endpoints("web", HERE, ports=TARGETS))),
+    "counted": (Layout(Family.IPV4, Settings(count_traffic=True)), (
+        service("web", "10.96.0.1", *WEB, type="NodePort"), endpoints("web", HERE, THERE, ports=TARGETS))),
     "ipv6": (Layout(Family.IPV6, SETTINGS), (v6(service("web", "10.96.0.1", *WEB, type="NodePort")),
                                              v6(endpoints("web", HERE, THERE, ports=TARGETS)))),
 }

@@ -1,0 +1,92 @@
+"""Packets and bytes by Service and endpoint, as the kernel counts them in the elements of sets.
+
+Read when somebody asks for the metrics, and not otherwise. A table that is written anew starts at zero; what was counted
+before is kept here. Must not know: how packets are counted. Read next: `proxy/render/nftables.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from nodecore.errors import Fault
+from nodecore.kernel.nft import Nft
+from nodecore.net import Family
+
+from . import names
+from .ledger import Fragment
+from .target import Rules
+
+SETS = {
+    names.TRAFFIC_TO: "to", names.NODE_PORT_TRAFFIC_TO: "to", names.TRAFFIC_FROM: "from", names.NODE_PORT_TRAFFIC_FROM: "from",
+}
+LABELS = ("namespace", "service", "way", "endpoint", "direction")
+Key = tuple[Family, str, str]
+Count = tuple[int, int]
+
+
+class Traffic(Collector):
+    """The metrics; read in the thread of whoever asks."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._lock = threading.Lock()
+        self._last: dict[Key, Count] = {}
+        self._before: dict[Key, Count] = {}  # by tables that are gone
+
+    def describe(self) -> Iterator[Metric]:
+        """Their names, which takes no reading."""
+        yield from self._families()
+
+    @staticmethod
+    def _families() -> tuple[CounterMetricFamily, CounterMetricFamily]:
+        return (
+            CounterMetricFamily("kubeproxy_service_packets", "Packets between callers and a Service's endpoints", labels=LABELS),
+            CounterMetricFamily("kubeproxy_service_bytes", "Bytes of those packets", labels=LABELS),
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the kernel, and say whose each count is."""
+        packets, sizes = self._families()
+        with self._lock:
+            for family, ledger in self._rules.ledgers().items():
+                counted = self._read(family)
+                for owner, fragment in ledger.held():
+                    for key, labels in labelled(owner, fragment):
+                        found = counted.get((family, *key))
+                        if found:
+                            packets.add_metric(labels, found[0])
+                            sizes.add_metric(labels, found[1])
+        yield from (packets, sizes)
+
+    def _read(self, family: Family) -> dict[Key, Count]:
+        """Each element's count from the start of this process; nothing where the kernel does not tell."""
+        try:
+            now = {(family, name, key): count for name in SETS for key, count in asyncio.run(
+                Nft().list_counters(family.nft, names.TABLE, name)).items()}
+        except Fault:
+            return {}
+        self._before = {key: count for key, count in self._before.items() if key[0] is not family or key in now}
+        for key, (packets, _) in now.items():
+            last = self._last.get(key)
+            if last and packets < last[0]:
+                earlier = self._before.get(key, (0, 0))
+                self._before[key] = earlier[0] + last[0], earlier[1] + last[1]
+        self._last = {key: count for key, count in self._last.items() if key[0] is not family} | now
+        return {key: (count[0] + self._before.get(key, (0, 0))[0], count[1] + self._before.get(key, (0, 0))[1])
+                for key, count in now.items()}
+
+
+def labelled(owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, str], tuple[str, ...]]]:
+    """The sets and elements in which a Service's traffic is counted, with the labels of each."""
+    namespace, _, name = owner.partition("/")
+    for item in fragment.elements:
+        direction = SETS.get(item.container)
+        if direction:
+            *way, address, port = item.key.split(" . ")
+            host = f"[{address}]" if ":" in address else address
+            yield (item.container, item.key), (namespace, name, " ".join(way), f"{host}:{port}", direction)
