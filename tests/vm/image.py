@@ -32,7 +32,8 @@ PACKAGES = (
     "systemd-sysv", "udev", "dbus", "kmod", "linux-image-amd64", "initramfs-tools", "lz4", "apparmor", "procps",
     "etcd-server", "containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "ipset", "conntrack", "iproute2",
     "busybox-static", "python3-venv", "kubernetes-client",  # what `lab` installs
-    "ca-certificates", "git", "curl", "ethtool", "iperf3", "shellcheck", "iputils-ping", "linux-libc-dev", "wireguard-tools", "ipvsadm",
+    "ca-certificates", "git", "curl", "ethtool", "iperf3", "shellcheck", "iputils-ping", "linux-libc-dev",
+    "wireguard-tools", "ipvsadm",
     "etcd-client", "strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins",
     "libcharon-extra-plugins",
 )
