@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from nodecore.errors import Fault
+from nodecore.kernel.ipvs import Ipvs
 from nodecore.kernel.netns import Netns
 
 
@@ -24,4 +26,26 @@ def lacks(kind: str) -> str:
 def need(kind: str) -> None:
     """Skip the test that asks, where devices of a kind cannot be made."""
     if reason := lacks(kind):
+        pytest.skip(reason)
+
+
+@functools.cache
+def lacks_ipvs() -> str:
+    """Why virtual servers cannot be made here; empty when they can."""
+    if os.geteuid() != 0:
+        return "needs root"
+    with Netns.create() as ns:
+        kernel = Ipvs(ns.path)
+        try:
+            kernel.servers()
+        except Fault as fault:
+            return str(fault)
+        finally:
+            kernel.close()
+    return lacks("dummy")
+
+
+def need_ipvs() -> None:
+    """Skip the test that asks, where there is no IPVS."""
+    if reason := lacks_ipvs():
         pytest.skip(reason)

@@ -101,10 +101,9 @@ class Layout:
 
     def _target(self, port: ServicePort) -> str:
         """The virtual server that leads to endpoints anywhere; empty where there is none."""
-        for way in port.ways:
-            if way.kind is Kind.NODE_PORT:
-                return f"{ANYWHERE[self.family]} . {way.port}"
-        return "" if port.internal_local else f"{port.ways[0].address} . {port.ways[0].port}"
+        if not port.internal_local:
+            return f"{port.ways[0].address} . {port.ways[0].port}"
+        return next((f"{ANYWHERE[self.family]} . {way.port}" for way in port.ways if way.kind is Kind.NODE_PORT), "")
 
     def _node_port(self, port: ServicePort, way: Way, anywhere: Choice, local: Choice | None) -> _Part:
         key = f"{port.protocol} . {way.port}"

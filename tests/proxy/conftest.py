@@ -13,15 +13,17 @@ import pytest
 from proxy_api import Api
 from proxy_net import World, eventually, world
 
+from tests.kernelmodules import need_ipvs
+
 ROOT = Path(__file__).parents[2]
 VARIANTS = ("iptables-nft", "iptables-legacy")
-MODES = ("nftables", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS))
+MODES = ("nftables", *(pytest.param(mode, marks=pytest.mark.slow) for mode in (*VARIANTS, "ipvs")))
 
 
 class Agent:
     """A running proxy on the world's node, as its own process, told to be ready through sd_notify.
 
-    Its mode is nftables, or iptables in the variant that `mode` names.
+    Its mode is nftables, ipvs, or iptables in the variant that `mode` names.
     """
 
     def __init__(self, net: World, directory: Path, *flags: str, mode: str = "nftables") -> None:
@@ -30,7 +32,7 @@ class Agent:
         self.log = directory / "proxy.log"
         self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.ready.bind(str(directory / "notify"))
-        self.ready.settimeout(10)
+        self.ready.settimeout(60)
 
     def start(self, *, wait: bool = True) -> None:
         mode, _, variant = self.mode.partition("-")
@@ -122,6 +124,8 @@ def running(
     net: World, served: tuple[Api, int], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Agent]:
     """One that serves a whole module, in each mode."""
+    if request.param == "ipvs":
+        need_ipvs()
     directory = tmp_path_factory.mktemp("proxy")
     cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{served[1]}"}}
     context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
@@ -143,6 +147,7 @@ def clear_rules(net: World) -> None:
     for table in node.run(["cat", "/proc/net/ip_tables_names"], check=False).stdout.split():
         node.run(["iptables-legacy", "-t", table, "-F"])
         node.run(["iptables-legacy", "-t", table, "-X"])
+    node.run(["ip", "link", "del", "kube-ipvs0"], check=False)
     node.run(["conntrack", "-F"], check=False)
 
 
