@@ -50,7 +50,7 @@ def start(
     if write_config_to:
         Path(write_config_to).write_text(json.dumps(settings.to_document(config), indent=2) + "\n")
     elif cleanup:
-        asyncio.run(agent.clean_up())
+        asyncio.run(agent.clean_up(config))
     elif init_only:
         agent.prepare(config)
     elif dry_run:

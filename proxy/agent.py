@@ -183,6 +183,6 @@ def rules_of(config: Config, snapshot: Snapshot) -> Rules:
     return Rules(snapshot, layouts(config), modes.writer(config), Conntrack(), switches_of(config))
 
 
-async def clean_up() -> None:
+async def clean_up(config: Config) -> None:
     """Remove the rules of every mode, and Go kube-proxy's."""
-    await remove(Nft(), Iptables())
+    await remove(Nft(), Iptables(), excluded=config.ipvs.excluded)

@@ -1,5 +1,6 @@
 """Removes rules for Services that are not ours to keep: of our other modes, and all of Go kube-proxy's.
 
+Virtual servers that have connections are kept, without getting more, until these have ended: a switch cuts nothing.
 Only called when what is to stay stands, so that a switch has no moment without rules. Tables are looked at only if they
 exist: looking at a legacy one would make it.
 
@@ -9,16 +10,21 @@ Must not know: what is in force. Read next: `proxy/render/leftovers.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from nodecore.errors import Busy, Fault
+from nodecore.kernel.ipset import Ipset
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Variant
-from nodecore.net import Family
+from nodecore.net import Family, IPNetwork
 
 from . import names
-from .render.leftovers import removal_script
+from .render.ipvs import DEVICE
+from .render.leftovers import GO_SETS, removal_script
 
 log = logging.getLogger(__name__)
 TABLES = ("nat", "filter", "mangle")  # in the last one Go kube-proxy keeps a canary
@@ -30,8 +36,14 @@ def nothing(_: Variant | None, __: Family) -> bool:
     return False
 
 
-async def remove(nft: Nft, chains: Iptables, keeps: Keeps = nothing) -> None:
-    """Remove it all, but what is ours where `keeps` says so: in which iptables, None being nftables, and which family."""
+async def remove(
+    nft: Nft, chains: Iptables, keeps: Keeps = nothing, *, servers: bool = True, excluded: Sequence[IPNetwork] = ()
+) -> None:
+    """Remove it all, but what is ours where `keeps` says so: in which iptables, None being nftables, and which family.
+
+    `servers` says whether that includes the virtual servers, but those in the networks `excluded`. `Busy` where some still
+    have connections.
+    """
     there = await nft.list_tables()
     for family in Family:
         if f"{family.nft} {names.TABLE}" in there and not keeps(None, family):
@@ -43,6 +55,37 @@ async def remove(nft: Nft, chains: Iptables, keeps: Keeps = nothing) -> None:
             for table in TABLES:
                 if table in legacy if variant is Variant.LEGACY else f"{family.nft} {table}" in there:
                     await _remove_chains(chains, variant, family, table, ours=not keeps(variant, family))
+
+
+    await remove_sets()
+    if servers:
+        await remove_servers(excluded, at_once=keeps is nothing)
+
+
+async def remove_sets() -> None:
+    """Remove the sets of Go kube-proxy's ipvs mode, which no rule is left to use."""
+    sets = Ipset()
+    found = [name for name in await sets.names() if GO_SETS.fullmatch(name)] if shutil.which("ipset") else []
+    if found:
+        log.info("removing %d sets of Go kube-proxy", len(found))
+        try:
+            await sets.restore("".join(f"destroy {name}\n" for name in found))
+        except Fault as error:
+            log.warning("some sets of Go kube-proxy stay: %s", error)
+
+
+async def remove_servers(excluded: Sequence[IPNetwork], *, at_once: bool) -> None:
+    """Remove the virtual servers and the device with their addresses, if there is that device."""
+    if DEVICE not in (name for _, name in socket.if_nameindex()):
+        return
+    from nodecore.kernel.ipvs import Ipvs
+    from nodecore.kernel.netlink import KernelNetwork
+
+    from .writers.virtual_servers import clear
+
+    with closing(Ipvs()) as ipvs, closing(KernelNetwork()) as network:
+        if not await clear(ipvs, network, excluded, at_once=at_once):
+            raise Busy("virtual servers of ipvs mode still have connections")
 
 
 async def _remove_chains(chains: Iptables, variant: Variant, family: Family, table: str, *, ours: bool) -> None:

@@ -8,6 +8,7 @@ Read next: `proxy/agent.py`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ from .stale import Target, Targets, changed, is_stale, targets_of
 from .sysctls import WANTED
 
 log = logging.getLogger(__name__)
+SWEEP_SECONDS = 15.0  # until what could not be removed is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Rules:
         self._halves = {layout.family: _Half(layout) for layout in layouts}
         self._skipped: dict[str, list[Skipped]] = {}
         self._denied: set[Sysctl] = set()
-        self._swept = False
+        self._swept, self._sweep_at = False, 0.0
         self.inputs: Sequence[Input] = ()
         self.forget_tcp = False
         self.counts: Watcher | None = None
@@ -227,7 +229,7 @@ class Rules:
         checks = {port: check for found in self._wanted_checks.values() for port, check in found.items()}
         if self._checks and self._checks.now != checks:
             ops.append(AnswerChecks(checks))
-        if not self._swept:
+        if not self._swept and time.monotonic() >= self._sweep_at:
             ops.append(Sweep())
         return ops
 
@@ -270,6 +272,7 @@ class Rules:
             self._swept = True
         except Fault as error:  # ours stand: no reason to write them again
             log.warning("rules of others stay, until the next look: %s", error)
+            self._sweep_at = time.monotonic() + SWEEP_SECONDS
 
     async def _forget_flows(self, op: ForgetFlows) -> None:
         self._halves[op.family].stale = {}

@@ -90,7 +90,7 @@ class IpvsWriter:
 
     async def sweep(self) -> None:
         """Everything but our tables."""
-        await remove(self._nft, self._chains, keeps=self._keeps)
+        await remove(self._nft, self._chains, keeps=self._keeps, servers=False)
 
     def _keeps(self, variant: Variant | None, family: Family) -> bool:
         return variant is None and family in self._families

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -95,7 +95,7 @@ class VirtualServers:
         return Delta(tuple(sorted(actual - wanted)), tuple(sorted(wanted - actual)))
 
     def _is_ours(self, key: ServerKey) -> bool:
-        return key.family is self._family and not any(ip_address(key.address) in network for network in self._excluded)
+        return key.family is self._family and not is_within(key, self._excluded)
 
     async def _addresses(self) -> list[str]:
         """Those of the device, which is made if it is not there."""
@@ -162,19 +162,33 @@ class VirtualServers:
         return {server.key for server in self._ipvs.servers() if self._is_ours(server.key)} == self._held.servers
 
 
-async def clear(ipvs: Servers, network: Network, excluded: Sequence[IPNetwork] = ()) -> bool:
-    """Remove the device and every virtual server, if the device is there: else there was never a proxy in this mode."""
+async def clear(ipvs: Servers, network: Network, excluded: Sequence[IPNetwork] = (), *, at_once: bool = True) -> bool:
+    """Remove the device and every virtual server, at once or as their connections end; says whether all is gone.
+
+    If the device is not there, there was no proxy in this mode, and the servers are somebody's.
+    """
     if not (await network.read(SCOPE)).link(words.DEVICE):
-        return False
-    log.info("removing %s and the virtual servers", words.DEVICE)
+        return True
+    busy: set[ServerKey] = set()
     try:
-        keys = [server.key for server in ipvs.servers()
-                if not any(ip_address(server.key.address) in network_ for network_ in excluded)]
-        _check(ipvs.remove_servers(keys), [f"server {key.describe()}" for key in keys])
+        keys = {server.key for server in ipvs.servers() if not is_within(server.key, excluded)}
+        if not at_once:
+            behind = ipvs.destinations(keys)
+            ipvs.put_destinations([replace(item, weight=0) for item in behind if item.weight])
+            busy = {item.server for item in behind if item.connections and item.server.protocol != "udp"}
+        ended = sorted(keys - busy)
+        _check(ipvs.remove_servers(ended), [f"server {key.describe()}" for key in ended])
     except Unsupported:
-        pass  # a device of that name, and no ip_vs: somebody's, or left from before another kernel
-    await _apply(network, [DeleteLink(words.DEVICE)])
-    return True
+        pass  # a device of that name, and no ip_vs: left from before another kernel
+    if not busy:
+        log.info("removing %s", words.DEVICE)
+        await _apply(network, [DeleteLink(words.DEVICE)])
+    return not busy
+
+
+def is_within(key: ServerKey, networks: Sequence[IPNetwork]) -> bool:
+    """Whether a server's address is in one of the networks."""
+    return any(ip_address(key.address) in network for network in networks)
 
 
 async def _apply(network: Network, ops: Sequence[NetOp]) -> None:

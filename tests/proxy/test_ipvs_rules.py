@@ -191,8 +191,22 @@ def test_clearing(space: Netns) -> None:
     assert asyncio.run(clear(node.ipvs, node.network))
     assert (node.ipvs.made, node.network.dump()) == ({}, "")
     node.ipvs.put_servers([Server(KEY)])
-    assert not asyncio.run(clear(node.ipvs, node.network)), "there is no kube-ipvs0: not a proxy's"
-    assert node.ipvs.made
+    assert asyncio.run(clear(node.ipvs, node.network))
+    assert node.ipvs.made, "there is no kube-ipvs0: not a proxy's"
+
+
+@pytest.mark.kernel
+def test_another_mode_takes_over_and_cuts_nothing(space: Netns) -> None:
+    _, node = two(space)
+    node.ipvs.connections = {(KEY, THERE, 8080): 1, (UDP_KEY, THERE, 5353): 1}
+    for _ in range(2):
+        assert not asyncio.run(clear(node.ipvs, node.network, at_once=False))
+        assert list(node.ipvs.made) == [KEY]
+        assert {item.weight for item in node.ipvs.behind.values()} == {0}
+        assert "10.96.0.1/32" in node.network.dump()
+    node.ipvs.connections = {}
+    assert asyncio.run(clear(node.ipvs, node.network, at_once=False))
+    assert (node.ipvs.made, node.network.dump()) == ({}, "")
 
 
 @pytest.mark.kernel
