@@ -39,6 +39,7 @@ from .config import Config, Locality
 from .metrics import Counts
 from .modes import layouts as layouts
 from .pace import Pace
+from .probe import Probe
 from .snapshot import Snapshot
 from .sysctls import IPVS, STRICT_ARP, WANTED, conntrack_switches
 from .takeover import remove
@@ -57,7 +58,8 @@ async def run(config: Config) -> None:
         checks = Checks(lambda: reconciler.healthy)
         rules = Rules(snapshot, layouts(config), writer, Conntrack(), switches_of(config), checks)
         rules.forget_tcp = config.forget_tcp
-        counts, eligible = Counts(config.mode), health.Eligibility()
+        rules.probe = Probe(config.families) if config.verify_programming else None
+        counts, eligible = Counts(config.mode, verified=config.verify_programming), health.Eligibility()
         counts.watch(rules)
         reconciler = Reconciler("proxy", rules, resync=config.sync_period)
         put_service, put_slice = counts.services(snapshot.put_service), counts.slices(snapshot.put_slice)

@@ -76,6 +76,7 @@ def _word(word: str) -> str:
 
 def differences(ledger: Ledger, fixed: Mapping[str, int], kernel: Table) -> list[str]:
     """One line for each difference, by Service; empty where all is as it should be. `fixed` are chains that are always there."""
+    kernel = _without_probe(kernel)
     owner_of: dict[tuple[str, str], str] = {}
     wanted: dict[str, dict[str, str]] = {}
     for owner, fragment in ledger.held():
@@ -90,6 +91,17 @@ def differences(ledger: Ledger, fixed: Mapping[str, int], kernel: Table) -> list
         lines += _of_container(container, wanted.get(container, {}), kernel.elements.get(container, {}), owner_of)
     chains = {**fixed, **_chains(ledger)}
     return sorted(lines) + _of_chains(chains, kernel.chains)
+
+
+def _without_probe(kernel: Table) -> Table:
+    """What --verify-programming adds is nobody's: no Service can have an address on loopback."""
+    own = ("127.0.0.1 . ", "::1 . ")
+    elements = {name: {key: value for key, value in found.items() if not key.startswith(own)}
+                for name, found in kernel.elements.items()}
+    used = {value for found in elements.values() for value in found.values()}
+    alone = names.EXTERNAL.spread(1)
+    probed = elements != kernel.elements and f"goto {alone}" not in used
+    return Table(elements, {name: count for name, count in kernel.chains.items() if not (probed and name == alone)})
 
 
 def _of_container(name: str, wanted: Mapping[str, str], there: Mapping[str, str],

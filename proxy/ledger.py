@@ -67,6 +67,9 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._fragments)
 
+    def __contains__(self, owner: str) -> bool:
+        return owner in self._claims
+
     def put(self, owner: str, fragments: Sequence[Fragment]) -> None:
         """Replace an owner's part."""
         new = {fragment.claim: fragment for fragment in fragments}

@@ -32,7 +32,7 @@ NOTHING: tuple[bool, bool] = (False, False)
 class Counts:
     """The metrics of one proxy, and the few values they are made from."""
 
-    def __init__(self, mode: str, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, mode: str, registry: CollectorRegistry = REGISTRY, *, verified: bool = False) -> None:
         self.last_good = 0.0  # seconds since 1970 at the end of the last good sync
         self._registry, self._started = registry, time.time()
         self._pending = {"service": 0, "endpoint": 0}
@@ -47,6 +47,9 @@ class Counts:
             self._histogram(f"sync_{which}proxy_rules_duration_seconds", f"Time of {text} sync")
             for which, text in (("", "a"), ("full_", "a full"), ("partial_", "a partial")))
         self._latency = self._histogram("network_programming_duration_seconds", "From a change to its rules", LONG_BUCKETS)
+        self._came_first = self._covered_first = 0.0  # when the oldest change came that is not written, or is being written
+        self._verified = self._histogram("verified_programming_duration_seconds", "From a change that came to a packet that "
+                                         "took its rules", LONG_BUCKETS) if verified else None
         self._failures, _ = (self._counter(f"{SYNC}_{name}", "Syncs that failed") for name in failures_of(mode))
         for what in self._pending:
             self._gauge(f"{SYNC}_{what}_changes_pending", f"Changes of {what}s not yet written").set_function(
@@ -90,6 +93,7 @@ class Counts:
 
     def _came(self, what: str) -> None:
         self._pending[what] += 1
+        self._came_first = self._came_first or time.time()
         self._changes[what].inc()
         self._queued.set_to_current_time()
 
@@ -99,6 +103,7 @@ class Counts:
     def took(self, keys: Iterable[str]) -> None:
         """These Services are being worked out: what came of them until now is written by the sync that is under way."""
         self._covered = dict(self._pending)
+        self._covered_first, self._came_first = self._covered_first or self._came_first, 0.0
         for key in keys:
             self._taken += self._triggered.pop(key, ())
 
@@ -132,6 +137,9 @@ class Counts:
         for moment in self._taken:
             self._latency.observe(max(self.last_good - moment, 0.0))
         self._taken.clear()
+        if self._verified and self._covered_first:
+            self._verified.observe(self.last_good - self._covered_first)
+        self._covered_first = 0.0
         if outcome.ops:
             self._every.observe(outcome.seconds)
         if any(isinstance(op, Replace) for op in outcome.ops):

@@ -22,6 +22,7 @@ from nodecore.net import Family
 from .checks import Check, Checks
 from .ledger import Delta, Ledger
 from .modes import Layout, Writer
+from .probe import OWNER, Probe
 from .services import Skipped
 from .snapshot import Route, Snapshot
 from .stale import Target, Targets, changed, is_stale, targets_of
@@ -148,6 +149,7 @@ class Rules:
         self.inputs: Sequence[Input] = ()
         self.forget_tcp = False
         self.counts: Watcher | None = None
+        self.probe: Probe | None = None
 
     def synced(self) -> bool:
         """Whether Services and EndpointSlices have both been read: half a picture would cut off the other half."""
@@ -191,6 +193,9 @@ class Rules:
                               for route in routes if route.port.health_check})
             self._note_skipped(key, skipped)
             self._note_checks(key, ready)
+        for family, half in self._halves.items():
+            if self.probe and half.ledger.open:
+                half.ledger.put(OWNER, half.layout.fragments(self.probe.route(family)))
         return self.ledgers()
 
     def _note_checks(self, key: str, ready: Mapping[int, int]) -> None:
@@ -264,7 +269,10 @@ class Rules:
             await self._writer.replace(op.layout, op.everything)
         else:
             await self._writer.update(op.layout, op.delta)
-        self._halves[op.layout.family].ledger.settle()
+        ledger = self._halves[op.layout.family].ledger
+        if self.probe and OWNER in ledger:
+            await self.probe.check(op.layout.family)
+        ledger.settle()
 
     async def _sweep(self) -> None:
         try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import struct
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import Agent, settled
@@ -58,3 +62,142 @@ def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent) -> None:
     eventually(lambda: "kube-proxy" in agent.table())
     net.ask("pod-a", VIP, 80, "udp")
     assert metric(net, "service_packets_total", way=f"{VIP} udp 80", direction="to") == 6  # no count is lost
+
+
+def test_a_packet_tells_whether_the_rules_are_in_force(net: World, api: Api, agent: Agent) -> None:
+    api.put(web(B), WEB)
+    start(agent, "--verify-programming")
+    count = metric(net, "verified_programming_duration_seconds_count")
+    assert count >= 1
+    api.put(web(C))
+    eventually(lambda: metric(net, "verified_programming_duration_seconds_count") == count + 1)
+    assert {net.ask("pod-a", VIP, 80)[0] for _ in range(10)} == {"pod-c"}
+    assert metric(net, "verified_programming_duration_seconds_sum") < 5
+    # somebody in front of us takes every packet: the kernel took our rules all the same, and only a packet can tell
+    sh(net.spaces["node"], "nft add table ip thief; nft 'add chain ip thief c { type nat hook output priority -150; }';"
+                           "nft add rule ip thief c udp dport != 53 dnat to 127.0.0.1:9")
+    api.put(web(B))
+    eventually(lambda: metric(net, "sync_proxy_rules_nftables_sync_failures_total") >= 1)
+    assert "did not go where they should lead now" in agent.log.read_text()
+    sh(net.spaces["node"], "nft delete table ip thief")
+    eventually(lambda: metric(net, "verified_programming_duration_seconds_count") == count + 2)
+
+
+def line_to(net: World, address: str = VIP, port: int = 80) -> socket.socket:
+    with net.spaces["pod-a"].enter():
+        line = socket.socket(type=socket.SOCK_DGRAM)
+    line.settimeout(1)
+    line.connect((address, port))
+    return line
+
+
+def talk(line: socket.socket) -> str:
+    line.send(b"?")
+    return line.recv(100).decode().split()[0]
+
+
+def flows(net: World, protocol: str, address: str, endpoint: str) -> int:
+    listed = ["conntrack", "-L", "-p", protocol, "--orig-dst", address, "--reply-src", endpoint]
+    return len(net.spaces["node"].run(listed, check=False).stdout.splitlines())
+
+
+def leaving(address: str, *, serving: bool) -> dict:
+    return {"addresses": [address], "conditions": {"ready": False, "serving": serving, "terminating": True}, "nodeName": "node-1"}
+
+
+def test_flows_stay_as_long_as_their_endpoint_serves(net: World, api: Api, agent: Agent) -> None:
+    """By the ClusterIP, an external address and a NodePort alike; what has nothing to do with it is never touched."""
+    api.put(web(B), WEB, service("other", "10.96.3.2", ("u", "UDP", 80, 0)), endpoints("other", B, ports=TARGETS))
+    start(agent)
+    settled(net, "10.96.3.2", 80, "udp")
+    places = [(VIP, 80), ("10.96.3.9", 80), (NODE, 30095)]
+    lines = [line_to(net, *place) for place in places]
+    other, direct = line_to(net, "10.96.3.2"), line_to(net, B, 8080)
+    try:
+        assert {talk(line) for line in (*lines, other, direct)} == {"pod-b"}
+        api.put(web(C, leaving(B, serving=True)))
+        eventually(lambda: net.ask("pod-a", VIP, 80, "udp")[0] == "pod-c")
+        assert {talk(line) for line in lines} == {"pod-b"}  # it said it still serves
+        agent.kill()
+        agent.start()
+        assert {talk(line) for line in lines} == {"pod-b"}  # nor does a restart cut them
+        api.put(web(C, leaving(B, serving=False)))
+        eventually(lambda: not any(flows(net, "udp", address, B) for address, _ in places))
+        assert {talk(line) for line in lines} == {"pod-c"}
+        assert flows(net, "udp", "10.96.3.2", B) == flows(net, "udp", B, B) == 1
+    finally:
+        for line in (*lines, other, direct):
+            line.close()
+
+
+def sctp_init(net: World, address: str, port: int) -> None:
+    """The first packet of an association, as the kernel here cannot make one: INIT, from a socket of raw packets."""
+    init = struct.pack("!BBHIIHHI", 1, 0, 20, 1, 65536, 1, 1, 1)
+    head = struct.pack("!HHI", 40000, port, 0)
+    packet = head + struct.pack("<I", crc32c(head + bytes(4) + init)) + init
+    with net.spaces["pod-a"].enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
+    with sock:
+        sock.sendto(packet, (address, 0))
+
+
+def crc32c(data: bytes) -> int:
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def test_sctp_flows_to_an_endpoint_that_is_gone_are_forgotten(net: World, api: Api, agent: Agent) -> None:
+    if not Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_closed").exists():
+        pytest.skip("nf_conntrack does not know SCTP in this kernel (CONFIG_NF_CT_PROTO_SCTP)")
+    api.put(web(B), WEB)
+    start(agent)
+    settled(net, VIP, 132, "sctp")
+    sctp_init(net, VIP, 132)
+    eventually(lambda: flows(net, "sctp", VIP, B) == 1)
+    api.put(web(B, C))
+    eventually(lambda: "10.244.1.4 . 9999" in agent.table())
+    assert flows(net, "sctp", VIP, B) == 1
+    api.put(web(C))
+    eventually(lambda: flows(net, "sctp", VIP, B) == 0)
+    sctp_init(net, VIP, 132)
+    eventually(lambda: flows(net, "sctp", VIP, C) == 1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--conntrack-forget-removed-tcp",)])
+def test_tcp_to_an_endpoint_that_is_gone_is_reset_if_asked_for(
+    net: World, api: Api, agent: Agent, flags: tuple[str, ...],
+) -> None:
+    api.put(web(B), WEB)
+    start(agent, *flags)
+    with net.connect("pod-a", VIP, 80) as line, net.connect("pod-a", B, 8080) as direct:
+        assert line.recv(100).startswith(b"pod-b")
+        assert direct.recv(100).startswith(b"pod-b")
+        api.put(web(C, leaving(B, serving=False)))
+        eventually(lambda: net.ask("pod-a", VIP, 80)[0] == "pod-c")
+        line.sendall(b"ping")
+        assert line.recv(100) == b"ping"  # on its way out, but there
+        api.put(web(C))
+        api.put(web(C, FAR_POD))
+        eventually(lambda: "far" in {net.ask("pod-a", VIP, 80)[0] for _ in range(20)})
+        if flags:
+            eventually(lambda: flows(net, "tcp", VIP, B) == 0)
+            line.sendall(b"ping")
+            with pytest.raises(ConnectionResetError):
+                line.recv(100)
+        else:
+            line.sendall(b"ping")
+            assert line.recv(100) == b"ping"
+        direct.sendall(b"ping")
+        assert direct.recv(100) == b"ping"
+
+
+def test_rules_say_whose_they_are(net: World, api: Api, agent: Agent) -> None:
+    api.put(web(B), WEB)
+    start(agent)
+    ways = json.loads(get(net, "/rules"))["services"]["default/web"]["IPv4"]
+    assert set(ways) == {f"{address} . {protocol} . {port}" for address in (VIP, "10.96.3.9") for protocol, port in (
+        ("tcp", 80), ("udp", 80), ("sctp", 132))} | {"tcp . 30095", "udp . 30095"}
