@@ -26,7 +26,11 @@ left >/tmp/before
 left >/tmp/after
 diff /tmp/before /tmp/after
 """
-KERNEL_TESTS = "tests/kernel tests/flanneld/test_wireguard.py tests/flanneld/test_ipip.py tests/flanneld/test_ipsec.py"
+KERNEL_TESTS = (
+    "tests/kernel tests/flanneld/test_wireguard.py tests/flanneld/test_ipip.py "
+    "tests/flanneld/test_ipsec.py::test_in_the_kernel_nothing_leaves_in_plain "
+    "tests/flanneld/test_ipsec.py::test_traffic_through_the_kernels_esp"
+)
 
 
 @pytest.fixture(scope="module")
