@@ -7,8 +7,8 @@ Pure. Read next: `proxy/agent.py`.
 
 from __future__ import annotations
 
-REST_PER_WORK = 10  # in the long run, seconds of rest for each of syncing
-CREDIT = 0.1  # seconds of syncing that may come without rest
+REST_PER_WORK = 4  # in the long run, seconds of rest for each of syncing
+CREDIT = 0.25  # seconds of syncing that may come without rest
 
 
 class Pace:

@@ -45,6 +45,7 @@ from .settings import Settings as Settings
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
 TRAFFIC = names.TRAFFIC_TO, names.TRAFFIC_FROM
 NODE_PORT_TRAFFIC = names.NODE_PORT_TRAFFIC_TO, names.NODE_PORT_TRAFFIC_FROM
+PER_TRANSACTION = 500_000  # characters of a first script: some ten thousand elements, a tenth of a second of the kernel's time
 PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
 CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
 HASHED = "typeof meta length . meta length . meta length : meta priority"  # three plain numbers: no `type` names those
@@ -170,8 +171,23 @@ class Layout:
         """Replace the whole table by this, in one transaction; `kept` are commands to run at its end."""
         return "\n".join((
             f"add table {self.table}", f"delete table {self.table}",
-            f"table {self.table} {{", *self._containers(), *self._chains(), "}", *self._words(everything), *kept, "",
+            f"table {self.table} {{", *self._containers(), *self._hooks(), *self._chains(), "}",
+            *self._words(everything), *kept, "",
         ))
+
+    def first_scripts(self, everything: Delta) -> Iterator[str]:
+        """The whole where there is no table yet, in transactions none of which is long.
+
+        The hooks are in the last, so that packets meet all of it or nothing.
+        """
+        lines, length = [f"table {self.table} {{", *self._containers(), *self._chains(), "}"], 0
+        for line in self._words(everything):
+            lines.append(line)
+            length += len(line)
+            if length > PER_TRANSACTION:
+                yield "\n".join((*lines, ""))
+                lines, length = [], 0
+        yield "\n".join((*lines, f"table {self.table} {{", *self._hooks(), "}", ""))
 
     def delta_script(self, delta: Delta) -> str:
         """Change what has changed, in one transaction."""
@@ -232,14 +248,9 @@ class Layout:
         address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
         return f"{address} . inet_proto . inet_service" if path.by_address else "inet_proto . inet_service"
 
-    def _chains(self) -> Iterator[str]:
-        """The chains that are always there."""
+    def _hooks(self) -> Iterator[str]:
+        """The chains the kernel asks."""
         ip = self.family.nft
-        loopback = "127.0.0.0/8" if self.family is Family.IPV4 else "::1"
-        here = f"fib daddr type local {ip} daddr != {loopback}"
-        if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
-            here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
-        stranger = f"{self._outside()} fib saddr type != local".strip()
         rules = f"jump {names.SERVICES}", f"goto {names.UNSERVED}"
         yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", *rules)
         yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", *rules)
@@ -249,6 +260,15 @@ class Layout:
             f"meta mark and {self.settings.mark:#x} != 0 jump {names.MASQUERADE}",
             f"ct status and dnat != 0 {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random",
         )
+
+    def _chains(self) -> Iterator[str]:
+        """The other chains that are always there."""
+        ip = self.family.nft
+        loopback = "127.0.0.0/8" if self.family is Family.IPV4 else "::1"
+        here = f"fib daddr type local {ip} daddr != {loopback}"
+        if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
+            here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
+        stranger = f"{self._outside()} fib saddr type != local".strip()
         for path in PATHS:
             target = f"{self._key(path)} . meta priority map @{path.endpoints}"
             yield from _chain(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")

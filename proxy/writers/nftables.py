@@ -1,5 +1,7 @@
 """nftables mode's writes: a table per family, replaced in one transaction or changed in one.
 
+Where there is no table yet it is written in several, so that nobody else's rules wait long; its hooks come with the last.
+
 A table is either known to be as written, or written anew: the kernel's news says when somebody else has touched it.
 Must not know: Services. Read next: `proxy/render/nftables.py`.
 """
@@ -35,8 +37,12 @@ class NftablesWriter:
         return layout.family in self._known
 
     async def replace(self, layout: Layout, everything: Delta) -> None:
-        """The whole table in one transaction."""
+        """The whole table in one transaction in the place of the old one; several where there is none."""
         self._known.add(layout.family)  # before, so that somebody's change during the write puts it in doubt again
+        if layout.table not in await self._nft.list_tables():
+            for script in layout.first_scripts(everything):
+                await self._nft.load(script)
+            return
         kept = await self._affinity(layout, everything)
         try:
             await self._nft.load(layout.full_script(everything, kept))

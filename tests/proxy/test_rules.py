@@ -121,6 +121,26 @@ def listing(space: Netns, family: Family = Family.IPV4) -> list[str]:
 
 
 @pytest.mark.kernel
+def test_a_first_table_is_written_in_pieces_that_no_packet_meets(space: Netns, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    for number in range(20):
+        model.put(service(f"s{number}", f"10.96.0.{number}", *WEB), endpoints(f"s{number}", HERE, THERE, ports=TARGETS))
+    load(space, model.full())
+    at_once = listing(space)
+    monkeypatch.setattr("proxy.render.nftables.PER_TRANSACTION", 1000)
+    monkeypatch.setattr("proxy.render.nftables.PER_COMMAND", 10)
+    load(space, V4.removal_script())
+    *pieces, last = V4.first_scripts(model.ledger.everything())
+    assert len(pieces) > 3
+    for piece in pieces:
+        load(space, piece)
+        assert "hook" not in space.run(["nft", "list", "chains"]).stdout
+    load(space, last)
+    assert listing(space) == at_once
+    load(space, V4.removal_script())
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("scene", SCENES)
 def test_the_kernel_takes_it(space: Netns, scene: str) -> None:
     layout, objects = SCENES[scene]
