@@ -84,7 +84,8 @@ def prepare(config: Config) -> None:
     """Ask the kernel for what the mode cannot do without."""
     if config.mode != "ipvs":
         return
-    from nodecore.kernel.ipvs import Ipvs, Timeouts
+    from nodecore.kernel.ipvs import Ipvs
+    from nodecore.kernel.virtualserver import Timeouts
 
     kernel, wanted = Ipvs(), config.ipvs
     try:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nodecore.errors import Fault, Invalid, NotFound
-from nodecore.kernel.ipvs import Destination, Server, ServerKey, Timeouts
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey, Timeouts
 
 SCHEDULERS = {"rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq"}
 DestinationKey = tuple[ServerKey, str, int]

@@ -13,11 +13,11 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from nodecore.errors import AlreadyExists, Fault, NotFound, Unsupported
 from nodecore.kernel.batch import attribute, attributes
 from nodecore.kernel.genetlink import GenericSocket
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey, Timeouts
 from nodecore.net import Family
 
 FAMILY, VERSION, MODULE = "IPVS", 1, "ip_vs"
@@ -34,66 +34,6 @@ NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.
 NAMES = {number: name for name, number in NUMBERS.items()}
 LARGEST = 16  # bytes of an address in a message, whatever its family
 U16, U32, PORT = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("!H")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ServerKey:
-    """Where callers send to: what makes two virtual servers the same."""
-
-    address: str
-    protocol: str
-    port: int
-
-    @property
-    def family(self) -> Family:
-        """That of the address."""
-        return Family.IPV6 if ":" in self.address else Family.IPV4
-
-    def describe(self) -> str:
-        """As `ipvsadm` is told it."""
-        return f"--{self.protocol}-service {_place(self.address, self.port)}"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Server:
-    """A virtual server; with `persistence`, clients are kept at their destination for so many seconds."""
-
-    key: ServerKey
-    scheduler: str = "rr"
-    persistence: int = 0
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Destination:
-    """Who may answer for a server; `connections` are those it has, and are only ever read."""
-
-    server: ServerKey
-    address: str
-    port: int
-    weight: int = 1
-    connections: int = field(default=0, compare=False)
-
-    @property
-    def key(self) -> tuple[ServerKey, str, int]:
-        """What makes two of them the same."""
-        return (self.server, self.address, self.port)
-
-    def describe(self) -> str:
-        """Its address and port."""
-        return _place(self.address, self.port)
-
-
-def _place(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds until an idle connection is forgotten; 0 for what is to stay as it is."""
-
-    tcp: int = 0
-    tcp_fin: int = 0
-    udp: int = 0
 
 
 class Ipvs:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import collapse_addresses, ip_network
 
-from nodecore.kernel.ipvs import Destination, Server, ServerKey
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey
 from nodecore.net import Family
 
 from .. import names

@@ -17,9 +17,9 @@ from typing import Protocol
 
 from nodecore.errors import Fault, NotFound, Unsupported, leaves
 from nodecore.kernel.diff import CreateLink, DeleteLink, NetOp, Put, Remove
-from nodecore.kernel.ipvs import Destination, Server, ServerKey, Timeouts
 from nodecore.kernel.model import Address, Dummy, Link, Scope
 from nodecore.kernel.ports import Network
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey, Timeouts
 from nodecore.net import Family, IPNetwork
 
 from ..ledger import Delta, Element

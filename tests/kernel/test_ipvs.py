@@ -16,17 +16,14 @@ from nodecore.kernel.batch import attribute
 from nodecore.kernel.fakeipvs import FakeIpvs
 from nodecore.kernel.ipvs import (
     CMD_SERVICE,
-    Destination,
     Ipvs,
-    Server,
-    ServerKey,
-    Timeouts,
     pack_destination,
     pack_server,
     read_destination,
     read_server,
 )
 from nodecore.kernel.netns import Netns
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey, Timeouts
 from tests.kernelmodules import need_ipvs
 
 WEB, DNS = ServerKey("10.96.0.1", "tcp", 80), ServerKey("10.96.0.2", "udp", 53)

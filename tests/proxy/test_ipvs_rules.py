@@ -17,9 +17,9 @@ from test_rules import HERE, SETTINGS, TARGETS, THERE, WEB, Model, final, steps,
 from nodecore.kernel.fake import FakeNetwork
 from nodecore.kernel.fakeipvs import FakeIpvs
 from nodecore.kernel.iptables import Iptables
-from nodecore.kernel.ipvs import Destination, Server, ServerKey
 from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey
 from nodecore.net import Family
 from proxy.render.ipvs import Layout
 from proxy.writers.ipvs import IpvsWriter
