@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import collapse_addresses, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_address, ip_network
 
 from nodecore.net import Family
 
@@ -235,18 +235,29 @@ def fixed_chains(table: str) -> list[str]:
     return [f"{names.PREFIX}{name}" for name in found]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=256)
+def _parsed(address: str) -> tuple[Family, int]:
+    whole = ip_address(address)
+    return Family.of(whole), int(whole)
+
+
 def _address_tree(table: str, tree: str, option: str, address: str, widths: tuple[int, ...]) -> tuple[str, Shared]:
     """The chain of a tree where an address belongs, and what leads there."""
-    whole = ip_address(address)
-    value, shift, parent = int(whole), 0, f"{names.PREFIX}{tree}"
+    family, value = _parsed(address)
+    return _leaf_of(table, tree, option, family, value & ((1 << sum(widths)) - 1), widths)
+
+
+@lru_cache(maxsize=8192)
+def _leaf_of(table: str, tree: str, option: str, family: Family, value: int, widths: tuple[int, ...]) -> tuple[str, Shared]:
+    kind = IPv4Address if family is Family.IPV4 else IPv6Address
+    shift, parent = 0, f"{names.PREFIX}{tree}"
     shared: list[Element | Chain] = []
     for width in widths:
         mask = ((1 << width) - 1) << shift
         shift += width
         child = f"{names.PREFIX}{tree}-{value & ((1 << shift) - 1):0{(shift + 3) // 4}x}"
-        low, bits = (type(whole)(number) for number in (value & mask, mask))
-        shared += Chain(f"{table} {child}", ()), Element(f"{table} {parent}", child, f"{option} {low}/{bits} -j {child}")
+        jump = f"{option} {kind(value & mask)}/{kind(mask)} -j {child}"
+        shared += Chain(f"{table} {child}", ()), Element(f"{table} {parent}", child, jump)
         parent = child
     return f"{table} {parent}", tuple(shared)
 
@@ -275,7 +286,7 @@ def _balanced(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> Chain:
 def balance(match: str, endpoints: tuple[Endpoint, ...], who: str = "", timeout: int = 0) -> Iterator[str]:
     """One of the endpoints by chance; with a timeout, the one that this client had before if that was not longer ago."""
     places = [_place(item) for item in endpoints]
-    clients = [f"--name {names.RECENT}{_hash(who, place)} --rsource" for place in places]
+    clients = [f"--name {names.RECENT}{_hash(who, place)} --rsource" if timeout else "" for place in places]
     if timeout:
         for place, client in zip(places, clients, strict=True):
             yield f"{match} -m recent --update --seconds {timeout} --reap {client} -j DNAT --to-destination {place}"
