@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import conformance
 from tests.labs import Lab, new_name
 
 
@@ -29,3 +30,11 @@ def fresh_lab(tmp_path: Path) -> Iterator[Lab]:
         yield made
     finally:
         made.down()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the conformance table, if tests of it ran."""
+    if found := conformance.cells(terminalreporter.stats):
+        terminalreporter.section("conformance: mode, family, protocol")
+        for line in conformance.table(found):
+            terminalreporter.write_line(line)

@@ -13,6 +13,7 @@ import pytest
 from proxy_api import Api
 from proxy_net import World, eventually, world
 
+from tests.conformance import CELL
 from tests.kernelmodules import need_ipvs
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +124,7 @@ def agent(net: World, served: tuple[Api, int], api: Api, tmp_path: Path) -> Iter
 def running(
     net: World, served: tuple[Api, int], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Agent]:
-    """One that serves a whole module, in each mode."""
+    """One that serves a whole module, in each mode, with the module's `FLAGS`."""
     if request.param == "ipvs":
         need_ipvs()
     directory = tmp_path_factory.mktemp("proxy")
@@ -131,7 +132,7 @@ def running(
     context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
     (directory / "kubeconfig").write_text(json.dumps(
         {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}))
-    made = Agent(net, directory, mode=request.param)
+    made = Agent(net, directory, *getattr(request.module, "FLAGS", ()), mode=request.param)
     try:
         made.start()
         yield made
@@ -144,9 +145,10 @@ def clear_rules(net: World) -> None:
     """A node without rules and connections."""
     node = net.spaces["node"]
     node.run(["nft", "flush", "ruleset"])
-    for table in node.run(["cat", "/proc/net/ip_tables_names"], check=False).stdout.split():
-        node.run(["iptables-legacy", "-t", table, "-F"])
-        node.run(["iptables-legacy", "-t", table, "-X"])
+    for program, names in (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")):
+        for table in node.run(["cat", f"/proc/net/{names}"], check=False).stdout.split():
+            node.run([program, "-t", table, "-F"])
+            node.run([program, "-t", table, "-X"])
     node.run(["ip", "link", "del", "kube-ipvs0"], check=False)
     node.run(["conntrack", "-F"], check=False)
 
@@ -161,3 +163,13 @@ def settled(net: World, address: str, port: int, protocol: str = "tcp", mode: st
     else:
         get = ["nft", "get", "element", "ip", "kube-proxy", "services", element]
         eventually(lambda: node.run(get, check=False).returncode == 0, what=f"service {element}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every row of test_conformance.py is a cell of the table that is printed in the end."""
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "feature" in params:
+            family, protocol = params.get("family"), params.get("protocol", "all")
+            column = f"{params.get('running', params.get('mode'))} {f'IPv{family.value}' if family else 'all'} {protocol}"
+            item.user_properties.append((CELL, (params["feature"], column)))

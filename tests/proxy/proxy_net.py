@@ -3,21 +3,52 @@
     pod-a .2, pod-b .3, pod-c .4 on a bridge 10.244.1.0/24 of `node` (192.168.50.1)
     `far` (192.168.50.3) is another node, with a pod's address 10.244.2.5
     `outside` (192.168.50.2) is nobody's pod; it routes the Services' network to the node
+
+Every address has a sibling in IPv6, with the same numbers: 10.244.1.2 and fd00::10:244:1:2 (`of` says which).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
 
 from nodecore.kernel.netns import Netns
+from nodecore.net import Family
 
 PODS = {"pod-a": "10.244.1.2", "pod-b": "10.244.1.3", "pod-c": "10.244.1.4"}
 FAR_POD, FAR_NODE, NODE, OUTSIDE, GATEWAY = "10.244.2.5", "192.168.50.3", "192.168.50.1", "192.168.50.2", "10.244.1.1"
+
+
+FAMILIES = (Family.IPV4, Family.IPV6)
+ADDRESS = re.compile(r"^(\d+\.\d+\.\d+\.\d+)(?:/(\d+))?$")
+
+
+def of(family: Family, value: Any) -> Any:
+    """Addresses and networks in IPv4, wherever they are in an object, in the family asked for; IPv6 ones become IPv4 there."""
+    if family is Family.IPV4:
+        return value
+    if isinstance(value, dict):
+        return {key: of(family, inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set):
+        return type(value)(of(family, inner) for inner in value)
+    if value in ("IPv4", "127.0.0.1"):
+        return {"IPv4": "IPv6", "127.0.0.1": "::1"}[value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith("fd00:"):
+        return "10.99.0.0/16" if "/" in value else "10.99.0.8"
+    if not (found := ADDRESS.match(value)):
+        return value
+    address = str(ip_address("fd00::" + found[1].replace(".", ":")))
+    return f"{address}/{64 + int(found[2]) * 2}" if found[2] else address
 
 
 @dataclass
@@ -28,8 +59,9 @@ class World:
 
     def serve(self, space: str, address: str, port: int, name: str) -> None:
         """Answer `name` and the caller's address on TCP and UDP; a TCP connection echoes on until it is closed."""
+        kind = kind_of(address)
         with self.spaces[space].enter():
-            stream, packets = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+            stream, packets = socket.socket(kind), socket.socket(kind, socket.SOCK_DGRAM)
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for sock in (stream, packets):
             sock.bind((address, port))
@@ -41,10 +73,10 @@ class World:
     def _accept(self, sock: socket.socket, name: str) -> None:
         while not self.stop.is_set():
             try:
-                connection, (caller, _) = sock.accept()
+                connection, caller = sock.accept()
             except OSError:
                 return
-            threading.Thread(target=echo, args=(connection, f"{name} {caller}"), daemon=True).start()
+            threading.Thread(target=echo, args=(connection, f"{name} {caller[0]}"), daemon=True).start()
 
     def _answer(self, sock: socket.socket, name: str) -> None:
         while not self.stop.is_set():
@@ -58,7 +90,7 @@ class World:
 
     def connect(self, space: str, address: str, port: int, timeout: float = 3) -> socket.socket:
         with self.spaces[space].enter():
-            sock = socket.socket()
+            sock = socket.socket(kind_of(address))
         sock.settimeout(timeout)
         try:
             sock.connect((address, port))
@@ -75,7 +107,7 @@ class World:
                     reply = sock.recv(100)
             else:
                 with self.spaces[space].enter():
-                    sock = socket.socket(type=socket.SOCK_DGRAM)
+                    sock = socket.socket(kind_of(address), socket.SOCK_DGRAM)
                 with sock:
                     sock.settimeout(timeout)
                     sock.connect((address, port))
@@ -85,6 +117,10 @@ class World:
             return "refused", ""
         except TimeoutError:
             return "timeout", ""
+        except OSError as error:
+            if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+                raise
+            return "unreachable", ""
         name, _, caller = reply.decode().partition(" ")
         return name, caller
 
@@ -96,6 +132,10 @@ class World:
             sock.close()
         for space in self.spaces.values():
             space.close()
+
+
+def kind_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def echo(connection: socket.socket, greeting: str) -> None:
@@ -112,32 +152,42 @@ def world() -> Iterator[World]:
         for name in ("node", "far", "outside", *PODS):
             made.spaces[name] = Netns.create()
         node = made.spaces["node"]
-        sh(node, "ip link add cni0 address 02:00:00:00:00:01 type bridge; "
-                 "ip addr add 10.244.1.1/24 dev cni0; ip link set cni0 up")
-        sh(node, "ip link add lan address 02:00:00:00:00:02 type bridge; "
-                 "ip addr add 192.168.50.1/24 dev lan; ip link set lan up")
-        sh(node, "ip route add 10.244.2.0/24 via 192.168.50.3; ip route add default via 192.168.50.3")
-        sh(node, "sysctl -qw net.ipv4.icmp_ratelimit=0")  # the kernel tells a peer of at most so many refusals
-        for name, address in PODS.items():
-            plug(made, name, "cni0", f"{address}/24")
-            sh(made.spaces[name], "ip route add default via 10.244.1.1")
-            made.serve(name, "0.0.0.0", 8080, name)
-        plug(made, "far", "lan", f"{FAR_NODE}/24")
-        plug(made, "outside", "lan", f"{OUTSIDE}/24")
-        sh(made.spaces["far"], f"ip addr add {FAR_POD}/32 dev lo; ip route add 10.244.1.0/24 via {NODE}")
-        sh(made.spaces["outside"], f"ip route add 10.96.0.0/16 via {NODE}")
-        made.serve("far", FAR_POD, 8080, "far")
-        made.serve("node", NODE, 9000, "host")
+        sh(node, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")  # the kernel tells of so many refusals only
+        sh(node, "ip link add cni0 address 02:00:00:00:00:01 type bridge; ip link add lan address 02:00:00:00:00:02 type bridge;"
+                 "ip link set cni0 up; ip link set lan up")
+        for name in (*PODS, "far", "outside"):
+            plug(made, name, "cni0" if name in PODS else "lan")
+        for family in FAMILIES:
+            number(made, family)
         yield made
     finally:
         made.close()
 
 
-def plug(made: World, name: str, bridge: str, address: str) -> None:
+def plug(made: World, name: str, bridge: str) -> None:
     space = made.spaces[name]
     made.spaces["node"].run(["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(space.pid)])
     sh(made.spaces["node"], f"ip link set {name} master {bridge} up; bridge link set dev {name} hairpin on")
-    sh(space, f"ip addr add {address} dev eth0; ip link set eth0 up")
+    sh(space, "ip link set eth0 up")
+
+
+def number(made: World, family: Family) -> None:
+    """Addresses, routes and servers of one family."""
+    def add(address: str, device: str) -> str:
+        return f"ip addr add {of(family, address)} dev {device}{' nodad' if family is Family.IPV6 else ''};"
+
+    def route(network: str, by: str) -> str:
+        return f"ip -{family.value} route add {network if network == 'default' else of(family, network)} via {of(family, by)};"
+
+    sh(made.spaces["node"], add(f"{GATEWAY}/24", "cni0") + add(f"{NODE}/24", "lan") + route("10.244.2.0/24", FAR_NODE)
+       + route("default", FAR_NODE))
+    for name, address in PODS.items():
+        sh(made.spaces[name], add(f"{address}/24", "eth0") + route("default", GATEWAY))
+        made.serve(name, of(family, address), 8080, name)
+    sh(made.spaces["far"], add(f"{FAR_NODE}/24", "eth0") + add(f"{FAR_POD}/32", "lo") + route("10.244.1.0/24", NODE))
+    sh(made.spaces["outside"], add(f"{OUTSIDE}/24", "eth0") + route("10.96.0.0/16", NODE))
+    made.serve("far", of(family, FAR_POD), 8080, "far")
+    made.serve("node", of(family, NODE), 9000, "host")
 
 
 def sh(space: Netns, script: str) -> str:
