@@ -10,15 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import msgspec
+from _proxy_api import endpoint_slice, pod, service, vip
+
 from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
-from nodecore.kube.objects import Endpoint, EndpointPort, EndpointSlice, ObjectMeta, Service, ServicePort, ServiceSpec
+from nodecore.kube.objects import EndpointSlice, Service
 from nodecore.net import Family
 from proxy.config import Locality
 from proxy.ledger import Ledger
@@ -70,50 +76,47 @@ def loader(space: Netns) -> Callable[[str], None]:
     return lambda script: asyncio.run(nft.load(script))
 
 
-def vip(number: int) -> str:
-    return f"10.96.{number >> 8}.{number & 255}"
+class Ours:
+    """Our layout's words for `size` Services, from API objects."""
 
+    def __init__(self, size: int) -> None:
+        self.snapshot, self.ledger = Snapshot("node-1"), Ledger()
+        for number in range(size):
+            self.snapshot.put_service(f"default/s{number}", msgspec.convert(service(number), Service))
+            self.put(number, 2 * number, 2 * number + 1)
 
-def pod(number: int) -> str:
-    return f"10.244.{number >> 8 & 255}.{number & 255}"
+    def put(self, number: int, *pods: int) -> None:
+        """Have a Service answered by these."""
+        self.snapshot.put_slice(f"default/s{number}", msgspec.convert(endpoint_slice(number, *pods), EndpointSlice))
 
+    def fold(self) -> None:
+        """Take up what has changed."""
+        for key in self.snapshot.dirty:
+            parts = [part for route in self.snapshot.routes(key, Family.IPV4)[0] for part in LAYOUT.fragments(route)]
+            self.ledger.put(key, parts)
+        self.snapshot.dirty = set()
 
-def service(number: int) -> Service:
-    spec = ServiceSpec(cluster_ip=vip(number), ports=[ServicePort(80)])
-    return Service(ObjectMeta(name=f"s{number}", namespace="default"), spec)
-
-
-def endpoints(number: int, *pods: int) -> EndpointSlice:
-    return EndpointSlice(
-        ObjectMeta(name=f"s{number}-1", namespace="default", labels={"kubernetes.io/service-name": f"s{number}"}),
-        endpoints=[Endpoint([pod(item)], node_name="elsewhere") for item in pods], ports=[EndpointPort(8080)],
-    )
+    def script(self) -> str:
+        """All of it, in one transaction."""
+        self.fold()
+        script = LAYOUT.full_script(self.ledger.everything())
+        self.ledger.settle()
+        return script
 
 
 def install_ours(size: int) -> dict[str, float]:
     with Netns.create() as space:
-        load, snapshot, ledger = loader(space), Snapshot("node-1"), Ledger()
-
-        def fold() -> None:
-            for key in snapshot.dirty:
-                ledger.put(key, [part for route in snapshot.routes(key, Family.IPV4)[0] for part in LAYOUT.fragments(route)])
-            snapshot.dirty = set()
-
-        for number in range(size):
-            snapshot.put_service(f"default/s{number}", service(number))
-            snapshot.put_slice(f"default/s{number}-1", endpoints(number, 2 * number, 2 * number + 1))
+        load, ours = loader(space), Ours(size)
         start = time.perf_counter()
-        fold()
-        script = LAYOUT.full_script(ledger.everything())
-        ledger.settle()
+        script = ours.script()
         nft = timed(lambda: load(script))
         install = time.perf_counter() - start
 
         def change(turn: int) -> None:
-            snapshot.put_slice("default/s7-1", endpoints(7, 14, 60_000 + turn))
-            fold()
-            load(LAYOUT.delta_script(ledger.pending()))
-            ledger.settle()
+            ours.put(7, 14, 60_000 + turn)
+            ours.fold()
+            load(LAYOUT.delta_script(ours.ledger.pending()))
+            ours.ledger.settle()
 
         change(-1)
         changes = [timed(lambda at=turn: change(at)) for turn in range(CHANGES)]
