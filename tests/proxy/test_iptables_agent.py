@@ -1,0 +1,250 @@
+"""iptables mode as it lives: what it heals, whose rules it leaves alone, and how one mode takes over from another."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import VARIANTS, Agent, settled
+from proxy_api import Api
+from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh
+
+pytestmark = pytest.mark.kernel
+A, B, C = PODS.values()
+VIP = "10.96.1.1"
+TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
+WEB = service("web", VIP, ("t", "TCP", 80, 30090), ("u", "UDP", 80, 0), type="NodePort")
+STICKY = {**WEB, "spec": {**WEB["spec"], "sessionAffinity": "ClientIP"}}
+GO = Path(__file__).with_name("go-kube-proxy-1.20.iptables")
+EACH = ("iptables-nft", pytest.param("iptables-legacy", marks=pytest.mark.slow))
+
+
+def web(*members: str | dict) -> dict:
+    return endpoints("web", *members, ports=TARGETS)
+
+
+def saved(net: World, mode: str) -> str:
+    """All rules of a variant, without counters and times."""
+    text = net.spaces["node"].run([f"{mode}-save"]).stdout
+    return "\n".join(re.sub(r" \[\d+:\d+\]", "", line) for line in text.splitlines() if not line.startswith("#"))
+
+
+def ours(net: World, mode: str) -> list[str]:
+    return sorted(line for line in saved(net, mode).splitlines() if "KPY-" in line)
+
+
+@pytest.fixture
+def up(net: World, api: Api, agent: Agent, request: pytest.FixtureRequest) -> Agent:
+    agent.mode = request.param
+    api.put(web(B, C), WEB)
+    agent.start()
+    settled(net, VIP, 80, mode=agent.mode)
+    return agent
+
+
+DAMAGES = {
+    "chain flushed": "-t nat -F KPY-SERVICES",
+    "jump removed": "-t nat -D PREROUTING -j KPY-SERVICES",
+    "rule removed": "-t filter -D KPY-REFUSE -j REJECT",
+    "rule added": "-t nat -A KPY-C-101 -d 10.96.9.9 -j RETURN",
+    "built-in chain flushed": "-t filter -F FORWARD",
+    "table flushed": "-t nat -F",
+}
+
+
+@pytest.mark.parametrize("up", EACH, indirect=True)
+def test_heals(net: World, up: Agent) -> None:
+    good = ours(net, up.mode)
+    for what, damage in DAMAGES.items():
+        sh(net.spaces["node"], f"{up.mode} {damage}")
+        assert ours(net, up.mode) != good
+        eventually(lambda: ours(net, up.mode) == good, within=6, what=what)
+    if up.mode == "iptables-nft":
+        sh(net.spaces["node"], "nft flush ruleset")
+        eventually(lambda: ours(net, up.mode) == good, within=6, what="everything flushed")
+    assert net.ask("pod-a", VIP, 80)[0] in ("pod-b", "pod-c")
+
+
+@pytest.mark.parametrize("up", EACH, indirect=True)
+def test_rules_of_others_are_no_business_of_ours(net: World, up: Agent) -> None:
+    node = net.spaces["node"]
+    told = up.log.read_text()
+    sh(node, f"{up.mode} -t nat -N OTHERS; {up.mode} -t nat -A OTHERS -j RETURN; {up.mode} -t nat -I PREROUTING -j OTHERS")
+    sh(node, f"{up.mode} -A FORWARD -s 203.0.113.0/24 -j DROP")
+    time.sleep(1.5)
+    assert "changed by somebody else" not in up.log.read_text().removeprefix(told)
+    before = [line for line in saved(net, up.mode).splitlines() if "KPY-" not in line]
+    up.kill()
+    up.start()
+    up.kill()
+    node.run([sys.executable, "-m", "proxy", "--cleanup"])
+    after = [line for line in saved(net, up.mode).splitlines() if "KPY-" not in line]
+    assert after == before
+    assert ours(net, up.mode) == []
+
+
+@pytest.mark.parametrize("up", EACH, indirect=True)
+def test_a_single_change_is_written_at_once_and_what_is_gone_leaves_nothing(net: World, up: Agent, api: Api) -> None:
+    before = ours(net, up.mode)
+    api.put(web(C))
+    eventually(lambda: {net.ask("pod-a", VIP, 80)[0] for _ in range(5)} == {"pod-c"})
+    api.put(web())
+    eventually(lambda: net.ask("pod-a", VIP, 80)[0] == "refused")
+    api.delete("EndpointSlice", "web-1")
+    api.delete("Service", "web")
+    eventually(lambda: not [line for line in ours(net, up.mode) if VIP in line])
+    api.put(web(B, C), WEB)
+    eventually(lambda: ours(net, up.mode) == before)
+    up.kill()
+    api.put(web(C))
+    up.start()
+    eventually(lambda: f"{B}:8080" not in saved(net, up.mode))
+    assert {net.ask("pod-a", VIP, 80)[0] for _ in range(10)} == {"pod-c"}
+
+
+@pytest.mark.parametrize("mode", EACH)
+def test_sticky_clients_stay_and_move_when_they_must(net: World, api: Api, agent: Agent, mode: str) -> None:
+    agent.mode = mode
+    api.put(web(A, B, C), STICKY)
+    agent.start()
+    (first,) = {net.ask("outside", address, port)[0] for _ in range(6) for address, port in ((VIP, 80), (NODE, 30090))}
+    agent.kill()
+    agent.start()
+    assert {net.ask("outside", VIP, 80)[0] for _ in range(12)} == {first}, "after a restart"
+    api.put(web(*(set(PODS.values()) - {PODS[first]})))
+    eventually(lambda: net.ask("outside", VIP, 80)[0] != first)
+    (second,) = {net.ask("outside", VIP, 80)[0] for _ in range(12)}
+    api.put(web(A, B, C))
+    eventually(lambda: f"{PODS[first]}:8080" in saved(net, mode))
+    assert {net.ask("outside", VIP, 80)[0] for _ in range(12)} == {second}, "the old one is back: no reason to move"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", VARIANTS)
+def test_affinity_times_out(net: World, api: Api, agent: Agent, mode: str) -> None:
+    agent.mode = mode
+    config = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}
+    api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], **config}})
+    agent.start()
+    seen = {net.ask("outside", VIP, 80)[0]}
+
+    def moved() -> bool:
+        time.sleep(2.1)
+        seen.add(net.ask("outside", VIP, 80)[0])
+        return len(seen) > 1
+
+    eventually(moved, within=30)
+
+
+class Traffic:
+    """Two things at once that nothing may disturb: a connection that echoes without a rest, and new ones all the time."""
+
+    def __init__(self, net: World, address: str, port: int) -> None:
+        self.net, self.address, self.port = net, address, port
+        self.stop = threading.Event()
+        self.made = self.sent = 0
+        self.failures: list[str] = []
+        self.line = net.connect("pod-a", address, port)
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self.echo, self.connect)]
+        self.line.recv(100)
+        for thread in self.threads:
+            thread.start()
+
+    def echo(self) -> None:
+        while not self.stop.is_set():
+            self.line.sendall(b"x" * 1000)
+            left = 1000
+            while left:
+                try:
+                    data = self.line.recv(left)
+                except OSError as error:
+                    data = b""
+                    self.failures.append(f"echo: {error}")
+                if not data:
+                    self.failures.append("echo ended")
+                    return
+                left -= len(data)
+            self.sent += 1
+
+    def connect(self) -> None:
+        while not self.stop.is_set():
+            who = self.net.ask("pod-a", self.address, self.port, timeout=2)[0]
+            if not who.startswith("pod-"):
+                self.failures.append(who)
+            self.made += 1
+
+    def end(self) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(5)
+        self.line.close()
+
+
+@contextlib.contextmanager
+def traffic(net: World, address: str, port: int) -> Iterator[Callable[[], None]]:
+    """Yields a call that waits until some more has gone through."""
+    made = Traffic(net, address, port)
+
+    def more() -> None:
+        connections, echoes = made.made, made.sent
+        eventually(lambda: made.failures or (made.made > connections + 20 and made.sent > echoes + 20))
+
+    try:
+        more()
+        yield more
+        more()
+    finally:
+        made.end()
+    assert made.failures == []
+
+
+@pytest.mark.slow
+def test_modes_are_switched_without_a_moment_without_rules(net: World, api: Api, agent: Agent) -> None:
+    node = net.spaces["node"]
+    api.put(web(B, C), WEB)
+    agent.start()
+    with traffic(net, VIP, 80) as more:
+        for mode in ("iptables-nft", "nftables", "iptables-legacy", "iptables-nft", "iptables-legacy", "nftables"):
+            agent.kill()
+            for variant in VARIANTS:
+                node.run([variant, "-t", "mangle", "-X", "KUBE-IPTABLES-HINT"], check=False)
+            agent.mode = mode
+            agent.start()
+            more()
+            for variant in VARIANTS:
+                assert ("KPY-" in saved(net, variant)) is (variant == mode), (mode, variant)
+            assert (agent.table() != "") is (mode == "nftables")
+
+
+def as_go(text: str) -> str:
+    """Go kube-proxy's rules for our Service, from those it wrote for its own."""
+    return text.replace("10.96.1.3", VIP).replace("30080", "30090").replace("10.244.1.10", B).replace("10.244.2.20", C)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["nftables", *VARIANTS])
+@pytest.mark.parametrize("theirs", VARIANTS)
+def test_takes_over_from_go_kube_proxy(net: World, api: Api, agent: Agent, mode: str, theirs: str) -> None:
+    node = net.spaces["node"]
+    sh(node, f"{theirs} -N FLANNEL-FWD; {theirs} -A FORWARD -j FLANNEL-FWD")
+    sh(node, f"{theirs} -t nat -A POSTROUTING -s 203.0.113.1 -j RETURN")
+    before = saved(net, theirs)
+    script = agent.directory / "go.iptables"
+    script.write_text(as_go(GO.read_text()))
+    sh(node, f"{theirs}-restore --noflush < {script}")
+    assert net.ask("pod-a", VIP, 80)[0] in ("pod-b", "pod-c")
+    api.put(web(B, C), WEB)
+    agent.mode = mode
+    with traffic(net, VIP, 80) as more:
+        agent.start()
+        more()
+        assert [line for line in saved(net, theirs).splitlines() if "KUBE-" in line and "HINT" not in line] == []
+        assert {net.ask("outside", NODE, 30090)[0] for _ in range(10)} == {"pod-b", "pod-c"}
+    kept = [line for line in saved(net, theirs).splitlines() if not re.search("KPY-|HINT|mangle|^:|COMMIT", line)]
+    assert kept == [line for line in before.splitlines() if not re.search("mangle|^:|COMMIT", line)]
