@@ -135,3 +135,61 @@ def test_sysctls(net: World) -> None:
     read = net.spaces["node"].run(["sysctl", "-n", "net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables",
                                    "net.netfilter.nf_conntrack_tcp_be_liberal"])
     assert read.stdout.split() == ["1", "1", "1"]
+
+
+def leaving(address: str) -> dict:
+    state = {"ready": False, "serving": True, "terminating": True}
+    return {"addresses": [address], "conditions": state, "nodeName": "node-1"}
+
+
+# feature; endpoints before and after, what the Service says after; who answers a pod's ClusterIP and outside's NodePort then
+TRANSITIONS = (
+    ("transition: an endpoint is gone", (B, C), (C,), {}, {"pod-c"}, {"pod-c"}),
+    ("transition: an endpoint terminates", (B, C), (leaving(B), C), {}, {"pod-c"}, {"pod-c"}),
+    ("transition: all endpoints terminate", (B, C), (leaving(B),), {}, {"pod-b"}, {"pod-b"}),
+    ("transition: nobody is left", (B, C), (), {}, {"refused"}, {"refused"}),
+    ("transition: externalTrafficPolicy becomes Local", (B, FAR_POD), (B, FAR_POD), {"externalTrafficPolicy": "Local"},
+     {"pod-b", "far"}, {"pod-b"}),
+    ("transition: internalTrafficPolicy becomes Local", (B, FAR_POD), (B, FAR_POD), {"internalTrafficPolicy": "Local"},
+     {"pod-b"}, {"pod-b", "far"}),
+    ("transition: the agent is killed and comes back", (B, C), (C, FAR_POD), {}, {"pod-c", "far"}, {"pod-c", "far"}),
+)
+
+
+@pytest.mark.usefixtures("programmed")
+@pytest.mark.parametrize("family", [Family.IPV4, pytest.param(Family.IPV6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("feature", "before", "after", "spec", "inside", "outside"), TRANSITIONS, ids=[row[0] for row in TRANSITIONS])
+def test_transitions(
+    net: World, served: tuple[Api, int], running: Agent, family: Family, feature: str, before: tuple, after: tuple, spec: dict,
+    inside: set[str], outside: set[str],
+) -> None:
+    """Connections that are there go on, whatever happens to new ones; and then those go where they should."""
+    def put(members: tuple, **spec: object) -> None:
+        web = service("moving", "10.96.0.50", *ports(80, 30088), type="NodePort", **spec)
+        served[0].put(*(in_family(family, item) for item in (endpoints("moving", *members, ports=TARGETS), web)))
+
+    def answers(caller: str, address: str, port: int, count: int = 24) -> set[str]:
+        return {net.ask(caller, of(family, address), port)[0] for _ in range(count)}
+
+    names = {address: name for name, address in PODS.items()} | {FAR_POD: "far"}
+    put(before)
+    eventually(lambda: answers("outside", NODE, 30088) == {names[address] for address in before})
+    lines = [net.connect("pod-a", of(family, "10.96.0.50"), 80), net.connect("outside", of(family, NODE), 30088)]
+    try:
+        for line in lines:
+            assert line.recv(100)
+        if "killed" in feature:
+            running.kill()
+            assert answers("pod-a", "10.96.0.50", 80) == {names[address] for address in before}
+        put(after, **spec)
+        if "killed" in feature:
+            running.start()
+        eventually(lambda: answers("pod-a", "10.96.0.50", 80) == inside)
+        eventually(lambda: answers("outside", NODE, 30088) == outside)
+        for line in lines:
+            line.sendall(b"ping")
+            assert line.recv(100) == b"ping"
+    finally:
+        for line in lines:
+            line.close()
