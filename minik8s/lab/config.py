@@ -20,7 +20,7 @@ BACKENDS: dict[str, tuple[Family, ...]] = {
     "vxlan": tuple(Family), "host-gw": tuple(Family), "udp": (Family.IPV4,), "ipip": (Family.IPV4,), "wireguard": tuple(Family),
 }
 STORES = ("etcd", "kube")
-PROXY_MODES = ("nftables",)
+PROXY_MODES = ("nftables", "iptables")
 MAX_NODES = 20
 PODS = {Family.IPV4: "10.244.0.0/16", Family.IPV6: "fd00:10:244::/56"}
 SERVICES = {Family.IPV4: "10.96.0.0/16", Family.IPV6: "fd00:10:96::/112"}
