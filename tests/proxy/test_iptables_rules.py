@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service
-from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, final, steps
+from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, final, steps, v6
 
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netns import Netns
@@ -207,3 +208,35 @@ def test_hooks_are_first(space: Netns) -> None:
             first = next(line for line in listing(space, variant, "nat").splitlines() if line.startswith("-A PREROUTING"))
             assert first == f"-A PREROUTING {HOOKS['nat']['PREROUTING']}"
         load(space, variant, "*nat\n-D PREROUTING -j OTHER\n-X OTHER\nCOMMIT\n")
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("variant", [Variant.NFT, pytest.param(Variant.LEGACY, marks=pytest.mark.slow)])
+def test_ipv6_carries(variant: Variant) -> None:
+    """A node's own calls by ClusterIP and by NodePort, to an endpoint it can reach; one client stays with one endpoint."""
+    both = (("t", "TCP", 80, 30080), ("u", "UDP", 80, 30080))
+    model = Model(Layout(Family.IPV6, SETTINGS))
+    model.put(v6(service("web", "10.96.0.1", *both, type="NodePort", sessionAffinity="ClientIP")),
+              v6(endpoints("web", HERE, THERE, ports=(("t", "TCP", 8080), ("u", "UDP", 8080)))),
+              v6(service("none", "10.96.0.2", ("t", "TCP", 80, 0))))
+    with Netns.create() as space:
+        for command in ("addr add fd44::1:5/128 dev lo", "addr add fd44::2:6/128 dev lo", "addr add fd77::1/128 dev lo",
+                        "route add fd96::/64 dev lo"):
+            space.run(["ip", "-6", *command.split()])
+        load(space, variant, model.full(), Family.IPV6)
+        with space.enter():
+            servers = [socket.create_server((address, 8080), family=socket.AF_INET6) for address in ("fd44::1:5", "fd44::2:6")]
+            for at in (("fd96::1", 80), ("fd77::1", 30080), ("fd96::1", 80)):
+                callers = []
+                for _ in range(5):
+                    callers.append(socket.socket(socket.AF_INET6))
+                    callers[-1].settimeout(3)
+                    callers[-1].connect(at)
+                for caller in callers:
+                    caller.close()
+            with socket.socket(socket.AF_INET6) as caller, pytest.raises(ConnectionRefusedError):
+                caller.connect(("fd96::2", 80))
+        for server in servers:
+            server.close()
+        clients = space.run(["sh", "-c", "cat /proc/net/xt_recent/KPY-*"]).stdout.splitlines()
+        assert len(clients) == 1, "one client, at one endpoint"
