@@ -6,7 +6,7 @@ Must not know: packet filters. Read next: `proxy/ledger.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from nodecore.kube.objects import EndpointSlice, Service
 from nodecore.net import Family
@@ -16,8 +16,7 @@ from .policy import Choice, Place, choose, choose_local
 from .services import ServicePort, Skipped, read_service
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, gc=False):
     """One port of a Service with who answers.
 
     `cluster` for its ClusterIP, `anywhere` for the ways in from outside, and `local` for those under a `Local` policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,34 @@ from proxy import config as settings
 from proxy.__main__ import command
 from proxy.endpoints import Endpoint
 from proxy.policy import Choice, Place, choose, choose_local
+from proxy.services import ORDINARY
 from proxy.stale import NOBODY, changed, is_stale
 
 READY = Endpoint("10.0.0.1", 80, local=True)
 FAR = Endpoint("10.0.0.2", 80)
 LEAVING = Endpoint("10.0.0.3", 80, ready=False, serving=True, terminating=True, local=True)
 BROKEN = Endpoint("10.0.0.4", 80, ready=False, serving=False, local=True)
+
+
+FIRST = (0, 1, 9, 10, 99, 100, 126, 127, 128, 168, 169, 170, 199, 200, 223, 224, 239, 240, 250, 255, 256, 300, "01", "-1", "1a")
+REST = ("0.0.0", "1.2.3", "254.0.1", "255.255.255", "256.1.1", "1.1", "1.1.1.1", "1.1.1 ", "1.01.1", "1.1.1\n", "", "1.\u0661.1")
+
+
+@pytest.mark.parametrize("rest", REST)
+def test_an_ordinary_address_is_one_that_can_be_had(rest: str) -> None:
+    """What is told by its looks is what reading it would say."""
+    for first in FIRST:
+        text = f"{first}.{rest}"
+        try:
+            address = ip_address(text)
+        except ValueError:
+            good = False
+        else:
+            bad = address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
+            good = not bad and str(address) == text
+        taken = bool(ORDINARY.fullmatch(text))
+        assert taken <= good, text
+        assert taken or not good or first in (0, 240, 250, 255), text  # those are read
 
 
 @pytest.mark.parametrize(("endpoints", "unready_too", "expected"), [
