@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import msgspec
 
@@ -160,7 +161,10 @@ def _elements(fragments: Iterable[Fragment | None]) -> set[Element]:
 
 
 def _sorted(own: set[Element], shared: Iterable[Element | Chain]) -> tuple[Element, ...]:
-    return tuple(sorted(own | {item for item in shared if isinstance(item, Element)}))
+    found = [*(own | {item for item in shared if isinstance(item, Element)})]
+    found.sort(key=attrgetter("key"))  # plain strings are compared several times as fast as Structs
+    found.sort(key=attrgetter("container"))
+    return tuple(found)
 
 
 def _chains(items: Iterable[Element | Chain]) -> tuple[Chain, ...]:
