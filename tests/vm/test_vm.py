@@ -71,3 +71,11 @@ def test_a_lab_works_over_backends_of_other_kernels(built: None, backend: str) -
 def test_the_kernel_tests_that_need_modules(built: None) -> None:
     text = carry_out(f".venv/bin/python -m pytest -v -rs -o timeout=1200 -m kernel {KERNEL_TESTS}", machine.Shape(init="none"))
     assert "this kernel has no" not in text
+
+
+def test_ipvs_mode(built: None) -> None:
+    """Where packets go, in every row that is asked of the other modes elsewhere; and its own transitions."""
+    tests = "tests/proxy/test_conformance.py tests/proxy/test_ipvs_agent.py"
+    text = carry_out(f"modprobe br_netfilter && .venv/bin/python -m pytest -v -rs -o timeout=1200 -k ipvs {tests}",
+                     machine.Shape(init="none"))
+    assert "this kernel has no" not in text
