@@ -240,3 +240,30 @@ def test_ipv6_carries(variant: Variant) -> None:
             server.close()
         clients = space.run(["sh", "-c", "cat /proc/net/xt_recent/KPY-*"]).stdout.splitlines()
         assert len(clients) == 1, "one client, at one endpoint"
+
+
+CURRENT_GO = """*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:KUBE-FIREWALL - [0:0]
+:KUBE-FORWARD - [0:0]
+:KUBE-NODEPORTS - [0:0]
+:KUBE-PROXY-CANARY - [0:0]
+:KUBE-PROXY-FIREWALL - [0:0]
+:KUBE-ROUTER-FORWARD - [0:0]
+-A INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
+-A INPUT -m comment --comment "kubernetes health check service ports" -j KUBE-NODEPORTS
+-A INPUT -j KUBE-FIREWALL
+-A FORWARD -j KUBE-ROUTER-FORWARD
+-A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -m nfacct --nfacct-name ct_state_invalid_dropped_pkts -j DROP
+COMMIT
+"""
+
+
+def test_go_kube_proxy_of_today_leaves_the_kubelets_and_others() -> None:
+    gone = "KUBE-FORWARD", "KUBE-NODEPORTS", "KUBE-PROXY-CANARY", "KUBE-PROXY-FIREWALL"
+    jumps = [line for line in CURRENT_GO.splitlines() if line.startswith(("-A INPUT", "-A FORWARD")) and line.endswith(gone)]
+    assert removal_script("filter", CURRENT_GO, ours=False).splitlines() == [
+        "*filter", *(f":{name} - [0:0]" for name in gone), *(line.replace("-A", "-D", 1) for line in jumps),
+        *(f"-X {name}" for name in gone), "COMMIT"]
