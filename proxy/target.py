@@ -119,6 +119,11 @@ class Input(Protocol):
         """Whether it has been read once."""
         ...
 
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """What is wrong with objects whose fields are of strange types, by key."""
+        ...
+
 
 class Watcher(Protocol):
     """Somebody who is told what Services come to."""
@@ -150,6 +155,7 @@ class Rules:
         self.forget_tcp = False
         self.counts: Watcher | None = None
         self.probe: Probe | None = None
+        self._told: set[Skipped] = set()
 
     def synced(self) -> bool:
         """Whether Services and EndpointSlices have both been read: half a picture would cut off the other half."""
@@ -158,12 +164,15 @@ class Rules:
     @property
     def skipped(self) -> list[Skipped]:
         """Everything the API asks for that is not done, with the reason."""
-        contested = [
+        strange = [Skipped("object", key, reason) for source in self.inputs for key, reason in source.unreadable.items()]
+        return [item for items in self._skipped.copy().values() for item in items] + self._contested() + strange
+
+    def _contested(self) -> list[Skipped]:
+        return [
             Skipped("Service", owner, f"{claim} belongs to Service {min(holders)}")
             for half in self._halves.values() for claim, holders in half.ledger.contested.items()
             for owner in holders if owner != min(holders)
         ]
-        return [item for items in self._skipped.values() for item in items] + contested
 
     def ledgers(self) -> Mapping[Family, Ledger]:
         """What is wanted, as of the last sync."""
@@ -193,6 +202,9 @@ class Rules:
                               for route in routes if route.port.health_check})
             self._note_skipped(key, skipped)
             self._note_checks(key, ready)
+        contested = set(self._contested())
+        _say(contested - self._told)
+        self._told = contested
         for family, half in self._halves.items():
             if self.probe and half.ledger.open:
                 half.ledger.put(OWNER, half.layout.fragments(self.probe.route(family)))
@@ -205,9 +217,7 @@ class Rules:
             self._wanted_checks.pop(key, None)
 
     def _note_skipped(self, key: str, skipped: list[Skipped]) -> None:
-        for item in skipped:
-            if item not in self._skipped.get(key, []):
-                log.warning("%s %s skipped: %s", item.kind, item.key, item.reason)
+        _say(item for item in skipped if item not in self._skipped.get(key, []))
         if skipped:
             self._skipped[key] = skipped
         else:
@@ -309,6 +319,12 @@ class Rules:
         return "".join(
             self._halves[family].layout.full_script(ledger.everything()) for family, ledger in self.desired().items()
         )
+
+
+def _say(skipped: Iterable[Skipped]) -> None:
+    """One line each: what a name may be is for the API to say."""
+    for item in skipped:
+        log.warning("%s %s skipped: %s", item.kind, item.key.encode("unicode_escape").decode(), item.reason)
 
 
 def _ready_here(routes: Iterable[Route]) -> int:

@@ -29,6 +29,8 @@ class Agent:
 
     def __init__(self, net: World, directory: Path, *flags: str, mode: str = "nftables") -> None:
         self.net, self.directory, self.flags, self.mode = net, directory, flags, mode
+        self.program: tuple[str, ...] = ("-m", "proxy")
+        self.environment: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "proxy.log"
         self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -37,13 +39,13 @@ class Agent:
 
     def start(self, *, wait: bool = True) -> None:
         mode, _, variant = self.mode.partition("-")
-        argv = [sys.executable, "-m", "proxy", "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", mode,
+        argv = [sys.executable, *self.program, "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", mode,
                 "--hostname-override", "node-1", "--cluster-cidr", "10.244.0.0/16", *self.flags]
         if variant:
             use_variant(self.net, variant)
+        environment = os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify"), "PYTHONPATH": str(ROOT)} | self.environment
         with self.log.open("ab") as log:
-            self.process = self.net.spaces["node"].popen(
-                argv, cwd=ROOT, stderr=log, stdout=log, env=os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")})
+            self.process = self.net.spaces["node"].popen(argv, cwd=ROOT, stderr=log, stdout=log, env=environment)
         if wait:
             try:
                 assert self.ready.recv(100) == b"READY=1"

@@ -22,6 +22,7 @@ class Api:
         self.log: list[tuple[str, str, Object]] = []  # kind, event type, object; the revision is the index + 1
         self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in PATHS.values()}
         self.held: set[str] = set()  # kinds whose list does not answer yet
+        self.shown: int | None = None  # the latest version that is told of; None for all
         self.server: ThreadingHTTPServer | None = None
         self.connections: set[socket.socket] = set()
 
@@ -47,6 +48,27 @@ class Api:
     def _record(self, kind: str, event: str, item: Object) -> None:
         item["metadata"]["resourceVersion"] = str(len(self.log) + 1)
         self.log.append((kind, event, json.loads(json.dumps(item))))
+
+    def rewind(self, version: int) -> None:
+        """Show the past, and nothing newer, until `catch_up`; who asks from a later version is told to list again."""
+        with self.changed:
+            self.shown = version
+
+    def catch_up(self) -> None:
+        """Send everything that happened since."""
+        with self.changed:
+            self.shown = None
+            self.changed.notify_all()
+
+    def _past(self, kind: str) -> list[Object]:
+        """The objects as they were at the version that is shown."""
+        found: dict[str, Object] = {}
+        for of, event, item in self.log[: self.shown]:
+            if of == kind:
+                found[item["metadata"]["name"]] = item
+                if event == "DELETED":
+                    del found[item["metadata"]["name"]]
+        return list(found.values())
 
     def hold(self, *kinds: str) -> None:
         with self.changed:
@@ -100,22 +122,29 @@ class Api:
     def list(self, handler: BaseHTTPRequestHandler, kind: str) -> None:
         with self.changed:
             self.changed.wait_for(lambda: kind not in self.held, timeout=30)
-            body = json.dumps({"kind": f"{kind}List", "metadata": {"resourceVersion": str(len(self.log))},
-                               "items": list(self.objects[kind].values())}).encode()
+            body = json.dumps({"kind": f"{kind}List", "metadata": {"resourceVersion": str(self._latest())},
+                               "items": self._past(kind)}).encode()
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)
+
+    def _latest(self) -> int:
+        return len(self.log) if self.shown is None else self.shown
 
     def watch(self, handler: BaseHTTPRequestHandler, kind: str, since: int) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         server = self.server
+        if since > self._latest():
+            gone = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}).encode() + b"\n"
+            handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(gone), gone))
+            return
         while self.server is server:
             with self.changed:
-                self.changed.wait_for(lambda at=since: len(self.log) > at or self.server is not server, timeout=1)
-                news, since = self.log[since:], len(self.log)
+                self.changed.wait_for(lambda at=since: self._latest() > at or self.server is not server, timeout=1)
+                news, since = self.log[since : self._latest()], self._latest()
             lines = b"".join(json.dumps({"type": event, "object": item}).encode() + b"\n"
                              for of, event, item in news if of == kind)
             if lines:

@@ -230,6 +230,7 @@ BAD = (
     service("loopback", "127.0.0.1", ("t", "TCP", 80, 0)),
     service("node-port", "10.96.2.6", ("t", "TCP", 80, 99999), type="NodePort"),
     service("zz-taken", VIP, ("t", "TCP", 80, 0)),
+    service("new\nline", "127.0.0.2", ("t", "TCP", 80, 0)),
 )
 
 
@@ -238,16 +239,18 @@ def test_bad_objects_are_skipped_counted_and_named(net: World, api: Api, agent: 
     bad_slice["metadata"]["name"] = "web-bad"
     bad_port = endpoints("web", B, ports=(("t", "TCP", 70000),))
     bad_port["metadata"]["name"] = "web-port"
-    api.put(web(B), WEB, *BAD, bad_slice, bad_port)
+    typed = service("typed", "10.96.2.8", ("t", "TCP", "eighty", 0))
+    api.put(web(B), WEB, *BAD, bad_slice, bad_port, typed)
     agent.start()
     assert net.ask("pod-a", VIP, 80) == ("pod-b", A)
     log = agent.log.read_text()
-    for item in BAD[:-1]:
-        assert f"Service default/{item['metadata']['name']} skipped" in log
+    for item in BAD:
+        name = item["metadata"]["name"].replace("\n", "\\n")
+        assert log.count(f"Service default/{name} skipped") == 1
     assert "EndpointSlice default/web-bad skipped" in log
     assert "EndpointSlice default/web-port skipped" in log
     metrics = get(net, 10249, "/metrics")
-    assert f"kubeproxy_skipped_objects {float(len(BAD) + 4 + 1)}" in metrics
+    assert f"kubeproxy_skipped_objects {float(len(BAD) + 4 + 1 + 1)}" in metrics
 
 
 def get(net: World, port: int, path: str) -> str:
