@@ -38,15 +38,15 @@ class IpvsWriter:
         self._looked: dict[Family, float] = {}
 
     async def intact(self, layout: Layout) -> bool:
-        """Nobody has touched the table, and the servers are there; what has drained meanwhile is removed."""
+        """Nobody has touched the table, and the servers are there with their addresses; what has drained meanwhile is removed."""
         family = layout.family
         if family in self._known and time.monotonic() - self._looked.get(family, 0.0) > LOOK_SECONDS:
             self._looked[family] = time.monotonic()
             half = self._halves[family]
             if half.is_draining():
                 await half.reap()
-            if not half.are_there():
-                log.warning("virtual servers were changed by somebody else: writing them anew")
+            if not await half.are_there():
+                log.warning("virtual servers or addresses were changed by somebody else: writing them anew")
                 self._known.discard(family)
         return family in self._known
 

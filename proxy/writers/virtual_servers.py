@@ -69,7 +69,8 @@ class _Held:
     servers: set[ServerKey] = field(default_factory=set)  # those that are to go as well
     doomed: set[ServerKey] = field(default_factory=set)
     draining: dict[tuple[ServerKey, str, int], Destination] = field(default_factory=dict)
-    leaving: set[str] = field(default_factory=set)  # addresses
+    addresses: set[str] = field(default_factory=set)  # those that are to go as well
+    leaving: set[str] = field(default_factory=set)
 
 
 class VirtualServers:
@@ -84,7 +85,8 @@ class VirtualServers:
         self._held = held = _Held()
         made = [server for server in self._ipvs.servers() if self._is_ours(server.key)]
         behind = self._ipvs.destinations(server.key for server in made)
-        actual = words.elements_of(made, behind, await self._addresses())
+        held.addresses.update(await self._addresses())
+        actual = words.elements_of(made, behind, held.addresses)
         held.servers.update(server.key for server in made)
         wanted = {item for item in everything.added if item.container in words.KERNEL}
         keys = {(item.container, item.key) for item in wanted}
@@ -118,6 +120,7 @@ class VirtualServers:
         addresses = words.addresses(added)
         held.leaving.difference_update(addresses)
         await _apply(self._network, [Put(_address(text)) for text in addresses])
+        held.addresses.update(addresses)
 
     async def drain(self, delta: Delta) -> None:
         """Let go of what was removed."""
@@ -151,15 +154,17 @@ class VirtualServers:
             used = {key.address for key in held.servers}
             free = sorted(held.leaving - used)
             held.leaving.difference_update(free)
+            held.addresses.difference_update(free)
             await _apply(self._network, [Remove(_address(text)) for text in free])
 
     def is_draining(self) -> bool:
         """Whether there is something to look at again."""
         return bool(self._held.draining or self._held.doomed or self._held.leaving)
 
-    def are_there(self) -> bool:
-        """Whether the kernel has the servers it was given, and no others."""
-        return {server.key for server in self._ipvs.servers() if self._is_ours(server.key)} == self._held.servers
+    async def are_there(self) -> bool:
+        """Whether the kernel has the servers and addresses it was given, and no others."""
+        servers = {server.key for server in self._ipvs.servers() if self._is_ours(server.key)}
+        return servers == self._held.servers and set(await self._addresses()) == self._held.addresses
 
 
 async def clear(ipvs: Servers, network: Network, excluded: Sequence[IPNetwork] = (), *, at_once: bool = True) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service, shape
 from test_rules import HERE, SETTINGS, TARGETS, THERE, WEB, Model, final, steps, v6
 
+from nodecore.kernel.diff import DeleteLink
 from nodecore.kernel.fake import FakeNetwork
 from nodecore.kernel.fakeipvs import FakeIpvs
 from nodecore.kernel.iptables import Iptables
@@ -177,6 +178,10 @@ def test_what_others_do_is_seen(space: Netns) -> None:
     assert not node.look_later()
     node.replace(model)
     assert node.look_later()
+    asyncio.run(node.network.apply([DeleteLink("kube-ipvs0")]))
+    assert not node.look_later()
+    node.replace(model)
+    assert "10.96.0.1/32" in node.network.dump()
     node.ipvs.put_servers([Server(ServerKey("192.0.2.7", "tcp", 80))])
     assert node.look_later(), "excluded: somebody else's"
     node.ipvs.put_servers([Server(ServerKey("192.168.50.1", "tcp", 30080))])
