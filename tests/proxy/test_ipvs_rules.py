@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service, shape
 from test_rules import HERE, SETTINGS, TARGETS, THERE, WEB, Model, final, steps, v6
 
+from nodecore.errors import UserError
 from nodecore.kernel.diff import DeleteLink
 from nodecore.kernel.fake import FakeNetwork
 from nodecore.kernel.fakeipvs import FakeIpvs
@@ -22,9 +25,11 @@ from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.virtualserver import Destination, Server, ServerKey
 from nodecore.net import Family
+from proxy.config import IpvsOptions, build, to_document
 from proxy.render.ipvs import Layout
 from proxy.writers.ipvs import IpvsWriter
 from proxy.writers.virtual_servers import clear
+from tests.kernelmodules import lacks_ipvs
 
 GOLDENS = Path(__file__).with_name("goldens")
 V4, V6 = Layout(Family.IPV4, SETTINGS), Layout(Family.IPV6, SETTINGS, "sh")
@@ -225,3 +230,29 @@ def test_a_change_costs_what_changed(space: Netns) -> None:
     delta = model.ledger.pending()
     assert len(delta) == 2
     assert V4.delta_script(delta) == "", "nothing for nft"
+
+
+def test_flags_and_fields() -> None:
+    """What the ipvs section does not say is that of iptables, as with kube-proxy."""
+    document = {"mode": "ipvs", "iptables": {"masqueradeAll": True, "syncPeriod": "7s"},
+                "ipvs": {"scheduler": "sh", "excludeCIDRs": ["192.0.2.0/24"], "strictARP": True, "udpTimeout": "30s",
+                         "syncPeriod": "20s"}}
+    config = build({}, document)
+    assert config.ipvs == IpvsOptions("sh", (ip_network("192.0.2.0/24"),), strict_arp=True, udp=30.0)
+    assert (config.masquerade_all, config.sync_period, config.unused) == (True, 20.0, ())
+    written = to_document(config)
+    assert (written["ipvs"]["scheduler"], written["iptables"]["masqueradeAll"]) == ("sh", True)
+    assert build({}, written) == config
+    assert build({"proxy-mode": "ipvs"}).ipvs == IpvsOptions()
+    with pytest.raises(UserError, match="--ipvs-scheduler: 'best' is none of rr, "):
+        build({"ipvs-scheduler": "best"})
+
+
+@pytest.mark.kernel
+def test_a_kernel_without_it_is_named() -> None:
+    if not lacks_ipvs():
+        pytest.skip("this kernel has ip_vs")
+    done = subprocess.run([sys.executable, "-m", "proxy", "--proxy-mode", "ipvs", "--init-only"], cwd=Path(__file__).parents[2],
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, (
+        "kube-proxy-py: --proxy-mode: ipvs: this kernel has no module ip_vs, and none can be loaded; use nftables or iptables\n"))
