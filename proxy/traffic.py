@@ -6,15 +6,15 @@ before is kept here. Must not know: how packets are counted. Read next: `proxy/r
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nodecore.errors import Fault
-from nodecore.kernel.nft import Nft
+from nodecore.kernel.setcounters import read_counters
 from nodecore.net import Family
 
 from . import names
@@ -25,7 +25,8 @@ SETS = {
     names.TRAFFIC_TO: "to", names.NODE_PORT_TRAFFIC_TO: "to", names.TRAFFIC_FROM: "from", names.NODE_PORT_TRAFFIC_FROM: "from",
 }
 LABELS = ("namespace", "service", "way", "endpoint", "direction")
-Key = tuple[Family, str, str]
+Key = tuple[Family, str, bytes]
+NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 Count = tuple[int, int]
 
 
@@ -66,8 +67,7 @@ class Traffic(Collector):
     def _read(self, family: Family) -> dict[Key, Count]:
         """Each element's count from the start of this process; nothing where the kernel does not tell."""
         try:
-            now = {(family, name, key): count for name in SETS for key, count in asyncio.run(
-                Nft().list_counters(family.nft, names.TABLE, name)).items()}
+            now = {(family, name, key): count for name in SETS for key, count in read_counters(family, names.TABLE, name).items()}
         except Fault:
             return {}
         self._before = {key: count for key, count in self._before.items() if key[0] is not family or key in now}
@@ -81,7 +81,18 @@ class Traffic(Collector):
                 for key, count in now.items()}
 
 
-def labelled(owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, str], tuple[str, ...]]]:
+def packed(key: str) -> bytes:
+    """A key as the kernel has it: every part is padded to four bytes."""
+    parts = []
+    for word in key.split(" . "):
+        if word in NUMBERS:
+            parts.append(bytes([NUMBERS[word], 0, 0, 0]))
+        else:
+            parts.append(int(word).to_bytes(2, "big") + b"\0\0" if word.isdigit() else ip_address(word).packed)
+    return b"".join(parts)
+
+
+def labelled(owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, bytes], tuple[str, ...]]]:
     """The sets and elements in which a Service's traffic is counted, with the labels of each."""
     namespace, _, name = owner.partition("/")
     for item in fragment.elements:
@@ -89,4 +100,4 @@ def labelled(owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, str], 
         if direction:
             *way, address, port = item.key.split(" . ")
             host = f"[{address}]" if ":" in address else address
-            yield (item.container, item.key), (namespace, name, " ".join(way), f"{host}:{port}", direction)
+            yield (item.container, packed(item.key)), (namespace, name, " ".join(way), f"{host}:{port}", direction)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import socket
 import struct
 from asyncio.subprocess import Process
@@ -62,9 +61,6 @@ class Children:
         return child
 
 
-COUNTED = re.compile(r"(?P<key>[^,{}\n]+?) counter packets (?P<packets>\d+) bytes (?P<bytes>\d+)")
-
-
 class Nft:
     """The nftables of the network namespace this process lives in."""
 
@@ -111,11 +107,6 @@ class Nft:
     async def list_map(self, family: str, table: str, name: str) -> str | None:
         """One map with its elements as text, or None where there is none."""
         return await self._list(["list", "map", family, table, name])
-
-    async def list_counters(self, family: str, table: str, name: str) -> dict[str, tuple[int, int]]:
-        """Packets and bytes of each element of a set with counters; nothing where there is no such set."""
-        text = await self._list(["list", "set", family, table, name]) or ""
-        return {found["key"].strip(): (int(found["packets"]), int(found["bytes"])) for found in COUNTED.finditer(text)}
 
     async def _list(self, arguments: list[str]) -> str | None:
         code, text, complaint = await self._run(arguments, "")
