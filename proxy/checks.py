@@ -43,7 +43,8 @@ class Checks:
         self.now = dict(wanted)
         for port in wanted.keys() - self._servers.keys():
             try:
-                self._servers[port] = await asyncio.start_server(partial(self._answer, port), port=port, limit=LONGEST)
+                answer = partial(self._answer, port, wanted[port].service)
+                self._servers[port] = await asyncio.start_server(answer, port=port, limit=LONGEST)
             except OSError as error:
                 log.error("healthCheckNodePort %d of Service %s: %s", port, wanted[port].service, error.strerror)
                 self.now = {number: check for number, check in self.now.items() if number != port}
@@ -52,13 +53,13 @@ class Checks:
         """Listen no more."""
         await self.keep({})
 
-    async def _answer(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, port: int, service: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
                 await reader.readuntil(b"\r\n\r\n")
-                if port in self.now:
-                    writer.write(reply(self.now[port], healthy=self._healthy()))
-                    await writer.drain()
+                check = self.now.get(port, Check(service, 0))  # who came just as the port was closed is answered as well
+                writer.write(reply(check, healthy=self._healthy()))
+                await writer.drain()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # whoever asked has gone, or did not ask in HTTP
         finally:

@@ -308,6 +308,8 @@ def asked(net: World, port: int) -> str:
             answer = b"".join(iter(lambda: sock.recv(4096), b"")).decode()
     except ConnectionRefusedError:
         return "refused"
+    except ConnectionResetError:  # closed while we waited to be answered
+        return "reset"
     head, _, body = answer.partition("\r\n\r\n")
     told = json.loads(body)
     assert told["service"] == {"namespace": "default", "name": "web"}
