@@ -1,8 +1,9 @@
 """kube-proxy-py in nftables mode under 100 changes a second among 10,000 Services, for five minutes (BENCH_SECONDS to shorten).
 
 Each change is a new endpoint, looked for in the kernel's own news of its rules. Targets: no backlog, that is nothing outstanding
-1.5 s after the last change, and the last third's delay at most twice the first's; at most a quarter of a core, the proxy and its
-nft children together. Beside it, in the same run, what the layout with a chain a Service could do at most: `nft -f` alone.
+1.5 s after the last change, and half of the last third's changes no later than writes may be held back (a second); at most a
+quarter of a core, the proxy and its nft children together. Beside it, in the same run, what the layout with a chain a Service
+could do at most: `nft -f` alone. The load of the machine at the start and at the end tells what delays are the machine's.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def run(json_path: str | None) -> dict[str, Any]:
         time.sleep(SETTLING)
         seen = Seen(site.monitor())
         threading.Thread(target=seen.listen, daemon=True).start()
+        busy = load()
         before, begun = site.seconds_of_processor(), time.perf_counter()
         for turn in range(SECONDS * RATE):
             time.sleep(max(0.0, begun + turn / RATE - time.perf_counter()))
@@ -70,14 +72,15 @@ def run(json_path: str | None) -> dict[str, Any]:
     targets = {
         "cpu": judged(f"{RATE} changes a second for {SECONDS} s: of a core", used * 100, 25.0, "%"),
         "left": judged("... not in the kernel 1.5 s after the last", left, 0, ""),
-        "growth": judged("... last third's delay beside the first's", last / first, 2.0, "x"),
+        "delay": judged("... delay of the last third, p50", last * 1000, 1000.0, "ms"),
     }
     rate = len(seen.took) / took
     p50, p99 = statistics.median(seen.took), percentile(seen.took, 0.99)
     chains = 0.0 if os.environ.get("BENCH_NO_CHAINS") else install_chains(SIZE)["change"]
-    print(f"{rate:.1f} changes a second, delay p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms; {memory:.1f} MB at the end; "
+    print(f"{rate:.1f} changes a second, delay p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, "
+          f"of the first third p50 {first * 1000:.0f} ms; {memory:.1f} MB at the end; load {busy[0]}, then {load()[0]}; "
           f"a chain a Service: {chains * 1000:.0f} ms of nft each" + (f", at most {1 / chains:.1f} a second" if chains else ""))
-    result = {"load": load(), "seconds": took, "changes": len(seen.took), "p50_ms": p50 * 1000, "p99_ms": p99 * 1000,
+    result = {"load": [busy, load()], "seconds": took, "changes": len(seen.took), "p50_ms": p50 * 1000, "p99_ms": p99 * 1000,
               "memory_mb": memory, "chains_change_ms": chains * 1000, "targets": targets}
     if json_path:
         Path(json_path).write_text(json.dumps(result, indent=1) + "\n")
