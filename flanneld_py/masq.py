@@ -80,12 +80,12 @@ def desired_rules(
     family: Family, network: IPNetwork | None, subnet: IPNetwork | None, *,
     masquerade: bool, forward: bool, fully_random: bool, untracked_ports: tuple[int, ...] = (),
 ) -> RuleSet:
-    """The rules of a family."""
+    """The rules of a family. Only masquerading has the kernel track connections: without it nothing is to be kept out of that."""
     if network is None or subnet is None or not (masquerade or forward):
         return RuleSet(family, network)
     return RuleSet(
         family, network, _forward(network) if forward else (), _masquerade(family, network, subnet) if masquerade else (),
-        fully_random, untracked_ports,
+        fully_random, untracked_ports if masquerade else (),
     )
 
 
