@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "docs/reference/flanneld-py.md": ["flanneld_py.__main__:command"],
-    "docs/reference/kube-proxy-py.md": ["proxy.__main__:command", *(f"proxy.commands.{name}:command" for name in ("render", "explain", "diff"))],
+    "docs/reference/kube-proxy-py.md": [
+        "proxy.__main__:command", *(f"proxy.commands.{name}:command" for name in ("render", "explain", "diff"))],
     "docs/reference/minik8s.md": [
         f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet")
     ],

@@ -16,8 +16,9 @@ from proxy import config as settings
 from proxy.__main__ import command
 from proxy.endpoints import Endpoint
 from proxy.policy import Choice, Place, choose, choose_local
-from proxy.services import ORDINARY
-from proxy.stale import NOBODY, changed, is_stale
+from proxy.services import ORDINARY, Kind, ServicePort, Way
+from proxy.snapshot import Route
+from proxy.stale import NOBODY, changed, is_stale, targets_of
 
 READY = Endpoint("10.0.0.1", 80, local=True)
 FAR = Endpoint("10.0.0.2", 80)
@@ -102,15 +103,31 @@ def flow(to: tuple[str, int], answered_by: tuple[str, int]) -> Flow:
     (flow(("8.8.8.8", 53), ("8.8.8.8", 53)), False),
 ])
 def test_stale(seen: Flow, *, stale: bool) -> None:
-    targets = {VIP: frozenset([POD]), ("10.96.0.2", 53): NOBODY, ("", 30053): frozenset([POD])}
-    assert is_stale(targets)(seen) is stale
+    targets = {("udp", *VIP): frozenset([POD]), ("udp", "10.96.0.2", 53): NOBODY, ("udp", "", 30053): frozenset([POD])}
+    assert is_stale(targets, "udp")(seen) is stale
+    assert is_stale({("tcp", *key[1:]): who for key, who in targets.items()}, "udp")(seen) is False
+    untranslated = (seen.endpoint, seen.endpoint_port) == (seen.destination, seen.port)
+    of_tcp = is_stale({("tcp", *key[1:]): who for key, who in targets.items()}, "tcp")
+    assert of_tcp(seen) is (stale and not untranslated)
+
+
+def test_who_may_keep_a_flow() -> None:
+    def asked(protocol: str, *, tcp: bool = False) -> set[str] | None:
+        port = ServicePort("default/a", "", protocol, (Way(Kind.CLUSTER_IP, *VIP),))
+        found = targets_of([Route(port, Choice((READY,)), known=(READY, LEAVING, BROKEN))], tcp=tcp)
+        return {address for address, _ in found[(protocol, *VIP)]} if found else None
+
+    assert asked("udp") == asked("sctp") == {READY.address, LEAVING.address}
+    assert asked("tcp") is None
+    assert asked("tcp", tcp=True) == {READY.address, LEAVING.address, BROKEN.address}
 
 
 def test_only_changed_targets_are_looked_at() -> None:
     one, two = frozenset([POD]), frozenset([POD, GONE])
-    assert changed({VIP: one}, {VIP: one}) == {}
-    assert changed({VIP: one}, {VIP: two}) == {VIP: two}
-    assert changed({VIP: one}, {}) == {VIP: NOBODY}
+    port = ("udp", *VIP)
+    assert changed({port: one}, {port: one}) == {}
+    assert changed({port: one}, {port: two}) == {port: two}
+    assert changed({port: one}, {}) == {port: NOBODY}
 
 
 @pytest.mark.parametrize(("flags", "complaint"), [
