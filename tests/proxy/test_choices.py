@@ -131,7 +131,7 @@ def test_only_changed_targets_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize(("flags", "complaint"), [
-    ({"proxy-mode": "ipvs"}, "--proxy-mode: ipvs"),
+    ({"proxy-mode": "userspace"}, "--proxy-mode: userspace"),
     ({"proxy-mode": "magic"}, "--proxy-mode: 'magic'"),
     ({"cluster-cidr": "10.244.0.1/16"}, "--cluster-cidr"),
     ({"nodeport-addresses": ("some",)}, "--nodeport-addresses: 'some'"),
@@ -207,10 +207,10 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
-    result = CliRunner().invoke(command, ["--proxy-mode", "ipvs"])
+    result = CliRunner().invoke(command, ["--proxy-mode", "userspace"])
     assert result.exception
     assert entry.report(result.exception, "kube-proxy-py") == 2
-    assert "--proxy-mode: ipvs" in capsys.readouterr().err
+    assert "--proxy-mode: userspace" in capsys.readouterr().err
 
 
 def test_this_proxy_is_ours() -> None:
