@@ -37,7 +37,7 @@ from . import health, modes
 from .checks import Checks
 from .config import Config, Locality
 from .metrics import Counts
-from .modes import layouts as layouts
+from .modes import layouts
 from .pace import Pace
 from .probe import Probe
 from .snapshot import Snapshot

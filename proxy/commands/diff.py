@@ -38,9 +38,10 @@ async def compared(picture: Picture) -> list[str]:
     """The differences, of all families."""
     from nodecore.kernel.nft import Nft
     from proxy import names
-    from proxy.agent import layouts, rules_of
+    from proxy.agent import rules_of
     from proxy.compare import differences, read_listing
     from proxy.ledger import Delta
+    from proxy.modes import layouts
 
     ledgers = rules_of(picture.config, picture.snapshot).desired()
     lines: list[str] = []

@@ -40,7 +40,7 @@ def start(*, destination: str, caller: str | None, files: tuple[str, ...], **giv
 def tell(snapshot: Snapshot, config: Config, wanted: explain.Destination,
          callers: list[explain.Caller]) -> tuple[list[str], bool]:
     """The answer, and whether any Service has that address."""
-    from proxy.agent import layouts
+    from proxy.modes import layouts
 
     routes = [route for key in sorted(snapshot.dirty) for route in snapshot.routes(key, wanted.family)[0]]
     matches = explain.find(routes, wanted)
