@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.throughput import iperf, real_time
+from bench.throughput import iperf
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flanneld")]
@@ -61,12 +61,11 @@ def measure(backend: str, flag: str) -> dict[str, Any]:
             site.add_pods()
             pairs = {"by_hand": by_hand, "ours": ours}
             gbit: dict[str, list[float]] = {name: [] for name in pairs}
-            first = real_time()
             for _ in range(ROUNDS):
                 for name, (one, two) in pairs.items():
                     assert one.pod
                     assert two.pod
-                    gbit[name].append(iperf(first, one.pod.path, two.pod.path, two.pod_ip))
+                    gbit[name].append(iperf(one.pod.path, two.pod.path, two.pod_ip))
         finally:
             site.close()
     medians = {f"{name}_gbit": round(statistics.median(found), 3) for name, found in gbit.items()}
