@@ -128,7 +128,7 @@ def _flanneld(config: LabConfig, node: Node, programs: Programs) -> Agent:
         store = ["-kube-subnet-mgr", "-kubeconfig-file", kubeconfig("flanneld")]
     else:
         store = etcd_client_flags(config, "flanneld-etcd-client", prefix="-etcd-", servers="endpoints")
-    switches = ["-ip-masq", "-iptables-forward-rules=false"]  # nothing here drops what is forwarded, and the rules cost each packet
+    switches = ["-ip-masq", "-iptables-forward-rules=false"]  # nothing here drops what is forwarded
     agent = _python(programs, "flanneld", ["flanneld_py", *store, "-iface", "eth0", *switches, "-healthz-port", "8471"])
     return replace(agent, env={**agent.env, "NODE_NAME": node.name})
 
