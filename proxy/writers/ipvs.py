@@ -11,14 +11,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 from nodecore.kernel.iptables import Iptables
-from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Network, Variant
 from nodecore.net import Family, IPNetwork
 
-from .. import names
 from ..ledger import Delta
 from ..render.ipvs import Layout
 from ..takeover import remove
+from .tables import KnownTables
 from .virtual_servers import Servers, VirtualServers
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class IpvsWriter:
     ) -> None:
         self._nft, self._chains, self._families = nft, chains, families
         self._halves = {family: VirtualServers(family, ipvs, network, excluded) for family in families}
-        self._known: set[Family] = set()
+        self._known = KnownTables(nft)
         self._looked: dict[Family, float] = {}
 
     async def intact(self, layout: Layout) -> bool:
@@ -52,7 +52,7 @@ class IpvsWriter:
 
     async def replace(self, layout: Layout, everything: Delta) -> None:
         """Of servers and addresses what is wrong; the whole table in one transaction."""
-        self._known.add(layout.family)  # before, so that somebody's change during the write puts it in doubt again
+        self._known.add(layout.family)
         half = self._halves[layout.family]
         delta = await half.difference(everything)
         await half.add(delta.added)
@@ -71,22 +71,9 @@ class IpvsWriter:
         """Write all anew."""
         self._known.clear()
 
-    async def news(self) -> AsyncIterator[None]:
+    def news(self) -> AsyncIterator[None]:
         """When a table of ours was changed by others."""
-        async for change in self._nft.changes():
-            if self._hear(change):
-                yield
-
-    def _hear(self, change: str) -> bool:
-        if change == EVERYTHING:
-            self.forget()
-            return True
-        for family in self._known:
-            if change == f"{family.nft} {names.TABLE}":
-                log.warning("table %s was changed by somebody else: writing it anew", change)
-                self._known.discard(family)
-                return True
-        return False
+        return self._known.news()
 
     async def sweep(self) -> None:
         """Everything but our tables."""

@@ -8,12 +8,11 @@ Must not know: Services. Read next: `proxy/render/nftables.py`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Sequence
 
 from nodecore.errors import Invalid
 from nodecore.kernel.iptables import Iptables
-from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 
@@ -21,8 +20,7 @@ from .. import names
 from ..ledger import Delta
 from ..render.nftables import Layout
 from ..takeover import remove
-
-log = logging.getLogger(__name__)
+from .tables import KnownTables
 
 
 class NftablesWriter:
@@ -30,7 +28,7 @@ class NftablesWriter:
 
     def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
         self._nft, self._chains, self._families = nft, chains, families
-        self._known: set[Family] = set()
+        self._known = KnownTables(nft)
 
     async def intact(self, layout: Layout) -> bool:
         """Nobody has been heard to touch it."""
@@ -38,7 +36,7 @@ class NftablesWriter:
 
     async def replace(self, layout: Layout, everything: Delta) -> None:
         """The whole table in one transaction in the place of the old one; several where there is none."""
-        self._known.add(layout.family)  # before, so that somebody's change during the write puts it in doubt again
+        self._known.add(layout.family)
         if layout.table not in await self._nft.list_tables():
             for script in layout.first_scripts(everything):
                 await self._nft.load(script)
@@ -73,22 +71,9 @@ class NftablesWriter:
         """Write all anew."""
         self._known.clear()
 
-    async def news(self) -> AsyncIterator[None]:
+    def news(self) -> AsyncIterator[None]:
         """When a table of ours was changed by others."""
-        async for change in self._nft.changes():
-            if self._hear(change):
-                yield
-
-    def _hear(self, change: str) -> bool:
-        if change == EVERYTHING:
-            self.forget()
-            return True
-        for family in self._known:
-            if change == f"{family.nft} {names.TABLE}":
-                log.warning("table %s was changed by somebody else: writing it anew", change)
-                self._known.discard(family)
-                return True
-        return False
+        return self._known.news()
 
     async def sweep(self) -> None:
         """Everything but our tables."""
