@@ -95,8 +95,8 @@ async def watch_delay(etcd: Any) -> dict[str, float]:
 
 async def fan_out(etcd: Any) -> dict[str, float]:
     """One write to the moment the last of the watchers has the bytes of its event."""
-    from minik8s.apiserver.storage import Storage
-    from minik8s.apiserver.watchcache import WatchCache
+    from minik8s.apiserver.storage.objects import Storage
+    from minik8s.apiserver.storage.watchcache import WatchCache
 
     storage = Storage(etcd)
     await storage.create(PREFIX + "default/a", pod(0))
@@ -130,8 +130,8 @@ async def fan_out(etcd: Any) -> dict[str, float]:
 
 async def memory(etcd: Any) -> dict[str, float]:
     """What a cache of many pods costs, filled with events too, and how fast it starts and answers."""
-    from minik8s.apiserver.storage import Storage, encode
-    from minik8s.apiserver.watchcache import WatchCache
+    from minik8s.apiserver.storage.objects import Storage, encode
+    from minik8s.apiserver.storage.watchcache import WatchCache
 
     for first in range(0, PODS, 500):
         await asyncio.gather(*(etcd.put(f"{PREFIX}default/{i:05}", encode(pod(i))) for i in range(first, first + 500)))

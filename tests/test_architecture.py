@@ -25,9 +25,9 @@ PURE = (
     "flanneld_py/x25519.py", "nodecore/kernel/linkinfo.py",
     "flanneld_py/render/*.py",
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
-    "minik8s/apiserver/routes.py", "minik8s/apiserver/selectors.py", "minik8s/apiserver/defaults.py",
-    "minik8s/apiserver/authorize.py", "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
-    "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/service_families.py",
+    "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
+    "minik8s/apiserver/auth/authorize.py", "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
+    "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",
     *(f"minik8s/apiserver/schema/{name}.py" for name in ("patch", "strategic", "shapes", "validation", "columns", "podstatus",
                                                          "age", "tables", "compact", "openapi3", "served")),
 )

@@ -1,6 +1,6 @@
 """What every request handler shares: the storage, a watch cache for each kind, the allocator.
 
-Must not know: HTTP. Read next: `reading.py`, `writing.py`.
+Must not know: HTTP. Read next: `verbs/reading.py`, `verbs/writing.py`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from minik8s.apiserver.allocate import Allocator
-from minik8s.apiserver.compaction import compact_for_ever
-from minik8s.apiserver.kinds import BY_PLURAL, KINDS, Kind
-from minik8s.apiserver.lifetimes import Lifetime
-from minik8s.apiserver.status import not_found
-from minik8s.apiserver.storage import Storage
-from minik8s.apiserver.watchcache import WatchCache
+from minik8s.apiserver.kinds.catalogue import BY_PLURAL, KINDS, Kind
+from minik8s.apiserver.request.status import not_found
+from minik8s.apiserver.storage.allocate import Allocator
+from minik8s.apiserver.storage.compaction import compact_for_ever
+from minik8s.apiserver.storage.lifetimes import Lifetime
+from minik8s.apiserver.storage.objects import Storage
+from minik8s.apiserver.storage.watchcache import WatchCache
 from nodecore.errors import NotFound
 from nodecore.etcd.client import EtcdClient
 

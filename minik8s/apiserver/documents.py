@@ -1,6 +1,6 @@
 """Paths that are no resource: health, version, metrics, discovery, OpenAPI.
 
-Read next: `discovery.py`, `health.py`, `schema/cache.py`.
+Read next: `kinds/discovery.py`, `health.py`, `schema/cache.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from minik8s.apiserver import discovery, schema
-from minik8s.apiserver.call import JSON, Answer, answer
+from minik8s.apiserver import schema
 from minik8s.apiserver.health import PATHS, VERSION, Health
-from minik8s.apiserver.negotiation import discovery_version
-from minik8s.apiserver.routes import segments
-from minik8s.apiserver.status import method_not_allowed
+from minik8s.apiserver.kinds import discovery
+from minik8s.apiserver.request.call import JSON, Answer, answer
+from minik8s.apiserver.request.negotiation import discovery_version
+from minik8s.apiserver.request.routes import segments
+from minik8s.apiserver.request.status import method_not_allowed
 from nodecore.errors import NotFound
 
 ROOTS = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]

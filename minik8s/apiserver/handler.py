@@ -4,7 +4,7 @@
     resources                    the verb's function                              dispatch.py
     watch, log, exec ...         streams that hold the connection                 watching.py, stream.py
 
-Read next: `routes.py`, `dispatch.py`.
+Read next: `request/routes.py`, `verbs/dispatch.py`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from minik8s.apiserver import authorize, bodies, documents, routes
-from minik8s.apiserver.authenticate import NOBODY, by_certificate, by_token
-from minik8s.apiserver.authorize import User
-from minik8s.apiserver.call import JSON, Answer, Call, refusal
+from minik8s.apiserver import documents
+from minik8s.apiserver.auth import authorize
+from minik8s.apiserver.auth.authenticate import NOBODY, by_certificate, by_token
+from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.dispatch import Dispatch
 from minik8s.apiserver.health import Health
-from minik8s.apiserver.kinds import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
-from minik8s.apiserver.routes import Target
-from minik8s.apiserver.status import Refused, method_not_allowed, named, no_such_path, of
-from minik8s.apiserver.stream import PATHS as STREAMS
-from minik8s.apiserver.stream import carry
-from minik8s.apiserver.watching import Watching, content_of
+from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
+from minik8s.apiserver.request import bodies, routes
+from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
+from minik8s.apiserver.request.routes import Target
+from minik8s.apiserver.request.status import Refused, method_not_allowed, named, no_such_path, of
+from minik8s.apiserver.verbs.dispatch import Dispatch
+from minik8s.apiserver.verbs.stream import PATHS as STREAMS
+from minik8s.apiserver.verbs.stream import carry
+from minik8s.apiserver.verbs.watching import Watching, content_of
 
 log = logging.getLogger(__name__)
 MOST_IN_FLIGHT = 400

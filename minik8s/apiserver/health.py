@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from minik8s.apiserver.call import Answer
 from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.request.call import Answer
 from nodecore.errors import Fault
 
 TEXT = "text/plain; charset=utf-8"

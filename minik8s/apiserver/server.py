@@ -17,13 +17,13 @@ from pathlib import Path
 from aiohttp import web
 
 from minik8s.apiserver import schema
-from minik8s.apiserver.allocate import Allocator
-from minik8s.apiserver.authenticate import read_tokens
+from minik8s.apiserver.auth.authenticate import read_tokens
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.config import Flags
-from minik8s.apiserver.default_objects import look_after
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
+from minik8s.apiserver.kinds.default_objects import look_after
+from minik8s.apiserver.storage.allocate import Allocator
 from nodecore.daemon.heap import keep_small
 from nodecore.daemon.systemd import listen_sockets, notify
 from nodecore.etcd.client import EtcdClient

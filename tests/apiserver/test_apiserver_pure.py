@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minik8s.apiserver import authorize, defaults, meta, selectors, service_fields, validate
-from minik8s.apiserver.authorize import User
-from minik8s.apiserver.bodies import decode_json
-from minik8s.apiserver.call import later
-from minik8s.apiserver.kinds import BY_PLURAL
-from minik8s.apiserver.negotiation import Form, discovery_version, form_of
-from minik8s.apiserver.status import Refused
+from minik8s.apiserver.auth import authorize
+from minik8s.apiserver.auth.authorize import User
+from minik8s.apiserver.kinds import defaults, meta, service_fields, validate
+from minik8s.apiserver.kinds.catalogue import BY_PLURAL
+from minik8s.apiserver.request import selectors
+from minik8s.apiserver.request.bodies import decode_json
+from minik8s.apiserver.request.call import later
+from minik8s.apiserver.request.negotiation import Form, discovery_version, form_of
+from minik8s.apiserver.request.status import Refused
 
 PODS, SERVICES, DEPLOYMENTS = BY_PLURAL["pods"], BY_PLURAL["services"], BY_PLURAL["deployments"]
 

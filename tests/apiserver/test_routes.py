@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minik8s.apiserver import routes
-from minik8s.apiserver.routes import Target
+from minik8s.apiserver.request import routes
+from minik8s.apiserver.request.routes import Target
 
 
 @pytest.mark.parametrize(("path", "target"), [

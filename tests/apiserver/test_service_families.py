@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minik8s.apiserver import service_families, validate_service
+from minik8s.apiserver.kinds import service_families, validate_service
 from tests.apiserver.apiprocess import ApiServer
 from tests.etcdserver import EtcdServer
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from etcdserver import EtcdServer, shared_etcd
 
-from minik8s.apiserver.lifetimes import LARGEST, Lifetime
-from minik8s.apiserver.storage import Storage
+from minik8s.apiserver.storage.lifetimes import LARGEST, Lifetime
+from minik8s.apiserver.storage.objects import Storage
 from nodecore.errors import NotFound
 from nodecore.etcd.client import EtcdClient, EtcdConfig
 

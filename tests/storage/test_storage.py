@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from etcdserver import EtcdServer, shared_etcd
 
-from minik8s.apiserver.compaction import KEY, compact_once, oldest_revision
-from minik8s.apiserver.storage import Storage
+from minik8s.apiserver.storage.compaction import KEY, compact_once, oldest_revision
+from minik8s.apiserver.storage.objects import Storage
 from nodecore.errors import AlreadyExists, Conflict, Expired, Invalid, NotFound
 from nodecore.etcd.client import EtcdClient, EtcdConfig
 

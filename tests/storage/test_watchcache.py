@@ -14,10 +14,10 @@ import pytest
 from cuttable import forwarder
 from etcdserver import EtcdServer, etcd_server, shared_etcd
 
-from minik8s.apiserver.compaction import KEY
-from minik8s.apiserver.storage import Storage
-from minik8s.apiserver.watchcache import CacheWatch, WatchCache
-from minik8s.apiserver.watchcache_window import CacheEvent, Entry
+from minik8s.apiserver.storage.compaction import KEY
+from minik8s.apiserver.storage.objects import Storage
+from minik8s.apiserver.storage.watchcache import CacheWatch, WatchCache
+from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry
 from nodecore.errors import Expired, Fault, NotFound, Unreachable
 from nodecore.etcd.client import EtcdClient, EtcdConfig
 

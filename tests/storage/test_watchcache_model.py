@@ -10,8 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from minik8s.apiserver.watchcache import CacheWatch
-from minik8s.apiserver.watchcache_state import CacheState
+from minik8s.apiserver.storage.watchcache import CacheWatch
+from minik8s.apiserver.storage.watchcache_state import CacheState
 from nodecore.errors import Expired
 from nodecore.etcd.records import Event, KeyValue, Range
 

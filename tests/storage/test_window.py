@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from minik8s.apiserver.watchcache_window import AGES, KEPT, CacheEvent, Entry, Window
+from minik8s.apiserver.storage.watchcache_window import AGES, KEPT, CacheEvent, Entry, Window
 from nodecore.errors import Expired
 
 

@@ -1,0 +1,118 @@
+"""The words for a wrong field, one function for each sort, and the name rules every kind shares.
+
+Pure. Must not know: kinds. Read next: `validate.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from minik8s.apiserver.request.status import Cause
+
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+SERVICE_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+LABEL_WORDS = ("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
+               "with an alphanumeric character")
+SERVICE_WORDS = ("a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
+                 "character, and end with an alphanumeric character")
+SUBDOMAIN_WORDS = ("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must "
+                   "start and end with an alphanumeric character")
+
+
+def wrong(field: str, value: Any, why: str) -> Cause:
+    """The value cannot be this."""
+    return Cause(field, f"Invalid value: {_shown(value)}: {why}")
+
+
+def required(field: str, why: str = "") -> Cause:
+    """There must be a value."""
+    return Cause(field, f"Required value: {why}" if why else "Required value", "FieldValueRequired")
+
+
+def unsupported(field: str, value: Any, known: Iterable[str]) -> Cause:
+    """The value is not one of those there are."""
+    words = ", ".join(json.dumps(each) for each in sorted(known))
+    return Cause(field, f"Unsupported value: {_shown(value)}: supported values: {words}", "FieldValueNotSupported")
+
+
+def forbidden(field: str, why: str) -> Cause:
+    """There must be no such value, or no such change."""
+    return Cause(field, f"Forbidden: {why}", "FieldValueForbidden")
+
+
+def duplicate(field: str, value: Any) -> Cause:
+    """Another entry has the same."""
+    return Cause(field, f"Duplicate value: {_shown(value)}", "FieldValueDuplicate")
+
+
+def immutable(field: str, value: Any) -> Cause:
+    """The value is what it was made with."""
+    return wrong(field, value, "field is immutable")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 300 else text[:300] + "..."
+
+
+def label_name(field: str, value: Any) -> Iterator[Cause]:
+    """A DNS label."""
+    if len(str(value)) > 63:
+        yield wrong(field, value, "must be no more than 63 characters")
+    if not LABEL.fullmatch(str(value)):
+        yield wrong(field, value, f"{LABEL_WORDS} (e.g. 'my-name',  or '123-abc', regex used for validation is "
+                                  f"'{LABEL.pattern}')")
+
+
+def service_name(field: str, value: Any) -> Iterator[Cause]:
+    """A DNS label that does not begin with a digit."""
+    if len(str(value)) > 63:
+        yield wrong(field, value, "must be no more than 63 characters")
+    if not SERVICE_LABEL.fullmatch(str(value)):
+        yield wrong(field, value, f"{SERVICE_WORDS} (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+                                  f"'{SERVICE_LABEL.pattern}')")
+
+
+def subdomain(field: str, value: Any) -> Iterator[Cause]:
+    """A DNS name."""
+    if len(str(value)) > 253:
+        yield wrong(field, value, "must be no more than 253 characters")
+    if not SUBDOMAIN.fullmatch(str(value)):
+        yield wrong(field, value, f"{SUBDOMAIN_WORDS} (e.g. 'example.com', regex used for validation is '{SUBDOMAIN.pattern}')")
+
+
+def qualified(field: str, value: str) -> Iterator[Cause]:
+    """A key of labels, annotations and finalizers: `name` or `prefix/name`."""
+    prefix, slash, name = value.rpartition("/")
+    if slash and not SUBDOMAIN.fullmatch(prefix):
+        yield wrong(field, value, f"prefix part {SUBDOMAIN_WORDS}")
+    if not name or len(name) > 63 or not QUALIFIED.fullmatch(name):
+        yield wrong(field, value, "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end "
+                                  "with an alphanumeric character, at most 63 of them")
+
+
+def labels(field: str, values: Any) -> Iterator[Cause]:
+    """A set of labels."""
+    for key, value in (values if isinstance(values, dict) else {}).items():
+        yield from qualified(field, key)
+        if value and (len(value) > 63 or not QUALIFIED.fullmatch(value)):
+            yield wrong(field, value, "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or "
+                                      "'.', and must start and end with an alphanumeric character, at most 63 of them")
+
+
+def port(field: str, value: Any) -> Iterator[Cause]:
+    """A port number."""
+    if not isinstance(value, int) or not 1 <= value <= 65535:
+        yield wrong(field, value, "must be between 1 and 65535, inclusive")
+
+
+def one_of(field: str, value: Any, known: Iterable[str]) -> Iterator[Cause]:
+    """One of the values there are."""
+    if value not in known:
+        yield unsupported(field, value, known)

@@ -1,0 +1,112 @@
+"""What is there before anybody made it: four namespaces, and the Service `kubernetes` with the way to this server.
+
+Made at the start and looked after from then on. Must not know: HTTP. Read next: `verbs/writing.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds.catalogue import BY_PLURAL
+from minik8s.apiserver.request.status import Refused
+from minik8s.apiserver.verbs.writing import Writer
+from nodecore.errors import Fault
+from nodecore.net import Family, IPAddress
+
+log = logging.getLogger(__name__)
+Object = dict[str, Any]
+NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+PERIOD = 60.0
+NAME = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """Where others reach this server, and the address of the Service in front of it."""
+
+    address: IPAddress
+    port: int
+    service: IPAddress
+
+    @property
+    def text(self) -> str:
+        """As `host:port`."""
+        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+
+
+def service(where: Advertised) -> Object:
+    """The Service `kubernetes`."""
+    ports = [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": where.port}]
+    return {**_head("Service", "v1", {"component": "apiserver", "provider": "kubernetes"}),
+            "spec": {"clusterIP": str(where.service), "ports": ports, "sessionAffinity": "None", "type": "ClusterIP"}}
+
+
+def endpoints(where: Advertised) -> Object:
+    """Its Endpoints."""
+    ports = [{"name": "https", "port": where.port, "protocol": "TCP"}]
+    labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+    return {**_head("Endpoints", "v1", labels), "subsets": [{"addresses": [{"ip": str(where.address)}], "ports": ports}]}
+
+
+def endpoint_slice(where: Advertised) -> Object:
+    """Its EndpointSlice."""
+    ports = [{"name": "https", "port": where.port, "protocol": "TCP"}]
+    family = "IPv4" if Family.of(where.address) is Family.IPV4 else "IPv6"
+    return {**_head("EndpointSlice", "discovery.k8s.io/v1", {"kubernetes.io/service-name": NAME}), "addressType": family,
+            "endpoints": [{"addresses": [str(where.address)], "conditions": {"ready": True}}], "ports": ports}
+
+
+def _head(kind: str, version: str, labels: dict[str, str]) -> Object:
+    return {"kind": kind, "apiVersion": version, "metadata": {"name": NAME, "namespace": "default", "labels": labels}}
+
+
+async def ensure(cluster: Cluster, where: Advertised) -> None:
+    """Make what is missing and mend what is wrong."""
+    writer = Writer(cluster)
+    for name in NAMESPACES:
+        namespace = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
+        await _ensure(cluster, writer, "namespaces", "", namespace, ())
+    for plural, obj, fields in (("services", service(where), ("ports",)), ("endpoints", endpoints(where), ("subsets",)),
+                                ("endpointslices", endpoint_slice(where), ("endpoints", "ports"))):
+        await _ensure(cluster, writer, plural, "default", obj, fields)
+
+
+async def _ensure(cluster: Cluster, writer: Writer, plural: str, namespace: str, wanted: Object, fields: tuple[str, ...]) -> None:
+    kind, name = BY_PLURAL[plural], wanted["metadata"]["name"]
+    entry = cluster.cache(kind).get(kind.key(namespace, name))
+    if entry is None:
+        try:
+            await writer.add(kind, namespace, wanted)
+        except Refused as refused:
+            if refused.reason != "AlreadyExists":
+                raise
+        return
+    part: Callable[[Object], Object] = (lambda obj: obj["spec"]) if plural == "services" else (lambda obj: obj)
+    there = part(entry.object)
+    if any(there.get(field) != part(wanted)[field] for field in fields):
+        await writer.alter(kind, namespace, name, lambda obj: _mended(obj, part, wanted, fields))
+
+
+def _mended(obj: Object, part: Callable[[Object], Object], wanted: Object, fields: tuple[str, ...]) -> Object:
+    for field in fields:
+        part(obj)[field] = part(wanted)[field]
+    return obj
+
+
+async def look_after(cluster: Cluster, where: Advertised, done: Callable[[], None]) -> None:
+    """Ensure them as soon as the caches are there, then now and again; `done` is called after each good pass."""
+    await cluster.ready()
+    while True:
+        try:
+            await ensure(cluster, where)
+            done()
+            pause = PERIOD
+        except Fault as fault:
+            log.warning("default objects: %s", fault)
+            pause = 1.0
+        await asyncio.sleep(pause)

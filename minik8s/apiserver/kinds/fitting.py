@@ -1,0 +1,58 @@
+"""Does a sent object belong here and fit its kind's schema: the checks before its content is looked at.
+
+Must not know: HTTP, storage. Read next: `validate.py`, for what it means.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minik8s.apiserver import schema
+from minik8s.apiserver.kinds.catalogue import Kind
+from minik8s.apiserver.request.call import Call
+from minik8s.apiserver.request.status import Cause, bad_request, invalid
+
+Object = dict[str, Any]
+
+
+def belongs(kind: Kind, obj: Object) -> None:
+    """Refuse an object of another kind, or one without sound metadata; fill in kind and apiVersion."""
+    resource = kind.resource
+    said = (obj.setdefault("kind", resource.kind), obj.setdefault("apiVersion", resource.api_version))
+    if said != (resource.kind, resource.api_version):
+        sent = f"{str(obj['apiVersion'])[:100]}, Kind={str(obj['kind'])[:100]}"
+        raise bad_request(f"{sent} in the body does not match the expected {resource.api_version}, Kind={resource.kind}")
+    if obj.get("metadata") is None:
+        obj["metadata"] = {}
+    if not isinstance(obj["metadata"], dict):
+        raise bad_request("metadata is not an object")
+
+
+def places(call: Call, obj: Object) -> None:
+    """Refuse an object whose name or namespace is not the URL's."""
+    meta, target = obj["metadata"], call.target
+    if meta.get("namespace") and call.kind.resource.namespaced and meta["namespace"] != target.namespace:
+        raise bad_request(f"the namespace of the provided object does not match the namespace sent on the request "
+                          f"({str(meta['namespace'])[:100]} is not {target.namespace})")
+    if target.name and meta.get("name") and meta["name"] != target.name:
+        sent = str(meta["name"])[:100]
+        raise bad_request(f"the name of the object ({sent}) does not match the name on the URL ({target.name})")
+    if target.name and not meta.get("name"):
+        meta["name"] = target.name
+
+
+def fits(call: Call, obj: Object, *, raw: bytes = b"") -> None:
+    """Hold the object to its schema: wrong types and (if strict) unknown fields 400, missing fields 422."""
+    mode, gvk = call.strictness, call.kind.gvk
+    found = schema.validate(gvk, obj)
+    if raw and mode != "Ignore":
+        found += schema.duplicates(raw)
+    message = schema.refusal(gvk, found, strict=mode == "Strict")
+    if message:
+        raise bad_request(message)
+    missing = [Cause(each.field, each.message.removeprefix(f"{each.field}: "), "FieldValueRequired")
+               for each in found if each.kind == "required"]
+    if missing:
+        raise invalid(call.kind.resource.kind, call.kind.resource.group, str(obj["metadata"].get("name", "")), missing)
+    if mode == "Warn":
+        call.warnings[:] = list(dict.fromkeys(each.message for each in found if each.kind in ("unknown", "duplicate")))

@@ -1,0 +1,42 @@
+"""The state every new object begins in, whatever its author wrote: an empty status, a pod's phase and quality.
+
+Pure. Must not know: HTTP, storage. Read next: `defaults.py`, which comes after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minik8s.apiserver.kinds.catalogue import Kind
+from minik8s.apiserver.kinds.defaults_pod import each, section
+
+Object = dict[str, Any]
+KEEPS_STATUS = frozenset({"Node"})
+EMPTY: dict[str, Object] = {"Service": {"loadBalancer": {}}, "ReplicaSet": {"replicas": 0}, "DaemonSet": {
+    "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}}
+
+
+def prepare(kind: Kind, obj: Object) -> None:
+    """Reset the status of an object that is about to be created; name a pod's account."""
+    name = kind.resource.kind
+    if name == "Namespace":
+        obj["status"] = {"phase": "Active"}
+    elif name == "Pod":
+        spec = section(obj, "spec")
+        if spec and not spec.get("serviceAccountName") and not spec.get("serviceAccount"):
+            spec["serviceAccountName"] = "default"
+        obj["status"] = {"phase": "Pending", "qosClass": quality(spec)}
+    elif kind.has_status and name not in KEEPS_STATUS:
+        obj["status"] = dict(EMPTY.get(name, {}))
+
+
+def quality(spec: Object) -> str:
+    """A pod's quality of service: Guaranteed if all limits are all requests, BestEffort if there are none."""
+    containers = [section(item, "resources") for part in ("containers", "initContainers") for item in each(spec, part)]
+    if not any(section(item, part) for item in containers for part in ("requests", "limits")):
+        return "BestEffort"
+    for item in containers:
+        limits, requests = section(item, "limits"), section(item, "requests")
+        if any(name not in limits or requests.get(name, limits[name]) != limits[name] for name in ("cpu", "memory")):
+            return "Burstable"
+    return "Guaranteed"

@@ -1,0 +1,109 @@
+"""One request to the API, understood: who asks what of which kind, and how the answer should look; and the answer.
+
+Values only. Must not know: HTTP's machinery. Read next: `handler.py`, which makes calls; `verbs/reading.py`, `verbs/writing.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from minik8s.apiserver.auth.authorize import User
+from minik8s.apiserver.kinds.catalogue import Kind
+from minik8s.apiserver.request.routes import Target
+from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
+
+Object = dict[str, Any]
+JSON = "application/json"
+SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+MODES = ("Ignore", "Warn", "Strict")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request for a served kind."""
+
+    kind: Kind
+    target: Target
+    verb: str
+    query: Mapping[str, str]
+    user: User
+    body: bytes = b""
+    content: str = JSON
+    accept: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing is to be stored."""
+        return dry_run([self.query["dryRun"]] if self.query.get("dryRun") else [])
+
+    @property
+    def strictness(self) -> str:
+        """What unknown fields are: an error, a warning, or nothing."""
+        mode = self.query.get("fieldValidation", "") or "Warn"
+        if mode not in MODES:
+            cause = Cause("fieldValidation", f'Unsupported value: "{mode}": supported values: "Ignore", "Strict", "Warn"',
+                          "FieldValueNotSupported")
+            raise invalid("CreateOptions", "meta.k8s.io", "", [cause])
+        return mode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response."""
+
+    status: int
+    body: bytes
+    content: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def dry_run(values: list[Any]) -> bool:
+    """Read a dryRun parameter."""
+    if any(value != "All" for value in values):
+        cause = Cause("dryRun", f'Unsupported value: "{values[0]}": supported values: "All"', "FieldValueNotSupported")
+        raise invalid("DeleteOptions", "meta.k8s.io", "", [cause])
+    return bool(values)
+
+
+def answer(body: Object, status: int = 200) -> Answer:
+    """An object as JSON."""
+    return Answer(status, msgspec.json.encode(body))
+
+
+def refusal(refused: Refused) -> Answer:
+    """A Status of failure."""
+    headers = {"Retry-After": "1"} if refused.code in (429, 503) else {}
+    return Answer(refused.code, msgspec.json.encode(refused.body()), headers=headers)
+
+
+def number(query: Mapping[str, str], name: str) -> int | None:
+    """A whole number of the query, if it is there."""
+    text = query.get(name, "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 18:
+        raise bad_request(f"{name}: {text[:50]!r} is not a whole number")
+    return int(text)
+
+
+def now() -> str:
+    """The time as the API writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def later(stamp: str, seconds: int) -> str:
+    """So many seconds after a stamp."""
+    there = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) + timedelta(seconds=min(seconds, 10**9))
+    return there.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def suffix() -> str:
+    """Five random letters for a generated name, none of which make words."""
+    return "".join(random.choices(SUFFIX, k=5))

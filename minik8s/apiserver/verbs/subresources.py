@@ -1,0 +1,127 @@
+"""Subresources that are stored with their object: scale, binding, eviction, finalize. (Status goes through `writing.py`.)
+
+Must not know: HTTP's machinery. Read next: `writing.py`; `stream.py` for log, exec and the like.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds import meta
+from minik8s.apiserver.request.bodies import decode
+from minik8s.apiserver.request.call import Call, now
+from minik8s.apiserver.request.status import Cause, bad_request, conflict, invalid
+from minik8s.apiserver.schema.patch import clone
+from minik8s.apiserver.verbs.patching import patched
+from minik8s.apiserver.verbs.writing import Writer
+
+Object = dict[str, Any]
+SCALE = ("autoscaling", "v1", "Scale")
+OPERATORS = {"In": "in", "NotIn": "notin"}
+
+
+def scale_of(obj: Object) -> Object:
+    """The Scale of a workload."""
+    own, spec, status = obj["metadata"], obj["spec"], obj.get("status") or {}
+    kept = {key: own[key] for key in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp") if key in own}
+    return {
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept,
+        "spec": {"replicas": spec.get("replicas", 0)},
+        "status": {"replicas": status.get("replicas", 0), "selector": selector_text(spec.get("selector") or {})},
+    }
+
+
+def selector_text(selector: Object) -> str:
+    """A label selector as the query string writes it."""
+    terms = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
+    for each in selector.get("matchExpressions") or []:
+        key, operator = each.get("key", ""), each.get("operator", "")
+        if operator in OPERATORS:
+            terms.append(f"{key} {OPERATORS[operator]} ({','.join(each.get('values') or [])})")
+        else:
+            terms.append(key if operator == "Exists" else f"!{key}")
+    return ",".join(terms)
+
+
+async def change_scale(writer: Writer, call: Call) -> Object:
+    """Set a workload's replicas by the Scale (or the patch of one) in the body."""
+    if call.verb == "patch":
+        change = patched(call, SCALE)
+    else:
+        body = decode(call.body, call.content)
+
+        def change(_: Object) -> Object:
+            return body
+
+    def make(obj: Object) -> Object:
+        new = change(scale_of(obj))
+        version = (new.get("metadata") or {}).get("resourceVersion")
+        if version and version != obj["metadata"]["resourceVersion"]:
+            raise conflict(call.kind.resource.plural, call.kind.resource.group, call.target.name)
+        replicas = (new.get("spec") or {}).get("replicas", 0)
+        if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas < 2**31:
+            cause = Cause("spec.replicas", f"Invalid value: {replicas!r}: must be greater than or equal to 0")
+            raise invalid("Scale", "autoscaling", call.target.name, [cause])
+        obj["spec"]["replicas"] = replicas
+        return obj
+
+    return scale_of(await writer.change(call, make))
+
+
+async def bind(writer: Writer, call: Call, name: str = "") -> Object:
+    """Give a pod its node."""
+    body = decode(call.body, call.content)
+    node = (body.get("target") or {}).get("name") if isinstance(body.get("target"), dict) else ""
+    name = name or str((body.get("metadata") or {}).get("name", ""))
+    if not node or not isinstance(node, str) or not name:
+        raise bad_request("a Binding needs metadata.name and target.name")
+    sent = body.get("metadata") or {}
+
+    def alter(pod: Object) -> Object:
+        own, spec = pod["metadata"], pod["spec"]
+        if sent.get("uid") and sent["uid"] != own["uid"]:
+            why = f"Precondition failed: UID in precondition: {sent['uid']}, UID in object meta: {own['uid']}"
+            raise conflict("pods/binding", "", name, why)
+        if own.get("deletionTimestamp"):
+            raise conflict("pods/binding", "", name, f"pod {name} is being deleted, cannot be assigned to a host")
+        if spec.get("nodeName"):
+            raise conflict("pods/binding", "", name, f"pod {name} is already assigned to node {spec['nodeName']!r}")
+        spec["nodeName"] = node
+        if isinstance(sent.get("annotations"), dict) and sent["annotations"]:
+            own["annotations"] = {**(own.get("annotations") or {}), **sent["annotations"]}
+        conditions = pod.setdefault("status", {}).setdefault("conditions", [])
+        conditions[:] = [each for each in conditions if each.get("type") != "PodScheduled"]
+        conditions.append({"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now()})
+        return pod
+
+    await writer.alter(call.kind, call.target.namespace, name, alter, dry=call.dry)
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+async def evict(writer: Writer, call: Call) -> Object:
+    """Delete a pod as an eviction asks (there are no disruption budgets yet that could forbid it)."""
+    options = decode(call.body, call.content).get("deleteOptions") or {}
+    if not isinstance(options, dict):
+        raise bad_request("deleteOptions is not an object")
+    if call.dry:
+        options = {**options, "dryRun": ["All"]}
+    await writer.delete(call.kind, call.target.namespace, call.target.name, options)
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+async def finalize(cluster: Cluster, writer: Writer, call: Call) -> Object:
+    """Take the finalizers of a namespace's spec from the body; without any, a namespace that was to go is gone."""
+    body = decode(call.body, call.content)
+    wanted = (body.get("spec") or {}).get("finalizers") or []
+
+    def alter(old: Object) -> Object | None:
+        new = clone(old)
+        meta.check_identity(call.kind, old, {**body, "metadata": body.get("metadata") or {}})
+        new.setdefault("spec", {})["finalizers"] = wanted
+        if not wanted:
+            new["spec"].pop("finalizers")
+        return None if meta.finished(call.kind, new) else new
+
+    return await writer.alter(call.kind, "", call.target.name, alter, dry=call.dry)
+

@@ -1,0 +1,198 @@
+"""The verbs that change things: create, update, patch, delete; each one read-change-compare-write on etcd.
+
+    create   belongs, fits, metadata, defaults, makes sense, (addresses), stored if absent
+    change   on the newest state: made anew by the caller, identity, fits, what is kept, defaults, makes sense, stored if
+             nobody wrote meanwhile, else once more
+
+Must not know: HTTP's machinery. Read next: `kinds/meta.py`, `kinds/fitting.py`, `patching.py`, `subresources.py`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds import defaults, fitting, initial, meta, service_fields, validate
+from minik8s.apiserver.kinds.catalogue import Kind
+from minik8s.apiserver.request.bodies import decode
+from minik8s.apiserver.request.call import Call, dry_run, later, now, suffix
+from minik8s.apiserver.request.status import Refused, already_exists, bad_request, conflict, not_found
+from minik8s.apiserver.schema.patch import clone
+from minik8s.apiserver.verbs.patching import patched
+from nodecore.errors import AlreadyExists, Conflict, NotFound
+
+Object = dict[str, Any]
+Change = Callable[[Object], Object]
+RETRIES = 20
+UNDELETABLE = frozenset({"default", "kube-system", "kube-public"})
+
+
+class Writer:
+    """Writes into one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def create(self, call: Call) -> Object:
+        """Make the object in the body."""
+        obj = decode(call.body, call.content)
+        fitting.belongs(call.kind, obj)
+        fitting.places(call, obj)
+        fitting.fits(call, obj, raw=call.body if "protobuf" not in call.content else b"")
+        return await self.add(call.kind, call.target.namespace, obj, dry=call.dry)
+
+    async def add(self, kind: Kind, namespace: str, obj: Object, *, dry: bool = False) -> Object:
+        """Make an object that has been found to fit."""
+        generated = not obj["metadata"].get("name")
+        if kind.resource.namespaced:
+            await self._open_namespace(kind, namespace, obj)
+        meta.made(kind, obj, namespace, uid=str(uuid.uuid4()), now=now(), suffix=suffix())
+        initial.prepare(kind, obj)
+        defaults.default(kind.resource.kind, obj)
+        validate.check_new(kind, obj)
+        name = obj["metadata"]["name"]
+        try:
+            return await self._store(kind, kind.key(namespace, name), obj, dry=dry)
+        except AlreadyExists:
+            if generated:
+                raise Refused(409, f"object {name} of a generated name already exists, try again", reason="AlreadyExists",
+                              details={"retryAfterSeconds": 1, "name": name}) from None
+            raise already_exists(kind.resource.plural, kind.resource.group, name) from None
+
+    async def _store(self, kind: Kind, key: str, obj: Object, *, dry: bool) -> Object:
+        if dry:
+            if await self._cluster.etcd.get(key):
+                raise AlreadyExists(key)
+            return obj
+        if kind.resource.plural != "services":
+            return await self._cluster.storage.create(key, obj, lease=await self._cluster.lease(kind))
+        if await self._cluster.etcd.get(key):
+            raise AlreadyExists(key)
+        claim = await self._cluster.allocator.claim({"spec": {}}, obj)
+        try:
+            return await self._cluster.storage.create(key, obj)
+        except AlreadyExists:
+            await self._cluster.allocator.give_back(claim)
+            raise
+
+    async def _open_namespace(self, kind: Kind, namespace: str, obj: Object) -> None:
+        found = await self._cluster.namespace(namespace)
+        if found["metadata"].get("deletionTimestamp"):
+            name = obj["metadata"].get("name") or obj["metadata"].get("generateName", "")
+            why = f"unable to create new content in namespace {namespace} because it is being terminated"
+            text = f'{kind.resource.plural} "{name}" is forbidden: {why}'
+            cause = {"reason": "NamespaceTerminating", "field": "metadata.namespace",
+                     "message": f"namespace {namespace} is being terminated"}
+            raise Refused(403, text, details={"name": name, "kind": kind.resource.plural, "causes": [cause]})
+
+    async def update(self, call: Call, *, sub: str = "") -> Object:
+        """Put the object in the body in the place of the one there is."""
+        body = decode(call.body, call.content)
+        fitting.belongs(call.kind, body)
+        fitting.places(call, body)
+        return await self.change(call, lambda _: clone(body), sub=sub, raw=call.body if "protobuf" not in call.content else b"")
+
+    async def patch(self, call: Call, *, sub: str = "") -> Object:
+        """Change the object by the patch in the body."""
+        patch = patched(call)
+        return await self.change(call, patch, sub=sub)
+
+    async def change(self, call: Call, make: Change, *, sub: str = "", raw: bytes = b"") -> Object:
+        """Store what `make` makes of the newest state, after all checks."""
+        kind = call.kind
+
+        def alter(old: Object) -> Object | None:
+            new = make(clone(old))
+            fitting.belongs(kind, new)
+            meta.check_identity(kind, old, new)
+            fitting.fits(call, new, raw=raw)
+            meta.kept(kind, old, new, sub=sub)
+            defaults.default(kind.resource.kind, new)
+            if kind.resource.plural == "services":
+                service_fields.carry(old, new)
+            if sub != "status":
+                validate.check_change(kind, old, new)
+            return None if meta.finished(kind, new) else new
+
+        return await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)
+
+    async def alter(self, kind: Kind, namespace: str, name: str, alter: Callable[[Object], Object | None], *,
+                    dry: bool = False) -> Object:
+        """Store what `alter` makes of the newest state (None: delete); Services change what they hold along with it."""
+        key = kind.key(namespace, name)
+        try:
+            if dry:
+                old = await self._cluster.storage.get(key)
+                return alter(clone(old)) or old
+            if kind.resource.plural == "services":
+                return await self._alter_service(key, alter)
+            return await self._cluster.storage.update(key, alter, lease=await self._cluster.lease(kind))
+        except NotFound:
+            raise not_found(kind.resource.plural, kind.resource.group, name) from None
+
+    async def _alter_service(self, key: str, alter: Callable[[Object], Object | None]) -> Object:
+        allocator, storage = self._cluster.allocator, self._cluster.storage
+        for _ in range(RETRIES):
+            old = await storage.get(key)
+            new = alter(clone(old))
+            claim = await allocator.claim(old, new) if new else None
+            try:
+                done = await storage.update(key, lambda _, new=new: new, expect=old["metadata"]["resourceVersion"])  # type: ignore[misc]
+            except (Conflict, NotFound):
+                if claim:
+                    await allocator.give_back(claim)
+                continue
+            await allocator.release(old, new)
+            return done
+        raise conflict("services", "", key.rpartition("/")[2])
+
+    async def delete(self, kind: Kind, namespace: str, name: str, options: Object) -> tuple[Object, bool]:
+        """Delete an object or begin to; the object, and whether it is gone."""
+        gone = False
+        stamp = now()
+
+        def alter(old: Object) -> Object | None:
+            nonlocal gone
+            meta.check_preconditions(kind, old, options)
+            if kind.resource.plural == "namespaces" and name in UNDELETABLE:
+                raise Refused(403, f'namespaces "{name}" is forbidden: this namespace may not be deleted',
+                              details={"name": name, "kind": "namespaces"})
+            new = meta.deleting(kind, old, options, stamp, later)
+            gone = new is None
+            return new
+
+        dry = dry_run(list(options.get("dryRun") or []))
+        return await self.alter(kind, namespace, name, alter, dry=dry), gone
+
+
+def delete_options(call: Call) -> Object:
+    """How to delete: the body, with what the query says over it."""
+    options: Object = {}
+    if call.body.strip():
+        options = decode(call.body, call.content)
+        if options.get("kind", "DeleteOptions") != "DeleteOptions":
+            raise bad_request(f"the body of a DELETE is a DeleteOptions, not a {str(options.get('kind'))[:100]}")
+    for name in ("gracePeriodSeconds", "propagationPolicy"):
+        if call.query.get(name):
+            options[name] = call.query[name]
+    if call.query.get("dryRun"):
+        options["dryRun"] = [call.query["dryRun"]]
+    _checked(options)
+    return options
+
+
+def _checked(options: Object) -> None:
+    policy, grace = options.get("propagationPolicy"), options.get("gracePeriodSeconds")
+    if policy not in (None, "", "Background", "Foreground", "Orphan"):
+        raise bad_request(f'invalid propagationPolicy {str(policy)[:50]!r}: it is one of "Background", "Foreground", "Orphan"')
+    if grace is not None:
+        try:
+            options["gracePeriodSeconds"] = int(grace)
+        except (TypeError, ValueError):
+            raise bad_request(f"gracePeriodSeconds: {str(grace)[:50]!r} is not a whole number") from None
+        if options["gracePeriodSeconds"] < 0:
+            raise bad_request("gracePeriodSeconds must not be negative")
+    if not isinstance(options.get("preconditions") or {}, dict) or not isinstance(options.get("dryRun") or [], list):
+        raise bad_request("DeleteOptions: preconditions is an object and dryRun a list")
