@@ -155,15 +155,13 @@ def bench(measurement: str | None, json_path: str | None) -> None:
 
 
 @command.command(context_settings=PASS_ON)
+@click.option("--fast", is_flag=True, help="Only what needs no whole cluster and no containers.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def test(arguments: tuple[str, ...]) -> None:
-    """Run the tests; arguments go to pytest."""
-    import os
+def test(fast: bool, arguments: tuple[str, ...]) -> None:  # noqa: FBT001
+    """Run the tests: the fast ones on every core, then the others one by one. Arguments go to pytest, in one run then."""
+    from minik8s.lab.testing import run
 
-    from minik8s.lab.host import PROJECT
-
-    os.chdir(PROJECT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+    sys.exit(run(arguments, fast=fast))
 
 
 def _signal(name: str) -> int | None:

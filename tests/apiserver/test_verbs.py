@@ -271,6 +271,7 @@ def test_watch_with_a_selector_sees_objects_come_and_go(api: ApiServer, ns: str)
     assert api.call("GET", f"{path}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan").code == 422
 
 
+@pytest.mark.slow
 def test_a_revision_from_the_future(api: ApiServer, ns: str) -> None:
     too_new = api.call("GET", f"{CORE}/{ns}/configmaps?resourceVersion=99999999")
     assert too_new.code == 504
@@ -349,6 +350,7 @@ def test_a_certificate_of_another_authority_is_refused(api: ApiServer, tmp_path:
         ask()
 
 
+@pytest.mark.slow
 def test_etcd_killed_in_the_middle_of_a_watch() -> None:
     with EtcdServer.start() as etcd:
         api = ApiServer.start(etcd)

@@ -224,6 +224,7 @@ async def test_login_and_its_renewal() -> None:
                 await nobody.get("/open/a")
 
 
+@pytest.mark.slow
 async def test_failover() -> None:
     """Three members, one after the other killed, and one that only hangs: reads, writes and the watch go on."""
     with EtcdCluster.start(3) as cluster:

@@ -40,6 +40,7 @@ class Follower:
         self.task.cancel()
 
 
+@pytest.mark.slow
 async def test_every_event_once_across_kill_9(etcd_server: EtcdServer) -> None:
     config = EtcdConfig(etcd_server.endpoints)
     async with EtcdClient(config) as watching, EtcdClient(config) as writing:

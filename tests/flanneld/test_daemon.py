@@ -99,6 +99,7 @@ def test_a_wrong_network_config_ends_it(site: Site, config: dict, words: str) ->
 
 @kernel
 @etcd
+@pytest.mark.slow
 def test_it_waits_for_etcd_and_for_the_config(site: Site) -> None:
     site.etcd.ctl("del", f"{PREFIX}/config")
     site.etcd.kill()
@@ -278,6 +279,7 @@ async def test_a_dozen_nodes_at_once_get_a_dozen_subnets() -> None:
 
 
 @etcd
+@pytest.mark.slow
 async def test_a_lease_is_renewed_in_time_and_ends_with_its_owner() -> None:
     with EtcdServer.start() as server:
         async with EtcdClient(EtcdConfig(server.endpoints)) as client:
