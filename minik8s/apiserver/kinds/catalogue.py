@@ -97,6 +97,10 @@ KINDS: tuple[Kind, ...] = (
     Kind(r.CONTROLLER_REVISIONS, "controllerrevision", "/registry/controllerrevisions/"),
     Kind(r.LEASES, "lease", "/registry/leases/"),
     Kind(r.ENDPOINT_SLICES, "endpointslice", "/registry/endpointslices/"),
+    Kind(r.CLUSTER_ROLES, "clusterrole", "/registry/clusterroles/"),
+    Kind(r.CLUSTER_ROLE_BINDINGS, "clusterrolebinding", "/registry/clusterrolebindings/"),
+    Kind(r.ROLES, "role", "/registry/roles/"),
+    Kind(r.ROLE_BINDINGS, "rolebinding", "/registry/rolebindings/"),
 )
 
 

@@ -87,6 +87,12 @@ def subdomain(field: str, value: Any) -> Iterator[Cause]:
         yield wrong(field, value, f"{SUBDOMAIN_WORDS} (e.g. 'example.com', regex used for validation is '{SUBDOMAIN.pattern}')")
 
 
+def path_segment(field: str, value: Any) -> Iterator[Cause]:
+    """A name that need only fit into a URL."""
+    if not isinstance(value, str) or value in (".", "..") or "/" in value or "%" in value:
+        yield wrong(field, value, "may not be '.' or '..' and may not contain '/' or '%'")
+
+
 def qualified(field: str, value: str) -> Iterator[Cause]:
     """A key of labels, annotations and finalizers: `name` or `prefix/name`."""
     prefix, slash, name = value.rpartition("/")
