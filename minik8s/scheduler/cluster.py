@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import msgspec
-
 from nodecore.kube.labels import contains
 from nodecore.kube.objects import View
 from nodecore.kube.quantity import parse_milli, parse_whole
@@ -192,11 +190,6 @@ class Cluster:
 
     def __iter__(self) -> Iterator[Place]:
         return iter(self.places.values())
-
-
-def bound_to(pod: Pod, node: str) -> Pod:
-    """The pod as it will look once it is bound."""
-    return msgspec.structs.replace(pod, spec=msgspec.structs.replace(pod.spec, node_name=node))
 
 
 def in_order(pods: Iterable[Pod]) -> list[Pod]:

@@ -142,8 +142,3 @@ def matcher(labels: Sequence[Requirement], fields: Sequence[FieldTerm]) -> Match
         return all((field_of(obj, term.path) == term.value) == term.equal for term in fields)
 
     return matches
-
-
-def only_name(fields: Sequence[FieldTerm]) -> str:
-    """The one object name the fields admit, if they do so."""
-    return next((term.value for term in fields if term.path == "metadata.name" and term.equal), "")
