@@ -1,14 +1,16 @@
 """What every request handler shares: the storage, a watch cache for each kind, the allocator.
 
+A cache is started when somebody first asks for it; those of EAGER kinds, which most requests need, at once.
 Must not know: HTTP. Read next: `verbs/reading.py`, `verbs/writing.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from minik8s.apiserver.kinds.catalogue import BY_PLURAL, KINDS, Kind
+from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
 from minik8s.apiserver.request.status import not_found
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.compaction import compact_for_ever
@@ -19,6 +21,8 @@ from nodecore.errors import NotFound
 from nodecore.etcd.client import EtcdClient
 
 Object = dict[str, Any]
+EAGER = ("namespaces", "nodes", "pods", "services", "endpoints", "endpointslices", "secrets", "serviceaccounts", "clusterroles",
+         "clusterrolebindings", "roles", "rolebindings")
 
 
 class Cluster:
@@ -28,11 +32,18 @@ class Cluster:
         self.etcd, self.allocator = etcd, allocator
         self.storage = Storage(etcd)
         self._lifetime = Lifetime(etcd, passing_after)
-        self.caches = {kind.resource.plural: WatchCache(self.storage, kind.prefix) for kind in KINDS}
+        self.caches: dict[tuple[str, str, str], WatchCache] = {}
+        self._unstarted: asyncio.Queue[WatchCache] = asyncio.Queue()
+        for plural in EAGER:
+            self.cache(BY_PLURAL[plural])
 
     def cache(self, kind: Kind) -> WatchCache:
-        """The watch cache of a kind."""
-        return self.caches[kind.resource.plural]
+        """The watch cache of a kind, which may have yet to fill."""
+        found = self.caches.get(kind.place)
+        if found is None:
+            found = self.caches[kind.place] = WatchCache(self.storage, kind.prefix)
+            self._unstarted.put_nowait(found)
+        return found
 
     async def lease(self, kind: Kind) -> int:
         """What an object of that kind hangs on when it is written now; 0 for those that stay."""
@@ -40,20 +51,26 @@ class Cluster:
 
     @property
     def synced(self) -> bool:
-        """Whether every cache has caught up with etcd once."""
+        """Whether every cache begun has caught up with etcd once."""
         return all(cache.synced for cache in self.caches.values())
 
     async def ready(self) -> None:
         """Wait until that is so."""
-        for cache in self.caches.values():
+        for cache in list(self.caches.values()):
             await cache.ready()
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What must run for ever."""
-        found = {f"cache {name}": cache.run() for name, cache in self.caches.items()}
-        found["compaction"] = compact_for_ever(self.etcd)
-        found["allocations"] = self.allocator.repair_for_ever(self.storage, BY_PLURAL["services"].prefix)
-        return found
+        return {
+            "caches": self._run_caches(), "compaction": compact_for_ever(self.etcd),
+            "allocations": self.allocator.repair_for_ever(self.storage, BY_PLURAL["services"].prefix),
+        }
+
+    async def _run_caches(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                cache = await self._unstarted.get()
+                group.create_task(cache.run(), name=f"cache {cache.prefix}")
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object as it is now; 404 as the original words it."""

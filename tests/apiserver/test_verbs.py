@@ -292,7 +292,7 @@ def test_table_and_metadata_only(api: ApiServer, ns: str) -> None:
     ("kubelet", "GET", "/api/v1/pods", 200), ("kubelet", "DELETE", "/api/v1/nodes/other", 403),
     ("proxy", "GET", "/api/v1/services", 200),
     ("proxy", "GET", "/api/v1/secrets", 403), ("admin", "GET", "/metrics", 200), ("admin", "GET", "/nowhere", 404),
-    ("admin", "GET", "/apis/apps/v1/statefulsets", 404), ("admin", "GET", "/api/v1/namespaces/default/nodes", 404),
+    ("admin", "GET", "/apis/apps/v1/unicorns", 404), ("admin", "GET", "/api/v1/namespaces/default/nodes", 404),
     ("admin", "PUT", "/api/v1/pods", 405), ("admin", "GET", "/api/v1/namespaces/default/pods/..%2f..%2fx", 404),
     ("admin", "GET", "/readyz/nothing", 404), ("admin", "GET", "/openapi/v3/..%2f..", 404), ("admin", "POST", "/version", 405),
     ("admin", "GET", "/api/v1/pods?limit=x", 400), ("admin", "GET", "/api/v1/pods?resourceVersion=x", 400),

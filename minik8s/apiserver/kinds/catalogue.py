@@ -1,75 +1,25 @@
-"""What this API serves: each kind's names, verbs, subresources, place in etcd and selectable fields.
+"""What this API serves, a row a kind; and what it refuses, by name.
 
-Data only; the resources themselves are nodecore's. Adding a kind begins here.
-Must not know: HTTP, how objects are stored. Read next: `request/routes.py`, `discovery.py`.
+Data only. Adding a kind is a row here (and, where its schema does not say it all, rows in `defaults.py` and `rules.py`).
+What an agent speaks of has its name in `nodecore/kube/resource.py`, all else is named here.
+Must not know: HTTP, how objects are stored. Read next: `kind.py`, `request/routes.py`, `discovery.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from minik8s.apiserver.kinds.kind import SCALE, STATUS, VERBS, Kind, Review, Sub
 from nodecore.kube import resource as r
 from nodecore.kube.resource import Resource
 
-VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+__all__ = ["BY_PLURAL", "BY_RESOURCE", "EMPTY_GROUPS", "KINDS", "REFUSED", "REVIEWS", "REVIEW_BY_RESOURCE", "SCALE", "STATUS",
+           "VERBS", "Kind", "Review", "Sub"]
 
-
-@dataclass(frozen=True, slots=True)
-class Sub:
-    """A subresource: the kind it speaks, where that is not the parent's, and its verbs."""
-
-    name: str
-    verbs: tuple[str, ...]
-    kind: str = ""
-    group: str = ""
-    version: str = ""
-
-
-STATUS = Sub("status", ("get", "patch", "update"))
-SCALE = Sub("scale", ("get", "patch", "update"), "Scale", "autoscaling", "v1")
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One served kind; `fields` are the field selectors beside metadata.name and metadata.namespace.
-
-    Objects of a `passing` kind have a limited life.
-    """
-
-    resource: Resource
-    singular: str
-    prefix: str
-    short: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    subresources: tuple[Sub, ...] = ()
-    fields: tuple[str, ...] = ()
-    passing: bool = False
-
-    @property
-    def has_status(self) -> bool:
-        """Whether `status` is written through its own subresource."""
-        return STATUS in self.subresources
-
-    @property
-    def gvk(self) -> tuple[str, str, str]:
-        """Group, version and kind."""
-        return (self.resource.group, self.resource.version, self.resource.kind)
-
-    def sub(self, name: str) -> Sub | None:
-        """The subresource of that name."""
-        return next((sub for sub in self.subresources if sub.name == name), None)
-
-    def key(self, namespace: str, name: str) -> str:
-        """Where an object is in etcd."""
-        return f"{self.prefix}{namespace}/{name}" if self.resource.namespaced else f"{self.prefix}{name}"
-
-    def folder(self, namespace: str = "") -> str:
-        """What the keys of all objects (of a namespace) begin with."""
-        return f"{self.prefix}{namespace}/" if namespace and self.resource.namespaced else self.prefix
-
-
-INVOLVED = tuple(f"involvedObject.{name}" for name in
-                 ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"))
+ADMISSION, EXTENSIONS, AUTOSCALING = "admissionregistration.k8s.io", "apiextensions.k8s.io", "autoscaling"
+AUTHENTICATION, AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
+NETWORK, STORAGE = "networking.k8s.io", "storage.k8s.io"
+INVOLVED = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+ALL, API = ("all",), ("api-extensions",)
+WHOLE = (SCALE, STATUS)
 POD_SUBS = (
     Sub("attach", ("create", "get"), "PodAttachOptions"), Sub("binding", ("create",), "Binding"),
     Sub("eviction", ("create",), "Eviction", "policy", "v1"),
@@ -79,49 +29,106 @@ POD_SUBS = (
 POD_FIELDS = ("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
               "status.phase", "status.podIP", "status.nominatedNodeName")
 
+
+def _row(
+    resource: Resource, *short: str, prefix: str = "", categories: tuple[str, ...] = (), subs: tuple[Sub, ...] = (),
+    fields: tuple[str, ...] = (), passing: bool = False, counted: bool = False, kept_as: str = "",
+) -> Kind:
+    """One kind; where objects are in etcd is told by `prefix` for those that are not under their plural."""
+    folder = f"/registry/{prefix or resource.plural}/"
+    return Kind(resource, resource.kind.lower(), folder, short, categories, subs, fields, passing, counted, kept_as)
+
+
+def _core(plural: str, kind: str, *, namespaced: bool = True) -> Resource:
+    return Resource("", "v1", plural, kind, namespaced=namespaced)
+
+
+def _v1(group: str, plural: str, kind: str) -> Resource:
+    return Resource(group, "v1", plural, kind)
+
+
+def _wide(group: str, plural: str, kind: str) -> Resource:
+    return Resource(group, "v1", plural, kind, namespaced=False)
+
+
 KINDS: tuple[Kind, ...] = (
-    Kind(r.CONFIG_MAPS, "configmap", "/registry/configmaps/", ("cm",)),
-    Kind(r.ENDPOINTS, "endpoints", "/registry/services/endpoints/", ("ep",)),
-    Kind(r.EVENTS, "event", "/registry/events/", ("ev",),
-         fields=(*INVOLVED, "reason", "reportingComponent", "source", "type"), passing=True),
-    Kind(r.NAMESPACES, "namespace", "/registry/namespaces/", ("ns",), (), (Sub("finalize", ("update",)), STATUS),
-         fields=("status.phase",)),
-    Kind(r.NODES, "node", "/registry/minions/", ("no",), (), (STATUS,), fields=("spec.unschedulable",)),
-    Kind(r.PODS, "pod", "/registry/pods/", ("po",), ("all",), POD_SUBS, POD_FIELDS),
-    Kind(r.SECRETS, "secret", "/registry/secrets/", fields=("type",)),
-    Kind(r.SERVICE_ACCOUNTS, "serviceaccount", "/registry/serviceaccounts/", ("sa",)),
-    Kind(r.SERVICES, "service", "/registry/services/specs/", ("svc",), ("all",), (STATUS,), ("spec.clusterIP", "spec.type")),
-    Kind(r.DAEMON_SETS, "daemonset", "/registry/daemonsets/", ("ds",), ("all",), (STATUS,)),
-    Kind(r.DEPLOYMENTS, "deployment", "/registry/deployments/", ("deploy",), ("all",), (SCALE, STATUS)),
-    Kind(r.REPLICA_SETS, "replicaset", "/registry/replicasets/", ("rs",), ("all",), (SCALE, STATUS), ("status.replicas",)),
-    Kind(r.CONTROLLER_REVISIONS, "controllerrevision", "/registry/controllerrevisions/"),
-    Kind(r.LEASES, "lease", "/registry/leases/"),
-    Kind(r.ENDPOINT_SLICES, "endpointslice", "/registry/endpointslices/"),
-    Kind(r.CLUSTER_ROLES, "clusterrole", "/registry/clusterroles/"),
-    Kind(r.CLUSTER_ROLE_BINDINGS, "clusterrolebinding", "/registry/clusterrolebindings/"),
-    Kind(r.ROLES, "role", "/registry/roles/"),
-    Kind(r.ROLE_BINDINGS, "rolebinding", "/registry/rolebindings/"),
+    _row(r.CONFIG_MAPS, "cm"),
+    _row(r.ENDPOINTS, "ep", prefix="services/endpoints"),
+    _row(r.EVENTS, "ev", passing=True, fields=(
+        *(f"involvedObject.{name}" for name in INVOLVED), "reason", "reportingComponent", "source", "type")),
+    _row(_core("limitranges", "LimitRange"), "limits"),
+    _row(r.NAMESPACES, "ns", subs=(Sub("finalize", ("update",)), STATUS), fields=("status.phase",)),
+    _row(r.NODES, "no", prefix="minions", subs=(STATUS,), fields=("spec.unschedulable",)),
+    _row(_core("persistentvolumeclaims", "PersistentVolumeClaim"), "pvc", subs=(STATUS,)),
+    _row(_core("persistentvolumes", "PersistentVolume", namespaced=False), "pv", subs=(STATUS,)),
+    _row(r.PODS, "po", categories=ALL, subs=POD_SUBS, fields=POD_FIELDS),
+    _row(_core("podtemplates", "PodTemplate"), counted=True),
+    _row(_core("replicationcontrollers", "ReplicationController"), "rc", prefix="controllers", categories=ALL, subs=WHOLE,
+         fields=("status.replicas",), counted=True),
+    _row(_core("resourcequotas", "ResourceQuota"), "quota", subs=(STATUS,)),
+    _row(r.SECRETS, fields=("type",)),
+    _row(r.SERVICE_ACCOUNTS, "sa"),
+    _row(r.SERVICES, "svc", prefix="services/specs", categories=ALL, subs=(STATUS,), fields=("spec.clusterIP", "spec.type")),
+    _row(r.DAEMON_SETS, "ds", categories=ALL, subs=(STATUS,), counted=True),
+    _row(r.DEPLOYMENTS, "deploy", categories=ALL, subs=WHOLE, counted=True),
+    _row(r.REPLICA_SETS, "rs", categories=ALL, subs=WHOLE, fields=("status.replicas",), counted=True),
+    _row(_v1("apps", "statefulsets", "StatefulSet"), "sts", categories=ALL, subs=WHOLE, counted=True),
+    _row(r.CONTROLLER_REVISIONS),
+    _row(_v1("batch", "jobs", "Job"), categories=ALL, subs=(STATUS,), fields=("status.successful",), counted=True),
+    _row(_v1("batch", "cronjobs", "CronJob"), "cj", categories=ALL, subs=(STATUS,), counted=True),
+    _row(Resource(AUTOSCALING, "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"), "hpa", categories=ALL,
+         subs=(STATUS,)),
+    _row(_v1(AUTOSCALING, "horizontalpodautoscalers", "HorizontalPodAutoscaler"), "hpa", categories=ALL, subs=(STATUS,),
+         kept_as="v2"),
+    _row(r.LEASES),
+    _row(r.ENDPOINT_SLICES, counted=True),
+    _row(_v1("events.k8s.io", "events", "Event"), "ev", passing=True, kept_as="v1", fields=(
+        *(f"regarding.{name}" for name in INVOLVED), "reason", "reportingController", "type")),
+    _row(_v1(NETWORK, "ingresses", "Ingress"), "ing", prefix="ingress", subs=(STATUS,), counted=True),
+    _row(_wide(NETWORK, "ingressclasses", "IngressClass"), counted=True),
+    _row(_v1(NETWORK, "networkpolicies", "NetworkPolicy"), "netpol", counted=True),
+    _row(_wide(NETWORK, "ipaddresses", "IPAddress"), "ip"),
+    _row(_wide(NETWORK, "servicecidrs", "ServiceCIDR"), subs=(STATUS,)),
+    _row(_v1("policy", "poddisruptionbudgets", "PodDisruptionBudget"), "pdb", subs=(STATUS,), counted=True),
+    _row(r.CLUSTER_ROLES),
+    _row(r.CLUSTER_ROLE_BINDINGS),
+    _row(r.ROLES),
+    _row(r.ROLE_BINDINGS),
+    _row(_wide("scheduling.k8s.io", "priorityclasses", "PriorityClass"), "pc", counted=True),
+    _row(_wide("node.k8s.io", "runtimeclasses", "RuntimeClass")),
+    _row(_wide(STORAGE, "storageclasses", "StorageClass"), "sc"),
+    _row(_wide(STORAGE, "csidrivers", "CSIDriver")),
+    _row(_wide(STORAGE, "csinodes", "CSINode")),
+    _row(_v1(STORAGE, "csistoragecapacities", "CSIStorageCapacity")),
+    _row(_wide(STORAGE, "volumeattachments", "VolumeAttachment"), subs=(STATUS,)),
+    _row(_wide("certificates.k8s.io", "certificatesigningrequests", "CertificateSigningRequest"), "csr",
+         subs=(Sub("approval", ("get", "patch", "update")), STATUS), fields=("spec.signerName",)),
+    _row(_wide(ADMISSION, "mutatingwebhookconfigurations", "MutatingWebhookConfiguration"), categories=API, counted=True),
+    _row(_wide(ADMISSION, "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"), categories=API, counted=True),
+    _row(_wide(EXTENSIONS, "customresourcedefinitions", "CustomResourceDefinition"), "crd", "crds",
+         prefix=f"{EXTENSIONS}/customresourcedefinitions", categories=API, subs=(STATUS,), counted=True),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Review:
-    """A question put to the API with POST: answered, never stored."""
-
-    resource: Resource
-    singular: str
-
 
 REVIEWS: tuple[Review, ...] = (
-    Review(Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False),
-           "selfsubjectreview"),
-    Review(Resource("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False),
-           "selfsubjectaccessreview"),
-    Review(Resource("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False),
-           "subjectaccessreview"),
+    Review(_wide(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"), "selfsubjectreview"),
+    Review(_wide(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"), "selfsubjectaccessreview"),
+    Review(_wide(AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview"), "subjectaccessreview"),
 )
-EMPTY_GROUPS: tuple[tuple[str, str], ...] = (("policy", "v1"),)
+EMPTY_GROUPS: tuple[tuple[str, str], ...] = ()
 
-BY_RESOURCE = {(kind.resource.group, kind.resource.version, kind.resource.plural): kind for kind in KINDS}
+REFUSED: dict[tuple[str, str], str] = {  # by group and plural, "" for a whole group
+    ("", "componentstatuses"): "they are deprecated: ask /readyz",
+    (ADMISSION, "validatingadmissionpolicies"): "CEL is not evaluated here",
+    (ADMISSION, "validatingadmissionpolicybindings"): "CEL is not evaluated here",
+    (ADMISSION, "mutatingadmissionpolicies"): "CEL is not evaluated here",
+    ("apiregistration.k8s.io", ""): "no other API servers are aggregated",
+    ("flowcontrol.apiserver.k8s.io", ""): "priority and fairness are not configurable",
+    ("resource.k8s.io", ""): "resources are not allocated dynamically",
+    ("storagemigration.k8s.io", ""): "stored objects are not migrated",
+    ("internal.apiserver.k8s.io", ""): "storage versions are not published",
+    ("metrics.k8s.io", ""): "no metrics server is aggregated",
+}
+
+BY_RESOURCE = {kind.place: kind for kind in KINDS}
 REVIEW_BY_RESOURCE = {(each.resource.group, each.resource.version, each.resource.plural): each for each in REVIEWS}
-BY_PLURAL = {kind.resource.plural: kind for kind in KINDS}
+BY_PLURAL = {kind.resource.plural: kind for kind in reversed(KINDS)}

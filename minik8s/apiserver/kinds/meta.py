@@ -14,7 +14,6 @@ Object = dict[str, Any]
 SUFFIX_LENGTH = 5
 LONGEST_GENERATED = 63 - SUFFIX_LENGTH
 OWN_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink")
-GENERATIONS = frozenset({"Deployment", "ReplicaSet", "DaemonSet", "EndpointSlice"})
 BACKGROUND_ORPHANS = {"Orphan": "orphan", "Foreground": "foregroundDeletion"}
 
 
@@ -30,7 +29,7 @@ def made(kind: Kind, obj: Object, namespace: str, *, uid: str, now: str, suffix:
     else:
         meta.pop("namespace", None)
     meta["uid"], meta["creationTimestamp"] = uid, now
-    if kind.resource.kind in GENERATIONS:
+    if kind.counted:
         meta["generation"] = 1
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from minik8s.apiserver.schema import definitions
+from minik8s.apiserver.schema import definitions, served
 from minik8s.apiserver.schema.shapes import Shapes
 from nodecore.errors import NotFound, UserError
 
@@ -39,10 +39,11 @@ def prepare(directory: Path = DEFAULT) -> None:
 
 
 def fingerprint() -> str:
-    """What a cache must have been made from to be of use: this package's code, and the definitions' file."""
+    """What a cache must have been made from to be of use: this package's code, the kinds served, and the definitions' file."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.p*")):
         digest.update(path.read_bytes())
+    digest.update(repr((served.RESOURCES, served.SUBRESOURCES, served.EXTRAS)).encode())
     made = definitions.source().stat()
     return f"{digest.hexdigest()} {made.st_size} {made.st_mtime_ns}"
 

@@ -64,7 +64,7 @@ def _of_resource(item: Resource, known: dict[tuple[str, str, str], str]) -> Iter
         yield item.path(), _operations({"get": "list"}, gvk, known)
     one = {"get": "get", "put": "put", "patch": "patch", "delete": "delete"}
     yield collection + "/{name}", _operations(one, gvk, known, namespaced=item.namespaced, named=True)
-    for name in SUBRESOURCES.get(item.plural, ()):
+    for name in SUBRESOURCES.get(item, ()):
         if name == "status":
             part = {"get": "get", "put": "put", "patch": "patch"}
             yield f"{collection}/{{name}}/{name}", _operations(part, gvk, known, namespaced=item.namespaced, named=True)

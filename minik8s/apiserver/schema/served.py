@@ -1,26 +1,17 @@
 """Which kinds the API knows, and under which paths: what the builder makes tables and OpenAPI documents for.
 
-Data only. Must not know: how they are stored or handled. Read next: `definitions.py`.
+Read off the catalogue. Must not know: how they are stored or handled. Read next: `definitions.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nodecore.kube import resource
+from minik8s.apiserver.kinds.catalogue import KINDS, REVIEWS
 from nodecore.kube.resource import Resource
 
-SUBRESOURCES: dict[str, tuple[str, ...]] = {
-    "pods": ("status", "log", "exec", "attach", "portforward", "binding", "eviction", "ephemeralcontainers"),
-    "nodes": ("status",),
-    "namespaces": ("status", "finalize"),
-    "services": ("status",),
-    "serviceaccounts": ("token",),
-    "deployments": ("status", "scale"),
-    "replicasets": ("status", "scale"),
-    "daemonsets": ("status",),
-}
-RESOURCES: tuple[Resource, ...] = tuple(value for value in vars(resource).values() if isinstance(value, Resource))
+RESOURCES: tuple[Resource, ...] = tuple(kind.resource for kind in KINDS)
+SUBRESOURCES: dict[Resource, tuple[str, ...]] = {kind.resource: tuple(sub.name for sub in kind.subresources) for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +28,13 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("", "v1", "Binding", "/api/v1/namespaces/{namespace}/bindings"),
     Extra("", "v1", "Status"),
     Extra("", "v1", "DeleteOptions"),
-    Extra("", "v1", "PodTemplate"),
     Extra("autoscaling", "v1", "Scale"),
     Extra("policy", "v1", "Eviction"),
     Extra("authentication.k8s.io", "v1", "TokenRequest"),
     Extra("authentication.k8s.io", "v1", "TokenReview", "/apis/authentication.k8s.io/v1/tokenreviews"),
-    Extra("authentication.k8s.io", "v1", "SelfSubjectReview", "/apis/authentication.k8s.io/v1/selfsubjectreviews"),
-    Extra("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"),
-    Extra("authorization.k8s.io", "v1", "SubjectAccessReview", "/apis/authorization.k8s.io/v1/subjectaccessreviews"),
+    *(Extra(review.resource.group, review.resource.version, review.resource.kind,
+            review.resource.path("{namespace}" if review.resource.namespaced else None))
+      for review in REVIEWS if review.resource.kind != "TokenReview"),
 )
 
 
