@@ -14,7 +14,7 @@ from nodecore.kube.objects import Endpoint as EndpointView
 from nodecore.kube.objects import EndpointPort, EndpointSlice
 from nodecore.net import Family
 
-from .services import ORDINARY, PROTOCOLS, Skipped
+from .services import LEFT_ALONE, ORDINARY, PROTOCOLS, Skipped
 
 SERVICE_NAME = "kubernetes.io/service-name"
 
@@ -41,8 +41,9 @@ Endpoints = dict[PortKey, list[Endpoint]]
 
 
 def service_of(item: EndpointSlice) -> str:
-    """The key of the Service a slice belongs to, or nothing."""
-    name = (item.metadata.labels or {}).get(SERVICE_NAME, "")
+    """The key of the Service a slice belongs to, or nothing where there is none or the slice is for another proxy."""
+    labels = item.metadata.labels or {}
+    name = labels.get(SERVICE_NAME, "") if LEFT_ALONE.isdisjoint(labels) else ""
     return f"{item.metadata.namespace}/{name}" if name else ""
 
 

@@ -19,7 +19,7 @@ from nodecore.kube.objects import Service
 from nodecore.kube.objects import ServicePort as PortView
 from nodecore.net import Family
 
-OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
+LEFT_ALONE = frozenset({"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"})  # whatever their value
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 MAX_AFFINITY_SECONDS = 86400
 OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -75,9 +75,9 @@ class Skipped(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_service(key: str, service: Service, family: Family) -> tuple[list[ServicePort], list[Skipped]]:
-    """The ports of a Service in one family; headless, ExternalName and other proxies' Services have none."""
+    """The ports of a Service in one family; headless, ExternalName and other proxies' have none."""
     address = _address(service, family)
-    if address is None or OTHER_PROXY in (service.metadata.labels or {}):
+    if address is None or not LEFT_ALONE.isdisjoint(service.metadata.labels or ()):
         return [], []
     if not address:
         return [], [Skipped("Service", key, f"clusterIP {service.spec.cluster_ip!r:.64} is not an address a Service can have")]

@@ -2,7 +2,8 @@
 
     pod-a .2, pod-b .3, pod-c .4 on a bridge 10.244.1.0/24 of `node` (192.168.50.1)
     `far` (192.168.50.3) is another node, with a pod's address 10.244.2.5
-    `outside` (192.168.50.2) is nobody's pod; it routes the Services' network to the node
+    `outside` (192.168.50.2) is nobody's pod
+    both route the Services' network to the node
 
 Every address has a sibling in IPv6, with the same numbers: 10.244.1.2 and fd00::10:244:1:2 (`of` says which).
 """
@@ -13,12 +14,15 @@ import contextlib
 import errno
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
+
+import sctp
 
 from nodecore.kernel.netns import Netns
 from nodecore.net import Family
@@ -27,6 +31,7 @@ PODS = {"pod-a": "10.244.1.2", "pod-b": "10.244.1.3", "pod-c": "10.244.1.4"}
 FAR_POD, FAR_NODE, NODE, OUTSIDE, GATEWAY = "10.244.2.5", "192.168.50.3", "192.168.50.1", "192.168.50.2", "10.244.1.1"
 
 
+OWNER = "kubernetes.io/service-name"
 FAMILIES = (Family.IPV4, Family.IPV6)
 ADDRESS = re.compile(r"^(\d+\.\d+\.\d+\.\d+)(?:/(\d+))?$")
 
@@ -58,19 +63,22 @@ class World:
     sockets: list[socket.socket] = field(default_factory=list)
 
     def serve(self, space: str, address: str, port: int, name: str) -> None:
-        """Answer `name` and the caller's address on TCP and UDP; a TCP connection echoes on until it is closed."""
+        """Answer `name` and the caller's address on TCP, UDP and SCTP; a TCP connection echoes on until it is closed."""
         kind = kind_of(address)
         with self.spaces[space].enter():
             stream, packets = socket.socket(kind), socket.socket(kind, socket.SOCK_DGRAM)
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        for sock in (stream, packets):
+            third = socket.socket(kind, socket.SOCK_STREAM if sctp.in_kernel() else socket.SOCK_RAW, sctp.SCTP)
+        for sock in (stream, packets, third):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((address, port))
             self.sockets.append(sock)
-        stream.listen(64)
-        threading.Thread(target=self._accept, args=(stream, name), daemon=True).start()
-        threading.Thread(target=self._answer, args=(packets, name), daemon=True).start()
+            if sock.type is socket.SOCK_STREAM:
+                sock.listen(64)
+        for answer, sock in ((self._accept, stream), (self._answer, packets),
+                             (self._accept if sctp.in_kernel() else self._associate, third)):
+            threading.Thread(target=answer, args=(sock, name, port), daemon=True).start()
 
-    def _accept(self, sock: socket.socket, name: str) -> None:
+    def _accept(self, sock: socket.socket, name: str, _: int) -> None:
         while not self.stop.is_set():
             try:
                 connection, caller = sock.accept()
@@ -78,7 +86,7 @@ class World:
                 return
             threading.Thread(target=echo, args=(connection, f"{name} {caller[0]}"), daemon=True).start()
 
-    def _answer(self, sock: socket.socket, name: str) -> None:
+    def _answer(self, sock: socket.socket, name: str, _: int) -> None:
         while not self.stop.is_set():
             try:
                 _, caller = sock.recvfrom(2048)
@@ -88,9 +96,15 @@ class World:
             except OSError:
                 return
 
-    def connect(self, space: str, address: str, port: int, timeout: float = 3) -> socket.socket:
+    def _associate(self, sock: socket.socket, name: str, port: int) -> None:
+        with contextlib.suppress(OSError, struct.error):  # shut down
+            sctp.serve(sock, port, lambda caller: f"{name} {caller}".encode())
+
+    def connect(self, space: str, address: str, port: int, timeout: float = 3, protocol: str = "tcp") -> socket.socket:
         with self.spaces[space].enter():
-            sock = socket.socket(kind_of(address))
+            sock = socket.socket(kind_of(address), socket.SOCK_STREAM, sctp.SCTP if protocol == "sctp" else 0)
+            if protocol == "sctp":
+                sctp.prepare(sock, address)
         sock.settimeout(timeout)
         try:
             sock.connect((address, port))
@@ -102,17 +116,7 @@ class World:
     def ask(self, space: str, address: str, port: int, protocol: str = "tcp", timeout: float = 3) -> tuple[str, str]:
         """Who answered, and the caller's address as it saw it; or what went wrong, and nothing."""
         try:
-            if protocol == "tcp":
-                with self.connect(space, address, port, timeout) as sock:
-                    reply = sock.recv(100)
-            else:
-                with self.spaces[space].enter():
-                    sock = socket.socket(kind_of(address), socket.SOCK_DGRAM)
-                with sock:
-                    sock.settimeout(timeout)
-                    sock.connect((address, port))
-                    sock.send(b"?")
-                    reply = sock.recv(100)
+            reply = self._reply(space, address, port, protocol, timeout)
         except (ConnectionRefusedError, PermissionError):  # the second is how a node's own UDP socket is told
             return "refused", ""
         except TimeoutError:
@@ -123,6 +127,21 @@ class World:
             return "unreachable", ""
         name, _, caller = reply.decode().partition(" ")
         return name, caller
+
+    def _reply(self, space: str, address: str, port: int, protocol: str, timeout: float) -> bytes:
+        if protocol == "tcp" or (protocol == "sctp" and sctp.in_kernel()):
+            with self.connect(space, address, port, timeout, protocol) as sock:
+                return sock.recv(100)
+        kind = (socket.SOCK_DGRAM, 0) if protocol == "udp" else (socket.SOCK_RAW, sctp.SCTP)
+        with self.spaces[space].enter():
+            sock = socket.socket(kind_of(address), *kind)
+        with sock:
+            sock.settimeout(timeout)
+            if protocol == "sctp":
+                return sctp.ask(sock, address, port)
+            sock.connect((address, port))
+            sock.send(b"?")
+            return sock.recv(100)
 
     def close(self) -> None:
         self.stop.set()
@@ -155,6 +174,7 @@ def world() -> Iterator[World]:
         sh(node, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")  # the kernel tells of so many refusals only
         sh(node, "ip link add cni0 address 02:00:00:00:00:01 type bridge; ip link add lan address 02:00:00:00:00:02 type bridge;"
                  "ip link set cni0 up; ip link set lan up")
+        sh(made.spaces["far"], "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")  # what is not for it ends there
         for name in (*PODS, "far", "outside"):
             plug(made, name, "cni0" if name in PODS else "lan")
         for family in FAMILIES:
@@ -184,7 +204,9 @@ def number(made: World, family: Family) -> None:
     for name, address in PODS.items():
         sh(made.spaces[name], add(f"{address}/24", "eth0") + route("default", GATEWAY))
         made.serve(name, of(family, address), 8080, name)
-    sh(made.spaces["far"], add(f"{FAR_NODE}/24", "eth0") + add(f"{FAR_POD}/32", "lo") + route("10.244.1.0/24", NODE))
+    made.serve("pod-b", of(family, PODS["pod-b"]), 8081, "pod-b-too")
+    sh(made.spaces["far"], add(f"{FAR_NODE}/24", "eth0") + add(f"{FAR_POD}/32", "lo") + route("10.244.1.0/24", NODE)
+       + route("10.96.0.0/16", NODE))
     sh(made.spaces["outside"], add(f"{OUTSIDE}/24", "eth0") + route("10.96.0.0/16", NODE))
     made.serve("far", of(family, FAR_POD), 8080, "far")
     made.serve("node", of(family, NODE), 9000, "host")
@@ -224,8 +246,21 @@ def endpoints(name: str, *members: str | dict, ports: tuple[tuple[str, str, int]
         for member in members
     ]
     return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": f"{name}-1", "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+            "metadata": {"name": f"{name}-1", "namespace": "default", "labels": {OWNER: name}},
             "endpoints": listed, "ports": [{"name": n, "protocol": protocol, "port": port} for n, protocol, port in ports]}
+
+
+def in_family(family: Family, item: dict) -> dict:
+    """An object of one family, by a name of its own in IPv6, and with a health check of its own."""
+    if family is Family.IPV4:
+        return item
+    moved = of(family, item)
+    moved["metadata"]["name"] += "-6"
+    if OWNER in moved["metadata"].get("labels", {}):
+        moved["metadata"]["labels"][OWNER] += "-6"
+    if "healthCheckNodePort" in moved.get("spec", {}):
+        moved["spec"]["healthCheckNodePort"] += 10
+    return moved
 
 
 def shape(table: str) -> list[str]:
