@@ -1,49 +1,34 @@
 """Listens on the underlay: a packet socket opened inside the switch's namespace.
 
-The socket stays in the namespace it was opened in, so a short-lived thread enters, opens it and ends; the process
-itself never moves. Read next: `minik8s/lab/frames.py`.
+The socket stays in the namespace it was opened in; this process is there for that moment only.
+Read next: `minik8s/lab/frames.py`.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 
 from minik8s.lab import frames
-from minik8s.lab.syscalls import CLONE_NEWNET, setns
 from nodecore.errors import NotFound
+from nodecore.kernel.netns import inside
 
 ETH_P_ALL = 3
 
 
 def socket_in(pid: int, interface: str) -> socket.socket:
     """A packet socket on an interface of another process's network namespace."""
-    made: list[socket.socket] = []
-    errors: list[OSError] = []
-
-    def enter_and_open() -> None:
-        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-        try:
-            setns(fd, CLONE_NEWNET)
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-            sock.bind((interface, 0))
-            made.append(sock)
-        except OSError as error:
-            errors.append(error)
-        finally:
-            os.close(fd)
-
-    thread = threading.Thread(target=enter_and_open)
-    thread.start()
-    thread.join()
-    if errors:
-        raise NotFound(f"cannot listen on {interface}: {errors[0].strerror}")
-    return made[0]
+    with inside(f"/proc/{pid}/ns/net"):
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    try:
+        sock.bind((interface, 0))
+    except OSError as error:
+        sock.close()
+        raise NotFound(f"cannot listen on {interface}: {error.strerror}") from None
+    return sock
 
 
 class Capture:

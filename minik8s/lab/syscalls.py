@@ -1,4 +1,4 @@
-"""The system calls Python 3.11 has no name for: unshare, setns, mount.
+"""The system calls Python 3.11 has no name for: unshare, mount.
 
 Standard library only: a node's init lives with it. Read next: `minik8s/lab/node.py`.
 """
@@ -34,11 +34,6 @@ def _check(result: int, what: str) -> None:
 def unshare(flags: int) -> None:
     """Leave the namespaces named by `flags` for new ones."""
     _check(_libc.unshare(flags), "unshare")
-
-
-def setns(fd: int, flags: int) -> None:
-    """Enter the namespace behind a file descriptor of `/proc/PID/ns`."""
-    _check(_libc.setns(fd, flags), "setns")
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -12,7 +11,7 @@ import threading
 import time
 from types import TracebackType
 
-from minik8s.lab.syscalls import CLONE_NEWNET, setns
+from nodecore.kernel.netns import inside
 
 
 class Ping:
@@ -41,26 +40,9 @@ class Ping:
 
 
 def connect_in(netns: str, address: str, port: int) -> socket.socket:
-    """A TCP connection made from inside a namespace (a short-lived thread enters it)."""
-    made: list[socket.socket] = []
-    errors: list[BaseException] = []
-
-    def enter_and_connect() -> None:
-        fd = os.open(netns, os.O_RDONLY)
-        try:
-            setns(fd, CLONE_NEWNET)
-            made.append(socket.create_connection((address, port), timeout=10))
-        except OSError as error:
-            errors.append(error)
-        finally:
-            os.close(fd)
-
-    thread = threading.Thread(target=enter_and_connect)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return made[0]
+    """A TCP connection made from inside a namespace."""
+    with inside(netns):
+        return socket.create_connection((address, port), timeout=10)
 
 
 class Transfer:
