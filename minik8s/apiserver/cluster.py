@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
+from minik8s.apiserver.kinds import converting
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
+from minik8s.apiserver.kinds.registry import Registry
 from minik8s.apiserver.request.status import not_found
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.compaction import compact_for_ever
@@ -31,6 +34,7 @@ class Cluster:
     def __init__(self, etcd: EtcdClient, allocator: Allocator, *, passing_after: float) -> None:
         self.etcd, self.allocator = etcd, allocator
         self.storage = Storage(etcd)
+        self.registry = Registry()
         self._lifetime = Lifetime(etcd, passing_after)
         self.caches: dict[tuple[str, str, str], WatchCache] = {}
         self._unstarted: asyncio.Queue[WatchCache] = asyncio.Queue()
@@ -41,7 +45,8 @@ class Cluster:
         """The watch cache of a kind, which may have yet to fill."""
         found = self.caches.get(kind.place)
         if found is None:
-            found = self.caches[kind.place] = WatchCache(self.storage, kind.prefix)
+            show = partial(converting.shown, kind) if kind.kept else None
+            found = self.caches[kind.place] = WatchCache(self.storage, kind.prefix, show=show)
             self._unstarted.put_nowait(found)
         return found
 
@@ -75,7 +80,7 @@ class Cluster:
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object as it is now; 404 as the original words it."""
         try:
-            return await self.storage.get(kind.key(namespace, name))
+            return converting.shown(kind, await self.storage.get(kind.key(namespace, name)))
         except NotFound:
             raise not_found(kind.resource.plural, kind.resource.group, name) from None
 

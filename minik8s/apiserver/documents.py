@@ -1,5 +1,6 @@
 """Paths that are no resource: health, version, metrics, discovery, OpenAPI.
 
+Discovery and OpenAPI carry an ETag, and a client that has the newest already is told so (304).
 Read next: `kinds/discovery.py`, `health.py`, `schema/cache.py`.
 """
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from minik8s.apiserver import schema
 from minik8s.apiserver.health import PATHS, VERSION, Health
 from minik8s.apiserver.kinds import discovery
+from minik8s.apiserver.kinds.registry import Registry
 from minik8s.apiserver.request.call import JSON, Answer, answer
 from minik8s.apiserver.request.negotiation import discovery_version
 from minik8s.apiserver.request.routes import segments
@@ -23,7 +25,7 @@ from nodecore.errors import NotFound
 ROOTS = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
 
 
-async def document(request: web.BaseRequest, path: str, health: Health, address: str) -> Answer | None:
+async def document(request: web.BaseRequest, path: str, health: Health, registry: Registry, address: str) -> Answer | None:
     """What is at a path; None when nothing is."""
     if request.method not in ("GET", "HEAD"):
         raise method_not_allowed()
@@ -38,39 +40,48 @@ async def document(request: web.BaseRequest, path: str, health: Health, address:
         return answer(VERSION)
     if parts == ["metrics"]:
         return health.metrics()
+    known = request.headers.get("If-None-Match", "")
     if parts[0] == "openapi":
-        return _openapi(parts[1:], request.headers.get("If-None-Match", ""))
-    body = _discovery(parts, request.headers.get("Accept", ""), address)
-    return body
+        return _openapi(parts[1:], known)
+    return _discovery(parts, request.headers.get("Accept", ""), known, registry, address)
 
 
-def _discovery(parts: list[str], accept: str, address: str) -> Answer | None:
+def _discovery(parts: list[str], accept: str, known: str, registry: Registry, address: str) -> Answer | None:
+    members = registry.members()
     if parts in (["api"], ["apis"]):
         version = discovery_version(accept)
         if version:
             content = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
-            return Answer(200, msgspec.json.encode(discovery.aggregated(version, core=parts == ["api"])), content)
-        return answer(discovery.versions(address) if parts == ["api"] else discovery.groups())
+            body = msgspec.json.encode(discovery.aggregated(members, version, core=parts == ["api"]))
+            return tagged(body, known, content)
+        return answer(discovery.versions(address) if parts == ["api"] else discovery.groups(members))
     found: dict[str, Any] | None = None
     if parts[0] == "api" and len(parts) == 2:
-        found = discovery.resources("", parts[1])
+        found = discovery.resources(members, "", parts[1])
     elif parts[0] == "apis" and len(parts) == 2:
-        found = discovery.group_of(parts[1])
+        found = discovery.group_of(members, parts[1])
     elif parts[0] == "apis" and len(parts) == 3:
-        found = discovery.resources(parts[1], parts[2])
+        found = discovery.resources(members, parts[1], parts[2])
     return answer(found) if found else None
 
 
 def _openapi(parts: list[str], known: str) -> Answer | None:
     try:
         if parts == ["v2"]:
-            return Answer(200, schema.openapi_v2_protobuf(), schema.OPENAPI_V2_TYPE)
+            return tagged(schema.openapi_v2_protobuf(), known, schema.OPENAPI_V2_TYPE)
         if parts == ["v3"]:
-            return Answer(200, schema.openapi_v3_index())
+            return tagged(schema.openapi_v3_index(), known)
         if parts[:1] == ["v3"] and len(parts) > 1:
-            body = schema.openapi_v3("/".join(parts[1:]))
-            tag = f'"{sha256(body).hexdigest()[:32]}"'
-            return Answer(304, b"", headers={"ETag": tag}) if known == tag else Answer(200, body, JSON, {"ETag": tag})
+            return tagged(schema.openapi_v3("/".join(parts[1:])), known)
     except NotFound:
         return None
     return None
+
+
+def tagged(body: bytes, known: str, content: str = JSON) -> Answer:
+    """A document under the hash of its content, left out for a client that knows it."""
+    tag = f'"{sha256(body).hexdigest()[:32].upper()}"'
+    headers = {"ETag": tag, "Vary": "Accept"}
+    if known in (tag, "*"):
+        return Answer(304, b"", content, headers)
+    return Answer(200, body, content, headers)

@@ -24,6 +24,7 @@ from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
+from minik8s.apiserver.kinds.registry import refusal as not_served
 from minik8s.apiserver.request import bodies, routes
 from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
 from minik8s.apiserver.request.routes import Target
@@ -75,7 +76,7 @@ class Handler:
         if target is None:
             if not authorize.may_path(user, path):
                 raise _unknown_or_forbidden(user, f'User "{user.name}" cannot {verb} path "{path[:200]}"')
-            found = await documents.document(request, path, self._health, self._address)
+            found = await documents.document(request, path, self._health, self._cluster.registry, self._address)
             if found is None:
                 raise no_such_path()
             return _respond(found)
@@ -107,11 +108,12 @@ class Handler:
         if place == ("", "v1", "bindings") and verb == "create" and target.namespace:
             kind = BY_RESOURCE["", "v1", "pods"]
         else:
-            found = BY_RESOURCE.get(place)
+            found = self._cluster.registry.find(place)
             if found is None or (target.namespace and not found.resource.namespaced):
-                raise no_such_path()
+                raise no_such_path(not_served(target.group, target.plural))
             kind = found
-        call = Call(kind, target, verb, request.query, user, content=content, accept=request.headers.get("Accept", ""))
+        call = Call(kind, target, verb, request.query, user, content=content, accept=request.headers.get("Accept", ""),
+                    agent=request.headers.get("User-Agent", ""))
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
         if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
@@ -127,7 +129,7 @@ class Handler:
             if call.verb in ("get", "list"):
                 return _respond(await self._dispatch.read(call))
             body = await _body(request)
-            whole = Call(kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept)
+            whole = Call(kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
             answer = await self._dispatch.write_to_the_end(whole)
             response = _respond(answer)
             for warning in whole.warnings[:20]:

@@ -32,11 +32,11 @@ POD_FIELDS = ("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec
 
 def _row(
     resource: Resource, *short: str, prefix: str = "", categories: tuple[str, ...] = (), subs: tuple[Sub, ...] = (),
-    fields: tuple[str, ...] = (), passing: bool = False, counted: bool = False, kept_as: str = "",
+    fields: tuple[str, ...] = (), passing: bool = False, counted: bool = False, kept: Kind | None = None,
 ) -> Kind:
     """One kind; where objects are in etcd is told by `prefix` for those that are not under their plural."""
     folder = f"/registry/{prefix or resource.plural}/"
-    return Kind(resource, resource.kind.lower(), folder, short, categories, subs, fields, passing, counted, kept_as)
+    return Kind(resource, resource.kind.lower(), folder, short, categories, subs, fields, passing, counted, kept)
 
 
 def _core(plural: str, kind: str, *, namespaced: bool = True) -> Resource:
@@ -51,11 +51,14 @@ def _wide(group: str, plural: str, kind: str) -> Resource:
     return Resource(group, "v1", plural, kind, namespaced=False)
 
 
+EVENT = _row(r.EVENTS, "ev", passing=True, fields=(
+    *(f"involvedObject.{name}" for name in INVOLVED), "reason", "reportingComponent", "source", "type"))
+AUTOSCALER = _row(Resource(AUTOSCALING, "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"), "hpa", categories=ALL,
+                  subs=(STATUS,))
 KINDS: tuple[Kind, ...] = (
     _row(r.CONFIG_MAPS, "cm"),
     _row(r.ENDPOINTS, "ep", prefix="services/endpoints"),
-    _row(r.EVENTS, "ev", passing=True, fields=(
-        *(f"involvedObject.{name}" for name in INVOLVED), "reason", "reportingComponent", "source", "type")),
+    EVENT,
     _row(_core("limitranges", "LimitRange"), "limits"),
     _row(r.NAMESPACES, "ns", subs=(Sub("finalize", ("update",)), STATUS), fields=("status.phase",)),
     _row(r.NODES, "no", prefix="minions", subs=(STATUS,), fields=("spec.unschedulable",)),
@@ -76,13 +79,12 @@ KINDS: tuple[Kind, ...] = (
     _row(r.CONTROLLER_REVISIONS),
     _row(_v1("batch", "jobs", "Job"), categories=ALL, subs=(STATUS,), fields=("status.successful",), counted=True),
     _row(_v1("batch", "cronjobs", "CronJob"), "cj", categories=ALL, subs=(STATUS,), counted=True),
-    _row(Resource(AUTOSCALING, "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"), "hpa", categories=ALL,
-         subs=(STATUS,)),
+    AUTOSCALER,
     _row(_v1(AUTOSCALING, "horizontalpodautoscalers", "HorizontalPodAutoscaler"), "hpa", categories=ALL, subs=(STATUS,),
-         kept_as="v2"),
+         kept=AUTOSCALER),
     _row(r.LEASES),
     _row(r.ENDPOINT_SLICES, counted=True),
-    _row(_v1("events.k8s.io", "events", "Event"), "ev", passing=True, kept_as="v1", fields=(
+    _row(_v1("events.k8s.io", "events", "Event"), "ev", passing=True, kept=EVENT, fields=(
         *(f"regarding.{name}" for name in INVOLVED), "reason", "reportingController", "type")),
     _row(_v1(NETWORK, "ingresses", "Ingress"), "ing", prefix="ingress", subs=(STATUS,), counted=True),
     _row(_wide(NETWORK, "ingressclasses", "IngressClass"), counted=True),

@@ -1,39 +1,55 @@
-"""What the API says it serves: aggregated discovery (v2, v2beta1) and the older documents, from `catalogue.py`.
+"""What the API says it serves: aggregated discovery (v2, v2beta1) and the older documents, from the kinds handed in.
 
-Pure. Must not know: HTTP, storage. Read next: `catalogue.py`.
+Pure. Must not know: HTTP, storage. Read next: `catalogue.py`, `registry.py`.
 """
 
 from __future__ import annotations
 
+import base64
+import re
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
-from minik8s.apiserver.kinds.catalogue import EMPTY_GROUPS, KINDS, REVIEWS, VERBS, Kind, Review, Sub
+from minik8s.apiserver.kinds.catalogue import EMPTY_GROUPS, VERBS, Kind, Review, Sub
 
 Body = dict[str, Any]
-SERVED: tuple[Kind | Review, ...] = (*KINDS, *REVIEWS)
+Members = Sequence[Kind | Review]
+VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?")
+STAGES = {None: 2, "beta": 1, "alpha": 0}
 
 
-def group_versions() -> list[tuple[str, str]]:
-    """Every group with its version, the core group first."""
-    found = [(item.resource.group, item.resource.version) for item in SERVED]
-    return sorted(dict.fromkeys([*found, *EMPTY_GROUPS]))
+def rank(version: str) -> tuple[int, int, int, str]:
+    """How far ahead of others a version of one group is: v2, v1, v2beta1, v1beta2, v1alpha1, and then the rest by name."""
+    match = VERSION.fullmatch(version)
+    if not match:
+        return (-1, 0, 0, version)
+    return (STAGES[match[2]], int(match[1]), int(match[3] or 0), "")
 
 
-def aggregated(version: str, *, core: bool) -> Body:
+def group_versions(members: Members) -> dict[str, list[str]]:
+    """Every group with its versions, the core group first, the preferred version first."""
+    found: dict[str, set[str]] = {}
+    for group, version in (*((item.resource.group, item.resource.version) for item in members), *EMPTY_GROUPS):
+        found.setdefault(group, set()).add(version)
+    return {group: sorted(found[group], key=rank, reverse=True) for group in sorted(found)}
+
+
+def aggregated(members: Members, version: str, *, core: bool) -> Body:
     """The answer to /api or /apis for a client that takes all of discovery at once."""
-    chosen = [pair for pair in group_versions() if (pair[0] == "") == core]
-    items = [_group(group, group_version) for group, group_version in chosen]
+    items = [_group(members, group, versions) for group, versions in group_versions(members).items() if (group == "") == core]
     return {"kind": "APIGroupDiscoveryList", "apiVersion": f"apidiscovery.k8s.io/{version}", "metadata": {}, "items": items}
 
 
-def _group(group: str, version: str) -> Body:
-    resources = [_aggregated(item) for item in _members(group, version)]
+def _group(members: Members, group: str, versions: Sequence[str]) -> Body:
     meta = {"name": group, "creationTimestamp": None} if group else {"creationTimestamp": None}
-    return {"metadata": meta, "versions": [{"version": version, "resources": resources, "freshness": "Current"}]}
+    return {"metadata": meta, "versions": [
+        {"version": version, "resources": [_aggregated(item) for item in _of(members, group, version)], "freshness": "Current"}
+        for version in versions]}
 
 
-def _members(group: str, version: str) -> list[Kind | Review]:
-    found = [item for item in SERVED if (item.resource.group, item.resource.version) == (group, version)]
+def _of(members: Members, group: str, version: str) -> list[Kind | Review]:
+    found = [item for item in members if (item.resource.group, item.resource.version) == (group, version)]
     return sorted(found, key=lambda item: item.resource.plural)
 
 
@@ -67,25 +83,26 @@ def versions(address: str) -> Body:
     return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": where}
 
 
-def groups() -> Body:
+def groups(members: Members) -> Body:
     """The older answer to /apis."""
-    named = [group_of(group) for group, _ in group_versions() if group]
+    named = [group_of(members, group) for group in group_versions(members) if group]
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": named}
 
 
-def group_of(group: str) -> Body | None:
+def group_of(members: Members, group: str) -> Body | None:
     """The older answer to /apis/<group>; None for one there is not."""
-    found = [{"groupVersion": f"{name}/{version}", "version": version} for name, version in group_versions() if name == group]
-    if not found:
+    served = group_versions(members).get(group)
+    if not served or not group:
         return None
+    found = [{"groupVersion": f"{group}/{version}", "version": version} for version in served]
     return {"kind": "APIGroup", "apiVersion": "v1", "name": group, "versions": found, "preferredVersion": found[0]}
 
 
-def resources(group: str, version: str) -> Body | None:
+def resources(members: Members, group: str, version: str) -> Body | None:
     """The older answer to /api/v1 and /apis/<group>/<version>; None for one there is not."""
-    if (group, version) not in group_versions():
+    if version not in group_versions(members).get(group, ()):
         return None
-    listed = [entry for item in _members(group, version) for entry in _older(item)]
+    listed = [entry for item in _of(members, group, version) for entry in _older(item)]
     name = f"{group}/{version}" if group else version
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": listed}
 
@@ -100,7 +117,13 @@ def _older(item: Kind | Review) -> list[Body]:
         body["shortNames"] = list(item.short)
     if item.categories:
         body["categories"] = list(item.categories)
+    body["storageVersionHash"] = storage_hash(*item.stored.gvk)
     return [body, *(_older_sub(item, sub) for sub in item.subresources)]
+
+
+def storage_hash(group: str, version: str, kind: str) -> str:
+    """Tells clients when the version changes in which objects are kept."""
+    return base64.b64encode(sha256(f"{group}/{version}/{kind}".encode()).digest()[:8]).decode()
 
 
 def _older_sub(item: Kind, sub: Sub) -> Body:

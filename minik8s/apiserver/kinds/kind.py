@@ -33,7 +33,7 @@ class Kind:
     """One served kind; `fields` are the field selectors beside metadata.name and metadata.namespace.
 
     Objects of a `passing` kind have a limited life. Those of a `counted` one count the generations of their spec.
-    `kept_as` is the version (`v2`, `v1`) an object is stored in where that is not its own, as `converting.py` turns it.
+    `kept` is the kind an object is stored as where that is not this one, as `converting.py` turns it.
     """
 
     resource: Resource
@@ -45,13 +45,18 @@ class Kind:
     fields: tuple[str, ...] = ()
     passing: bool = False
     counted: bool = False
-    kept_as: str = ""
+    kept: Kind | None = None
     custom: Custom | None = field(default=None, compare=False)
 
     @property
     def place(self) -> tuple[str, str, str]:
         """Group, version and plural, as a URL names it."""
         return (self.resource.group, self.resource.version, self.resource.plural)
+
+    @property
+    def stored(self) -> Kind:
+        """The kind its objects are stored as."""
+        return self.kept or self
 
     @property
     def has_status(self) -> bool:

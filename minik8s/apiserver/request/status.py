@@ -61,9 +61,9 @@ def not_found(plural: str, group: str, name: str) -> Refused:
     return Refused(404, f'{named(plural, group)} "{name}" not found', details=_details(name, group, plural))
 
 
-def no_such_path() -> Refused:
+def no_such_path(why: str = "") -> Refused:
     """There is no such URL."""
-    return Refused(404, "the server could not find the requested resource", details={
+    return Refused(404, why or "the server could not find the requested resource", details={
         "causes": [{"reason": "UnexpectedServerResponse", "message": "404 page not found"}]})
 
 

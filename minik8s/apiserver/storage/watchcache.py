@@ -25,7 +25,7 @@ import logging
 
 from minik8s.apiserver.storage.compaction import oldest_revision
 from minik8s.apiserver.storage.objects import Storage
-from minik8s.apiserver.storage.watchcache_state import CacheState, Snapshot
+from minik8s.apiserver.storage.watchcache_state import CacheState, Show, Snapshot
 from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry, Window
 from nodecore.errors import Expired, Fault, Unreachable
 from nodecore.etcd.client import Get, KeyValue, Range, Watch
@@ -36,14 +36,17 @@ PAGE = 500
 
 
 class WatchCache:
-    """One resource prefix (ending with `/`); `limit` events are kept, `history` revisions are replayed at start."""
+    """One resource prefix (ending with `/`); `limit` events are kept, `history` revisions are replayed at start.
+
+    `show` turns what is stored into the version that this cache's clients are to see.
+    """
 
     def __init__(self, storage: Storage, prefix: str, *, limit: int = 2000, history: int = 5000, confirm_every: float = 30.0,
-                 timeout: float = 5.0) -> None:
+                 timeout: float = 5.0, show: Show | None = None) -> None:
         self.prefix = prefix
         self._etcd = storage.etcd
         self._history, self._confirm_every, self._timeout = history, confirm_every, timeout
-        self._state = CacheState(limit)
+        self._state = CacheState(limit, show)
         self._watch: Watch | None = None
         self._ready = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -21,6 +23,7 @@ from nodecore.errors import Invalid
 from nodecore.etcd.records import Event, KeyValue, Range, range_end
 
 log = logging.getLogger(__name__)
+Show = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,9 @@ class Snapshot:
 class CacheState:
     """Current entries by key, and the window of the last `limit` events."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, show: Show | None = None) -> None:
         self.window = Window(limit)
+        self._show = show
         self.applied = 0
         self.revision = 0
         self._current: dict[str, Entry] = {}
@@ -116,7 +120,8 @@ class CacheState:
     def _enter(self, kv: KeyValue) -> Entry | None:
         """The entry of a key-value, now current; None (and no longer current) when it is not an object."""
         try:
-            data = msgspec.json.encode(versioned(decode(kv.value, kv.key), kv.mod_revision))
+            obj = versioned(decode(kv.value, kv.key), kv.mod_revision)
+            data = msgspec.json.encode(self._show(obj) if self._show else obj)
         except Invalid as fault:
             log.error("%s; it is left out", fault)
             self._unreadable.add(kv.key)

@@ -17,6 +17,7 @@ import msgspec
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds.converting import shown as shown_as
 from minik8s.apiserver.request import selectors
 from minik8s.apiserver.request.call import Answer, Call, number
 from minik8s.apiserver.request.negotiation import Form, form_of
@@ -155,7 +156,8 @@ async def _later_page(cluster: Cluster, call: Call, matches: Callable[[Object], 
     try:
         while True:
             listing = await cluster.storage.list(folder, revision=revision, limit=limit and limit - len(items), start=start)
-            items += [msgspec.json.encode(obj) for obj in listing.objects if matches is None or matches(obj)]
+            objects = (shown_as(call.kind, obj) for obj in listing.objects)
+            items += [msgspec.json.encode(obj) for obj in objects if matches is None or matches(obj)]
             start = listing.next
             if not start or len(items) >= limit:
                 break

@@ -4,7 +4,10 @@
     change   on the newest state: made anew by the caller, identity, fits, what is kept, defaults, makes sense, stored if
              nobody wrote meanwhile, else once more
 
-Must not know: HTTP's machinery. Read next: `kinds/meta.py`, `kinds/fitting.py`, `patching.py`, `subresources.py`.
+    apply    the same, and made if it was not there
+    each     notes in managedFields whose fields were touched
+
+Must not know: HTTP's machinery. Read next: `kinds/meta.py`, `kinds/fitting.py`, `patching.py`, `fields/tracking.py`.
 """
 
 from __future__ import annotations
@@ -14,18 +17,22 @@ from collections.abc import Callable
 from typing import Any
 
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.kinds import defaults, fitting, initial, meta, service_fields, validate
+from minik8s.apiserver.fields import tracking
+from minik8s.apiserver.fields.ownership import APPLY as APPLIES
+from minik8s.apiserver.fields.ownership import Who
+from minik8s.apiserver.kinds import converting, defaults, fitting, initial, meta, service_fields, validate
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Call, dry_run, later, now, suffix
 from minik8s.apiserver.request.status import Refused, already_exists, bad_request, conflict, not_found
 from minik8s.apiserver.schema.patch import clone
-from minik8s.apiserver.verbs.patching import patched
+from minik8s.apiserver.verbs.patching import APPLY, author, configuration, forced, media_of, patched
 from nodecore.errors import AlreadyExists, Conflict, NotFound
 
 Object = dict[str, Any]
 Change = Callable[[Object], Object]
 RETRIES = 20
+ITSELF = Who("kube-apiserver", "Update", "v1")
 UNDELETABLE = frozenset({"default", "kube-system", "kube-public"})
 
 
@@ -37,20 +44,23 @@ class Writer:
 
     async def create(self, call: Call) -> Object:
         """Make the object in the body."""
-        obj = decode(call.body, call.content)
+        who, obj = author(call), decode(call.body, call.content)
         fitting.belongs(call.kind, obj)
         fitting.places(call, obj)
         fitting.fits(call, obj, raw=call.body if "protobuf" not in call.content else b"")
-        return await self.add(call.kind, call.target.namespace, obj, dry=call.dry)
+        obj = converting.stored(call.kind, obj)
+        return converting.shown(call.kind, await self.add(call.kind.stored, call.target.namespace, obj, dry=call.dry, who=who))
 
-    async def add(self, kind: Kind, namespace: str, obj: Object, *, dry: bool = False) -> Object:
+    async def add(self, kind: Kind, namespace: str, obj: Object, *, dry: bool = False, who: Who = ITSELF) -> Object:
         """Make an object that has been found to fit."""
-        generated = not obj["metadata"].get("name")
+        generated, stamp = not obj["metadata"].get("name"), now()
         if kind.resource.namespaced:
             await self._open_namespace(kind, namespace, obj)
-        meta.made(kind, obj, namespace, uid=str(uuid.uuid4()), now=now(), suffix=suffix())
+        meta.made(kind, obj, namespace, uid=str(uuid.uuid4()), now=stamp, suffix=suffix())
         initial.prepare(kind, obj)
         defaults.default(kind.resource.kind, obj)
+        if who.operation != APPLIES:
+            tracking.track(kind, None, obj, tracking.sent_of(obj), who, stamp)
         validate.check_new(kind, obj)
         name = obj["metadata"]["name"]
         try:
@@ -89,34 +99,75 @@ class Writer:
 
     async def update(self, call: Call, *, sub: str = "") -> Object:
         """Put the object in the body in the place of the one there is."""
-        body = decode(call.body, call.content)
+        who, body = author(call, sub), decode(call.body, call.content)
         fitting.belongs(call.kind, body)
         fitting.places(call, body)
-        return await self.change(call, lambda _: clone(body), sub=sub, raw=call.body if "protobuf" not in call.content else b"")
+        raw = call.body if "protobuf" not in call.content else b""
+        return await self.change(call, lambda _: clone(body), who, sub=sub, raw=raw)
 
-    async def patch(self, call: Call, *, sub: str = "") -> Object:
-        """Change the object by the patch in the body."""
-        patch = patched(call)
-        return await self.change(call, patch, sub=sub)
+    async def patch(self, call: Call, *, sub: str = "") -> tuple[Object, bool]:
+        """Change the object by the patch in the body; the object, and whether it was made just now."""
+        who = author(call, sub)
+        if media_of(call) == APPLY:
+            return await self._apply(call, who, sub)
+        return await self.change(call, patched(call), who, sub=sub), False
 
-    async def change(self, call: Call, make: Change, *, sub: str = "", raw: bytes = b"") -> Object:
-        """Store what `make` makes of the newest state, after all checks."""
+    async def _apply(self, call: Call, who: Who, sub: str) -> tuple[Object, bool]:
+        kind, config, force = call.kind, configuration(call, call.kind.gvk), forced(call)
+        fitting.places(call, config)
+        stamp = now()
+
+        def make(live: Object) -> Object:
+            return tracking.apply(kind, live, clone(config), who, stamp, force=force)
+
+        for _ in range(RETRIES):
+            try:
+                return await self.change(call, make, who, sub=sub), False
+            except Refused as refused:
+                if refused.code != 404 or sub:
+                    raise
+            try:
+                return await self._apply_new(call, config, who, stamp), True
+            except Refused as refused:
+                if refused.reason != "AlreadyExists":
+                    raise
+        raise conflict(kind.resource.plural, kind.resource.group, call.target.name)
+
+    async def _apply_new(self, call: Call, config: Object, who: Who, stamp: str) -> Object:
         kind = call.kind
+        if config["metadata"].get("uid") or config["metadata"].get("resourceVersion"):
+            why = "the object to apply names a uid or resourceVersion, and no existing object was found"
+            raise conflict(kind.resource.plural, kind.resource.group, call.target.name, why)
+        obj = tracking.apply(kind, None, clone(config), who, stamp, force=False)
+        fitting.fits(call, obj)
+        obj = converting.stored(kind, obj)
+        return converting.shown(kind, await self.add(kind.stored, call.target.namespace, obj, dry=call.dry, who=who))
+
+    async def change(self, call: Call, make: Change, who: Who, *, sub: str = "", raw: bytes = b"") -> Object:
+        """Store what `make` makes of the newest state, after all checks; what an apply makes has its owners already."""
+        kind, stamp = call.kind.stored, now()
 
         def alter(old: Object) -> Object | None:
-            new = make(clone(old))
-            fitting.belongs(kind, new)
+            new = make(converting.shown(call.kind, clone(old)))
+            fitting.belongs(call.kind, new)
+            sent = tracking.sent_of(new)
             meta.check_identity(kind, old, new)
             fitting.fits(call, new, raw=raw)
+            new = converting.stored(call.kind, new)
             meta.kept(kind, old, new, sub=sub)
             defaults.default(kind.resource.kind, new)
             if kind.resource.plural == "services":
                 service_fields.carry(old, new)
+            if who.operation != APPLIES:
+                tracking.track(kind, old, new, sent, who, stamp)
+            elif sent is not tracking.UNSAID:
+                new["metadata"]["managedFields"] = sent
             if sub != "status":
                 validate.check_change(kind, old, new)
             return None if meta.finished(kind, new) else new
 
-        return await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)
+        done = await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)
+        return converting.shown(call.kind, done)
 
     async def alter(self, kind: Kind, namespace: str, name: str, alter: Callable[[Object], Object | None], *,
                     dry: bool = False) -> Object:
@@ -164,7 +215,7 @@ class Writer:
             return new
 
         dry = dry_run(list(options.get("dryRun") or []))
-        return await self.alter(kind, namespace, name, alter, dry=dry), gone
+        return converting.shown(kind, await self.alter(kind, namespace, name, alter, dry=dry)), gone
 
 
 def delete_options(call: Call) -> Object:
