@@ -234,9 +234,10 @@ class Agent:
         served = self.target.served
         if not (served and self.reconciler.condition.synced_once and self.rules.condition.synced_once):
             return
-        text = render_subnet_file(
-            self.conf, served.own, served.backend.mtu(served.underlay), ip_masq=self.settings.features.ip_masq
-        )
+        mtu = served.backend.mtu(served.underlay)
+        if self.target.attendant:
+            mtu = self.target.attendant.mtu(mtu)
+        text = render_subnet_file(self.conf, served.own, mtu, ip_masq=self.settings.features.ip_masq)
         try:
             write_subnet_file(self.settings.subnet_file, text)
         except Fault as fault:

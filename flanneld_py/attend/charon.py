@@ -71,6 +71,10 @@ class Charon:
         """The connections whose tunnel is up, or being made."""
         return await asyncio.to_thread(_tunnels)
 
+    async def plugins(self) -> set[str]:
+        """The names of its plugins."""
+        return {name.decode() for name in (await self.ask("stats"))["plugins"]}
+
     async def until_gone(self) -> None:
         """Wait until it ends."""
         try:

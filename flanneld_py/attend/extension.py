@@ -39,6 +39,10 @@ class ExtensionAttendant:
         """The peers SubnetAddCommand was run for."""
         return tuple(self._peers.values())
 
+    def mtu(self, counted: int) -> int:
+        """That."""
+        return counted
+
     async def start(self, own: Lease) -> None:
         """Run PostStartupCommand."""
         self._peers.clear()

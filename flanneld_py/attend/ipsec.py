@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK, LAST_LOOK = 2.0, 60.0  # seconds
 CALM = 4  # where the pace is when all is well
+USER_SPACE, USER_SPACE_MTU = "kernel-libipsec", 1400
+NO_LIMIT = 65535
 INHERITED = {"inherited": True}  # unlike any peer's data: so it is written again
 
 
@@ -46,6 +48,7 @@ class IpsecAttendant:
         self._own: Lease | None = None
         self._peers: dict[IPNetwork, Part] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._room = NO_LIMIT
 
     def serving(self) -> Lease | None:
         """The lease charon was told, None when it has ended since."""
@@ -61,9 +64,14 @@ class IpsecAttendant:
         assert part
         return part
 
+    def mtu(self, counted: int) -> int:
+        """That, but no more than the device takes that charon has for ESP in user space."""
+        return min(counted, self._room)
+
     async def start(self, own: Lease) -> None:
         """Have a charon that knows our key; what it was told for another lease is taken back."""
         await self._charon.ensure()
+        self._room = USER_SPACE_MTU if USER_SPACE in await self._charon.plugins() else NO_LIMIT
         if self._own and self._own != own:
             for peer in self.peers():
                 await self.remove(peer)

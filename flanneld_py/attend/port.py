@@ -20,6 +20,10 @@ class Attendant(Protocol):
         """The lease of ours it was started for; None before `start`, and when what it started has died."""
         ...
 
+    def mtu(self, counted: int) -> int:
+        """The MTU of pods, where the backend counted on this one."""
+        ...
+
     async def start(self, own: Lease) -> None:
         """Be there for this lease of ours; whatever was served for another one is forgotten."""
         ...

@@ -22,7 +22,9 @@ from nodecore.errors import UserError
 from nodecore.kernel.model import NetState
 from nodecore.net import Family, IPNetwork
 
-OVERHEAD, ENCAP_OVERHEAD = 77, 8  # outer IP, ESP with the longest padding and check value; UDP around it
+OVERHEAD, ENCAP_OVERHEAD = 77, 8  # outer IP, ESP with the longest padding and a check value of 16 bytes; UDP around it
+LONGER_CHECKS = {"sha384": 8, "sha512": 16}  # bytes more, where the cipher does not check by itself
+CHECKING_CIPHERS = ("gcm", "ccm", "chacha20", "gmac")
 SHORTEST_PSK = 96
 IKE_PROPOSAL = "aes256-sha256-modp4096"
 FENCE = "flannel-fence-"
@@ -44,8 +46,8 @@ class IpsecBackend(Backend):
     network: IPNetwork = field(default=ip_network("0.0.0.0/0"))
 
     def mtu(self, underlay: Underlay) -> int:
-        """That of the way out less the longest ESP."""
-        return underlay.mtu - OVERHEAD - (ENCAP_OVERHEAD if self.udp_encap else 0)
+        """That of the way out less the longest ESP of our proposal."""
+        return underlay.mtu - OVERHEAD - (ENCAP_OVERHEAD if self.udp_encap else 0) - longer_check(self.esp_proposal)
 
     def desired(self, own: Lease, leases: Sequence[Lease], underlay: Underlay) -> NetState:
         """Nothing: policies and states are charon's."""
@@ -69,6 +71,13 @@ def parse_ipsec(conf: NetConf) -> IpsecBackend:
     if len(backend.psk) < SHORTEST_PSK:
         raise UserError(f"network config: Backend.PSK: {len(backend.psk)} characters are too few, at least {SHORTEST_PSK}")
     return backend
+
+
+def longer_check(proposal: str) -> int:
+    """The bytes a proposal's check value takes beyond those counted on."""
+    if any(cipher in proposal for cipher in CHECKING_CIPHERS):
+        return 0
+    return max((more for name, more in LONGER_CHECKS.items() if name in proposal), default=0)
 
 
 def connection_name(own: Part, peer: Part) -> str:

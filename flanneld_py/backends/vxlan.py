@@ -76,7 +76,7 @@ class VxlanBackend(Backend):
         states = [self._device(part, underlay) for part in own.parts]
         seen: set[object] = set()  # of several with the same MAC only the first: one is lying, and the choice must not waver
         for mac, part, state in (peer for peers in made for peer in peers):
-            names = {mac, part.subnet}
+            names = {(part.family, mac), part.subnet}
             if not names & seen:
                 seen |= names
                 states.append(state)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 
 from nodecore.kernel.netns import Netns
@@ -91,6 +92,7 @@ class Node:
         self.directory.mkdir()
         self.subnet_file = self.directory / "subnet.env"
         self.log = self.directory / "flanneld.log"
+        self.environment: dict[str, str] = {}  # more for the daemon
         self.daemon: subprocess.Popen[bytes] | None = None
         self.pod: Netns | None = None
 
@@ -104,7 +106,7 @@ class Node:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(path)
             try:
-                environment = os.environ | {"NOTIFY_SOCKET": path}
+                environment = os.environ | {"NOTIFY_SOCKET": path} | self.environment
                 argv = self.arguments(*(flags or ("-ip-masq",)))
                 self.daemon = self.ns.popen(argv, stderr=self.log.open("ab"), env=environment)
                 if wait:
@@ -140,17 +142,30 @@ class Node:
     def pod_ip(self) -> str:
         return f"{self.subnet}.10"
 
+    def gateways(self) -> list[IPv4Interface | IPv6Interface]:
+        """Its own address in each of its subnets."""
+        env = self.env()
+        return [ip_interface(env[key]) for key in ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET") if key in env]
+
+    def pod_ips(self) -> list[str]:
+        """Its pod's address in each of its subnets."""
+        return [str(gateway.network[10]) for gateway in self.gateways()]
+
     def add_pod(self, pod: Netns) -> None:
         """A pod on a bridge, as the CNI plugins would make it."""
         self.pod = pod
+        mtu = self.env()["FLANNEL_MTU"]
         for command in (
-            "ip link add cni0 type bridge", "ip link set cni0 up", f"ip addr add {self.subnet}.1/24 dev cni0",
-            f"ip link add pod0 mtu 1450 type veth peer name eth0 mtu 1450 netns {pod.pid}", "ip link set pod0 up master cni0",
+            "ip link add cni0 type bridge", "ip link set cni0 up",
+            f"ip link add pod0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pod.pid}", "ip link set pod0 up master cni0",
         ):
             self.ns.run(command.split())
-        for command in (f"ip addr add {self.pod_ip}/24 dev eth0", "ip link set eth0 up",
-                        f"ip route add default via {self.subnet}.1"):
-            pod.run(command.split())
+        pod.run(["ip", "link", "set", "eth0", "up"])
+        for gateway in self.gateways():
+            extra = ["nodad"] if gateway.version == 6 else []
+            self.ns.run(["ip", "addr", "add", str(gateway), "dev", "cni0", *extra])
+            pod.run(["ip", "addr", "add", f"{gateway.network[10]}/{gateway.network.prefixlen}", "dev", "eth0", *extra])
+            pod.run(["ip", f"-{gateway.version}", "route", "add", "default", "via", str(gateway.ip)])
 
     def mac(self) -> str:
         return json.loads(self.ns.run(["ip", "-j", "link", "show", "flannel.1"]).stdout)[0]["address"]
@@ -226,7 +241,10 @@ class Ping:
     SCRIPT = """
 import os, select, socket, struct, sys, time
 target, every = sys.argv[1], float(sys.argv[2])
-sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+six = ':' in target
+family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+request, reply, skip = (128, 129, 0) if six else (8, 0, 20)
+sock = socket.socket(family, socket.SOCK_RAW, protocol)
 sock.connect((target, 0))
 sent, got, ident = set(), set(), os.getpid() & 0xffff
 def checksum(data):
@@ -236,20 +254,20 @@ def checksum(data):
 def read(end):
     while (left := end - time.monotonic()) > 0:
         if select.select([sock], [], [], left)[0]:
-            kind, _, _, who, number = struct.unpack('!BBHHH', sock.recv(2048)[20:28])
-            if kind == 0 and who == ident:
+            kind, _, _, who, number = struct.unpack('!BBHHH', sock.recv(2048)[skip:skip + 8])
+            if kind == reply and who == ident:
                 got.add(number)
 print('on', flush=True)
-number, due = 0, time.monotonic()
+number = 0
 while not select.select([0], [], [], 0)[0]:
-    packet = struct.pack('!BBHHH', 8, 0, 0, ident, number)
+    packet = struct.pack('!BBHHH', request, 0, 0, ident, number)
     try:
-        sock.send(struct.pack('!BBHHH', 8, 0, checksum(packet), ident, number))
+        sock.send(struct.pack('!BBHHH', request, 0, checksum(packet), ident, number))
     except OSError:
         pass
     sent.add(number)
-    number, due = number + 1, due + every
-    read(due)
+    number += 1
+    read(time.monotonic() + every)  # a late one is not made up for: who only sends overflows its own buffer and calls it loss
 read(time.monotonic() + 0.5)
 print(len(sent), len(sent - got), flush=True)
 """
@@ -271,33 +289,25 @@ print(len(sent), len(sent - got), flush=True)
 
 
 def ping_once(source: Netns, target: str, wait: float = 1.0) -> bool:
-    """Whether one echo comes back."""
-    with source.enter():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    with sock:
-        sock.settimeout(wait)
-        body = struct.pack("!BBHHH", 8, 0, 0, 7, 7)
-        total = sum(struct.unpack("!4H", body))
-        try:
-            sock.connect((target, 0))
-            sock.send(struct.pack("!BBHHH", 8, 0, ~total & 0xFFFF, 7, 7))
-            while True:
-                if sock.recv(2048)[20] == 0:
-                    return True
-        except OSError:
-            return False
+    """Whether one small echo comes back."""
+    return _echo(source, target, 60, wait, fragment=True)
 
 
 def echo_passes(source: Netns, target: str, size: int, wait: float = 1.0) -> bool:
     """Whether an echo of `size` bytes, all headers counted, that may not be fragmented comes back."""
+    return _echo(source, target, size, wait, fragment=False)
+
+
+def _echo(source: Netns, target: str, size: int, wait: float, *, fragment: bool) -> bool:
     six = ":" in target
     with source.enter():
         family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
         sock = socket.socket(family, socket.SOCK_RAW, protocol)
     with sock:
         sock.settimeout(wait)
-        level, option = (socket.IPPROTO_IPV6, 23) if six else (socket.IPPROTO_IP, 10)
-        sock.setsockopt(level, option, 2)  # (IPV6|IP)_MTU_DISCOVER = DO
+        if not fragment:
+            level, option = (socket.IPPROTO_IPV6, 23) if six else (socket.IPPROTO_IP, 10)
+            sock.setsockopt(level, option, 2)  # (IPV6|IP)_MTU_DISCOVER = DO
         body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, 9, size) + bytes(size - (48 if six else 28))
         if not six:
             total = sum(struct.unpack("!4H", body[:8]))

@@ -1,6 +1,6 @@
-"""The ipsec backend with real charons: keys agreed over IKE, and ESP in user space where the kernel has none.
+"""The ipsec backend: what it decides, and what it does with real charons, with ESP in user space where the kernel has none.
 
-Each node has a /run of its own, where charon keeps its socket and its process number.
+Where packets go is asked in `test_every_backend.py`.
 """
 
 from __future__ import annotations
@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
 import pytest
-from site_of_nodes import Node, Site, ping_once, pinging, until
+from backend_rows import PSK, ROWS, IpsecNode, KernelIpsecNode, laid, need_esp
+from site_of_nodes import Site, ping_once, until
 
 from flanneld_py.attend import charon
 from flanneld_py.backends.choice import parse_backend
@@ -32,16 +30,9 @@ from nodecore.errors import UserError
 from nodecore.kernel.netns import Netns
 from nodecore.net import Family
 
-PSK = "1f2e" * 24
 CONFIG = {"Network": "10.5.0.0/16", "Backend": {"Type": "ipsec", "PSK": PSK}}
 GONE = {"PublicIP": "192.168.77.99", "PublicIPv6": None, "BackendType": "ipsec"}
-PLUGINS = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"
-STRONGSWAN = """charon {{
-  load_modular = no
-  load = random nonce openssl aes sha1 sha2 hmac gmp kdf gcm socket-default {kernel} vici
-  filelog {{ stderr {{ default = 1 }} }}
-}}
-"""
+IN_USER_SPACE = next(row for row in ROWS if row.kind is IpsecNode)
 
 
 def with_charon(test: Callable[..., None]) -> Callable[..., None]:
@@ -61,6 +52,8 @@ def test_options() -> None:
     assert PSK not in repr(backend), "a key is told to nobody"
     underlay = Underlay("eth0", 1500, {Family.IPV4: part(1).public_ip}, {}, (), ipv6=True)  # type: ignore[dict-item]
     assert (backend.mtu(underlay), replace(backend, udp_encap=True).mtu(underlay)) == (1423, 1415)  # type: ignore[type-var]
+    for proposal, mtu in (("aes128-sha256", 1423), ("aes256-sha512-modp2048", 1407), ("aes256gcm16-sha512", 1423)):
+        assert replace(backend, esp_proposal=proposal).mtu(underlay) == mtu  # type: ignore[type-var]
     own, peer = Lease((part(1),), "ipsec"), Lease((part(2),), "ipsec")
     assert backend.attended(own, [own, peer, replace(peer, backend="vxlan")], underlay) == (part(2),)
 
@@ -101,71 +94,12 @@ def test_a_missing_charon_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- with charon -------------------------------------------------------------------------------------------------
 
 
-class IpsecNode(Node):
-    """A node whose /run is its own."""
-
-    holder: subprocess.Popen[bytes]
-
-    def arguments(self, *flags: str, **kw: str) -> list[str]:
-        return self.inside(*super().arguments(*flags, **kw))
-
-    def inside(self, *argv: str) -> list[str]:
-        return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", *argv]
-
-    def own_run(self, kernel: str = "kernel-libipsec kernel-netlink") -> None:
-        conf = self.directory / "strongswan.conf"
-        conf.write_text(STRONGSWAN.format(kernel=kernel))
-        script = f"mount -t tmpfs none /run && mount --bind {conf} /etc/strongswan.conf && echo on && exec cat"
-        self.holder = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.holder.stdout
-        assert self.holder.stdout.readline() == b"on\n"
-
-    def charon(self) -> int:
-        try:
-            return int(Path(f"/proc/{self.holder.pid}/root/run/charon.pid").read_text())
-        except (OSError, ValueError):
-            return 0
-
-    def swanctl(self, *words: str) -> str:
-        return self.ns.run(self.inside("swanctl", *words), check=False).stdout
-
-    def end(self) -> None:
-        if number := self.charon():
-            with suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
-        self.holder.kill()
-        self.holder.wait()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    if not charon.find_charon() or not os.path.exists(PLUGINS) or not shutil.which("swanctl"):
-        pytest.skip("needs strongswan-charon, strongswan-swanctl, libcharon-extra-plugins (kernel-libipsec)")
-    made = Site(tmp_path_factory.mktemp("ipsec"))
-    try:
-        made.etcd.start()
-        made.configure(CONFIG)
-        for _ in range(2):
-            node = made.add_node()
-            node.__class__ = IpsecNode
-            node.own_run()  # type: ignore[attr-defined]
-            node.start()
-        made.add_pods()
+    with laid(IN_USER_SPACE, tmp_path_factory.mktemp("ipsec")) as (_, _, made):
         yield made
-    finally:
-        for node in made.nodes:
-            if node.daemon:
-                node.stop()
-            node.end()  # type: ignore[attr-defined]
-        made.close()
-
-
-def knows(node: Node, peer: Node) -> None:
-    """Wait until its charon has been told of a peer."""
-    name = f"{node.ip}-{node.subnet}.0/24-{peer.subnet}.0/24-{peer.ip}"
-    until(lambda: name in node.swanctl("--list-conns"), "charon is told of the peer")  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -189,7 +123,7 @@ def test_pods_reach_each_other_and_nobody_can_read_it(site: Site) -> None:
     one, two = site.nodes
     assert one.pod
     assert two.pod
-    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other", 30)  # type: ignore[arg-type]
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other", 30)
     with overheard(site) as heard:
         assert ping_once(one.pod, two.pod_ip)
         assert ping_once(two.pod, one.pod_ip)
@@ -198,31 +132,22 @@ def test_pods_reach_each_other_and_nobody_can_read_it(site: Site) -> None:
     ends = {socket.inet_aton(one.ip), socket.inet_aton(two.ip)}
     encapsulated = [packet for packet in heard if {packet[12:16], packet[16:20]} == ends and packet[22:24] == b"\x11\x94"]
     assert len(encapsulated) >= 4, "ESP in UDP, to port 4500"
-    assert site.etcd.subnets()[f"{one.subnet}.0-24"] == {"PublicIP": one.ip, "PublicIPv6": None, "BackendType": "ipsec"}
-    assert one.env()["FLANNEL_MTU"] == "1423"
 
 
 @with_charon
-def test_a_restarted_daemon_finds_its_tunnels(site: Site) -> None:
-    one, two = site.nodes
-    assert one.pod
-    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other", 30)  # type: ignore[arg-type]
-    before = one.charon()  # type: ignore[attr-defined]
-    site.etcd.put("/coreos.com/network/subnets/10.5.98.0-24", json.dumps(GONE))
-    until(lambda: "10.5.98.0/24" in one.swanctl("--list-conns"), "another peer's connection")  # type: ignore[attr-defined]
-    with pinging(one.pod, two.pod_ip) as ping:
-        one.stop(signal.SIGTERM)
-        site.etcd.ctl("del", "/coreos.com/network/subnets/10.5.98.0-24")
-        one.start()
-        until(lambda: "10.5.98.0/24" not in one.swanctl("--list-conns"), "what left meanwhile is gone")  # type: ignore[attr-defined]
-    assert (ping.lost, one.charon()) == (0, before)  # type: ignore[attr-defined]
+def test_a_restarted_daemon_finds_the_charon_it_started(site: Site) -> None:
+    one = site.nodes[0]
+    before, tunnels = one.charon(), one.swanctl("--list-sas", "--noblock").count("INSTALLED")
+    one.stop(signal.SIGTERM)
+    one.start()
+    assert (one.charon(), one.swanctl("--list-sas", "--noblock").count("INSTALLED")) == (before, tunnels)
 
 
-def replaced(node: Node) -> None:
+def replaced(node: IpsecNode) -> None:
     """Kill its charon and wait for another."""
-    before = node.charon()  # type: ignore[attr-defined]
+    before = node.charon()
     os.kill(before, signal.SIGKILL)
-    until(lambda: node.charon() not in (0, before) and "charon" in node.swanctl("--stats"), "a new charon", 20)  # type: ignore[attr-defined]
+    until(lambda: node.charon() not in (0, before) and "charon" in node.swanctl("--stats"), "a new charon", 20)
 
 
 @with_charon
@@ -233,15 +158,15 @@ def test_a_dead_charon_is_replaced_and_a_peer_that_left_is_forgotten(site: Site)
     one.daemon.send_signal(signal.SIGHUP)
     until(lambda: re.search("Reloading.*Running", one.log.read_text(), re.DOTALL), "a new life of the same process")
     replaced(one)  # a child of the life before
-    took = until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other again", 30)  # type: ignore[arg-type]
+    took = until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other again", 30)
     print(f"traffic after {took:.1f} s")
     site.etcd.put("/coreos.com/network/subnets/10.5.99.0-24", json.dumps(GONE))
     name = f"{one.ip}-{one.subnet}.0/24-10.5.99.0/24-192.168.77.99"
-    until(lambda: name in one.swanctl("--list-conns"), "a new peer's connection")  # type: ignore[attr-defined]
+    until(lambda: name in one.swanctl("--list-conns"), "a new peer's connection")
     site.etcd.ctl("del", "/coreos.com/network/subnets/10.5.99.0-24")
-    until(lambda: name not in one.swanctl("--list-conns"), "is taken away")  # type: ignore[attr-defined]
-    assert name not in one.swanctl("--list-sas")  # type: ignore[attr-defined]
-    assert ping_once(one.pod, two.pod_ip)  # type: ignore[arg-type]
+    until(lambda: name not in one.swanctl("--list-conns"), "is taken away")
+    assert name not in one.swanctl("--list-sas")
+    assert ping_once(one.pod, two.pod_ip)
 
 
 @with_charon
@@ -254,29 +179,21 @@ def test_another_backend_takes_the_tunnels_away(site: Site) -> None:
         for node in (one, two):
             node.stop(signal.SIGTERM)
             node.start()
-        assert one.swanctl("--list-conns") == ""  # type: ignore[attr-defined]
-        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other over VXLAN")  # type: ignore[arg-type]
+        assert one.swanctl("--list-conns") == ""
+        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "pods reach each other over VXLAN")
     finally:
         site.configure(CONFIG)
         for node in (one, two):
             node.stop(signal.SIGTERM)
             node.start()
-    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "and through ESP again", 20)  # type: ignore[arg-type]
-
-
-def has_esp() -> bool:
-    """Whether the kernel can do ESP."""
-    with Netns.create() as ns:
-        state = "ip xfrm state add src 1.1.1.1 dst 2.2.2.2 proto esp spi 7 mode tunnel aead rfc4106(gcm(aes))"
-        return ns.run([*state.split(), "0x" + "11" * 20, "128"], check=False).returncode == 0
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "and through ESP again", 20)
 
 
 @pytest.fixture(scope="module")
-def third(site: Site) -> Iterator[Node]:
+def third(site: Site) -> Iterator[IpsecNode]:
     """A node whose charon uses the kernel's own IPsec."""
+    site.kind = KernelIpsecNode
     node = site.add_node()
-    node.__class__ = IpsecNode
-    node.own_run("kernel-netlink")  # type: ignore[attr-defined]
     node.start()
     with Netns.create() as pod:
         node.add_pod(pod)
@@ -285,11 +202,12 @@ def third(site: Site) -> Iterator[Node]:
 
 
 @with_charon
-def test_in_the_kernel_nothing_leaves_in_plain(site: Site, third: Node) -> None:
+def test_in_the_kernel_nothing_leaves_in_plain(site: Site, third: IpsecNode) -> None:
     """Policies are there with or without ESP, and so is the fence."""
     one = site.nodes[0]
     assert third.pod
-    knows(third, one)
+    name = f"{third.ip}-{third.subnet}.0/24-{one.subnet}.0/24-{one.ip}"
+    until(lambda: name in third.swanctl("--list-conns"), "charon is told of the peer")
     policies = " ".join(third.ns.run(["ip", "xfrm", "policy"]).stdout.split())
     own = re.escape(f"src {third.subnet}.0/24 dst ")
     outward = rf"{own}{one.subnet}\.0/24 dir out priority \d+ (ptype main )?tmpl src {third.ip} dst {one.ip} proto esp"
@@ -303,7 +221,6 @@ def test_in_the_kernel_nothing_leaves_in_plain(site: Site, third: Node) -> None:
 
 
 @with_charon
-def test_traffic_through_the_kernels_esp(site: Site, third: Node) -> None:
-    if not has_esp():
-        pytest.skip("this kernel has no ESP (module esp4)")
-    until(lambda: ping_once(third.pod, site.nodes[0].pod_ip, 0.3), "pods reach each other", 30)  # type: ignore[arg-type]
+def test_the_kernels_esp_and_one_in_user_space_understand_each_other(site: Site, third: IpsecNode) -> None:
+    need_esp()
+    until(lambda: ping_once(third.pod, site.nodes[0].pod_ip, 0.3), "pods reach each other", 30)

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from site_of_nodes import Node, Site, ping_once, pinging, until
+from backend_rows import ROWS, RowNode, alive, laid, relay_pid, relays
+from site_of_nodes import Site, ping_once, until
 
 from flanneld_py.attend.choice import choose_attendant
 from flanneld_py.attend.udp import UdpAttendant
@@ -138,36 +139,6 @@ kernel = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="need
           pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="this kernel has no tun")]
 
 
-def relays(ns: Netns, device: str = "flannel0") -> Iterator[dict]:
-    """What the relay in a namespace says of itself."""
-    with ns.enter(), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.settimeout(2)
-        with suppress(OSError):
-            sock.connect(control_address(device))
-            sock.sendall(b'{"op": "show"}\n')
-            with sock.makefile() as lines:
-                yield json.loads(lines.readline())
-
-
-def relay_pid(node: Node) -> int:
-    return next((int(found["pid"]) for found in relays(node.ns)), 0)
-
-
-def end_relay(node: Node) -> None:
-    """The device takes its relay along."""
-    pid = relay_pid(node)
-    node.ns.run(["ip", "link", "del", "flannel0"], check=False)
-    if pid:
-        until(lambda: not alive(pid), "the relay ended")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-
-
 def tell(ns: Netns, **order: object) -> dict:
     with ns.enter(), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         sock.settimeout(2)
@@ -178,132 +149,56 @@ def tell(ns: Netns, **order: object) -> dict:
 
 
 @pytest.fixture(scope="module")
-def udp_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RowNode, RowNode, Site]]:
     """Two nodes with pods on the udp backend, which is what a configuration without a type means."""
-    made = Site(tmp_path_factory.mktemp("udp"))
-    try:
-        made.etcd.start()
-        made.configure(CONFIG)
-        for _ in range(2):
-            made.add_node().start()
-        made.add_pods()
-        one, two = made.nodes
-        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
+    with laid(next(row for row in ROWS if row.name == "udp"), tmp_path_factory.mktemp("udp")) as made:
         yield made
-    finally:
-        for node in made.nodes:
-            if node.daemon:
-                node.stop()
-            end_relay(node)
-        made.close()
-
-
-IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
-
-
-def df_ping(node: Node, target: str, size: int) -> bool:
-    """Whether an echo of `size` bytes, all headers counted, comes back; it may not be fragmented."""
-    assert node.pod
-    packet = struct.pack("!BBHHH", 8, 0, 0, 7, 7) + bytes(size - 28)
-    packet = packet[:2] + struct.pack("!H", checksum(packet)) + packet[4:]
-    with node.pod.enter():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    with sock:
-        sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        sock.settimeout(1)
-        sock.connect((target, 0))
-        try:
-            sock.send(packet)
-            while (answer := sock.recv(4096))[20] != 0:
-                continue
-        except OSError:
-            return False
-        return len(answer) == size
 
 
 @pytest.mark.etcd
 class TestTraffic:
+    """What only this backend has: the rest is asked in `test_every_backend.py`."""
+
     pytestmark = kernel
 
-    def test_state_and_lease_are_exact(self, udp_site: Site) -> None:
-        one, two = udp_site.nodes
-        assert one.env()["FLANNEL_MTU"] == "1472"
-        told = {f"{node.subnet}.0-24": {"PublicIP": node.ip, "PublicIPv6": None} for node in (one, two)}
-        assert udp_site.etcd.subnets() == told
-        link = json.loads(one.ns.run(["ip", "-d", "-j", "link", "show", "flannel0"]).stdout)[0]
-        data = link["linkinfo"]["info_data"]
-        assert (link["mtu"], data["type"], data["persist"], "UP" in link["flags"]) == (1472, "tun", True, True)
-        assert one.ns.run(["ip", "route", "show", "dev", "flannel0"]).stdout == "10.5.0.0/16 proto 70 scope link \n"
-        assert f"inet {one.subnet}.0/32 scope global flannel0" in one.ns.run(["ip", "addr", "show", "flannel0"]).stdout
+    def test_the_relay_knows_the_peers_and_is_told_of_once(self, pair: tuple[RowNode, RowNode, Site]) -> None:
+        one, two, _ = pair
         (said,) = relays(one.ns)
         assert (said["listen"], said["peers"]) == ([one.ip, 8285], {f"{two.subnet}.0/24": two.ip})
-        log = one.log.read_text()
-        assert log.count("carried by a Python program") == 1
+        assert one.log.read_text().count("carried by a Python program") == 1
 
-    def test_pods_reach_each_other_up_to_the_mtu(self, udp_site: Site) -> None:
-        one, two = udp_site.nodes
-        assert ping_once(one.pod, two.pod_ip)
-        assert ping_once(two.pod, one.pod_ip)
-        assert ping_once(one.ns, two.pod_ip), "a host reaches the other's pod"
-        for node in (one, two):
-            for namespace, device in ((node.ns, "pod0"), (node.pod, "eth0")):
-                namespace.run(["ip", "link", "set", device, "mtu", "1500"])
-        assert df_ping(one, two.pod_ip, 1472)
-        assert not df_ping(one, two.pod_ip, 1473)
-
-    def test_a_megabyte_of_tcp(self, udp_site: Site) -> None:
+    def test_a_megabyte_of_tcp(self, pair: tuple[RowNode, RowNode, Site]) -> None:
         from test_network import send_a_megabyte
 
-        send_a_megabyte(*udp_site.nodes)
+        send_a_megabyte(*pair[:2])
 
-    def test_a_pod_nobody_has_is_unreachable_at_once(self, udp_site: Site) -> None:
-        one = udp_site.nodes[0]
+    def test_a_pod_nobody_has_is_unreachable_at_once(self, pair: tuple[RowNode, RowNode, Site]) -> None:
+        one, _, _ = pair
         with one.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             sock.settimeout(5)
             with pytest.raises(OSError, match="unreachable"):
                 sock.connect(("10.5.255.77", 80))
 
-    def test_kill_and_restart_of_the_daemon_lose_no_packet(self, udp_site: Site) -> None:
-        one, two = udp_site.nodes
+    def test_it_outlives_the_daemon(self, pair: tuple[RowNode, RowNode, Site]) -> None:
+        one, _, _ = pair
         pid = relay_pid(one)
-        with pinging(one.pod, two.pod_ip) as out, pinging(two.pod, one.pod_ip) as back:
-            one.stop(signal.SIGKILL)
-            one.start()
-        assert out.sent > 20
-        assert (out.lost, back.lost, relay_pid(one)) == (0, 0, pid)
+        one.stop(signal.SIGKILL)
+        one.start()
+        assert relay_pid(one) == pid
 
-    def test_a_killed_relay_is_replaced(self, udp_site: Site) -> None:
-        one, two = udp_site.nodes
+    def test_a_killed_relay_is_replaced(self, pair: tuple[RowNode, RowNode, Site]) -> None:
+        one, two, _ = pair
         pid = relay_pid(one)
         os.kill(pid, signal.SIGKILL)
         took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05), "a new relay carries packets", 5)
         print(f"a new relay after {took:.2f} s")
         assert relay_pid(one) not in (0, pid)
 
-    @pytest.mark.parametrize("damage", ["ip link del flannel0", "ip link set flannel0 down", "ip route flush dev flannel0",
-                                        "ip link set flannel0 mtu 1300"])
-    def test_damage_by_hand_is_healed(self, udp_site: Site, damage: str) -> None:
-        one, two = udp_site.nodes
-        one.ns.run(damage.split())
-        took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05) and "mtu 1472" in one.ns.run(
-            ["ip", "link", "show", "flannel0"], check=False).stdout, f"healed after {damage}", 5)
-        print(f"{damage}: {took:.2f} s")
-
-    def test_a_peer_that_left_is_forgotten(self, udp_site: Site) -> None:
-        one = udp_site.nodes[0]
-        udp_site.etcd.put("/coreos.com/network/subnets/10.5.250.0-24", '{"PublicIP":"192.168.77.99","PublicIPv6":null}')
-        until(lambda: "10.5.250.0/24" in next(relays(one.ns))["peers"], "the third is known")
-        one.stop(signal.SIGKILL)
-        udp_site.etcd.ctl("del", "/coreos.com/network/subnets/10.5.250.0-24")
-        assert "10.5.250.0/24" in next(relays(one.ns))["peers"]
-        one.start()
-        until(lambda: "10.5.250.0/24" not in next(relays(one.ns))["peers"], "the third is forgotten", 2)
-
-    def test_another_backend_takes_its_place(self, udp_site: Site) -> None:
+    def test_another_backend_takes_its_place(self, pair: tuple[RowNode, RowNode, Site]) -> None:
         """The last of these: the device goes, and its relay with it."""
-        one, two = udp_site.nodes
+        one, two, site = pair
         pids = [relay_pid(node) for node in (one, two)]
-        udp_site.configure({**CONFIG, "Backend": {"Type": "vxlan"}})
+        site.configure({**CONFIG, "Backend": {"Type": "vxlan"}})
         for node in (one, two):
             node.stop(signal.SIGTERM)
             node.start()

@@ -1,9 +1,8 @@
-"""The wireguard backend: keys, what it decides, and where packets go on a kernel that has WireGuard."""
+"""The wireguard backend: its keys, and what it decides."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import stat
 from base64 import b64decode, b64encode
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backend_rows import WG_PSK, RowNode, laid, reach
+from backend_rows import wireguard as wireguard_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from site_of_nodes import Node, Site, ping_once, pinging, until
+from site_of_nodes import until
 
 from flanneld_py import x25519
 from flanneld_py.backends.choice import parse_backend
@@ -30,12 +31,11 @@ from nodecore.kernel.diff import plan_changes
 from nodecore.kernel.fake import FakeNetwork
 from nodecore.kernel.model import Address, Link, NetState, Route, Wireguard, WireguardPeer, scope_of
 from nodecore.net import Family
-from tests.kernelmodules import need
 
 FOUR, SIX = Family.IPV4, Family.IPV6
 NETWORK = {"Network": "10.5.0.0/16"}
 DUAL = {**NETWORK, "EnableIPv6": True, "IPv6Network": "fd00:5::/48"}
-PSK = b64encode(bytes(range(32))).decode()
+PSK = WG_PSK
 
 
 # Keys: RFC 7748, section 5.2
@@ -239,116 +239,33 @@ async def test_a_peer_with_a_new_key_replaces_itself() -> None:
     assert network.applied[-1].describe() == f"delete {gone}"
 
 
-# Where packets go
+# What only this backend has: where packets go is asked in `test_every_backend.py`
 
 
-def start(node: Node) -> None:
-    before = os.environ.get("WIREGUARD_KEY_FILE")
-    os.environ["WIREGUARD_KEY_FILE"] = str(node.directory / "wgkey")
-    try:
-        node.start()
-    finally:
-        del os.environ["WIREGUARD_KEY_FILE"]
-        if before is not None:
-            os.environ["WIREGUARD_KEY_FILE"] = before
-
-
-@pytest.fixture(scope="module", params=["ipv4", "dual-separate", "dual-ipv6"])
-def wg_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    need("wireguard")
-    made = Site(tmp_path_factory.mktemp("wireguard"))
-    family, _, mode = request.param.partition("-")
-    backend = {"Type": "wireguard", "PSK": PSK, "PersistentKeepaliveInterval": 1, **({"Mode": mode} if mode else {})}
-    try:
-        made.etcd.start()
-        made.configure({**(DUAL if family == "dual" else NETWORK), "Backend": backend})
-        for number in (1, 2):
-            node = made.add_node()
-            node.ns.run(["ip", "addr", "add", f"fd77::{number}/64", "dev", "eth0", "nodad"])
-            start(node)
-        made.add_pods()
-        one, two = made.nodes
-        until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works", 60)
-        yield made
-    finally:
-        made.close()
-
-
-def peers(node: Node) -> str:
-    return node.ns.run(["wg", "show", "flannel-wg", "allowed-ips"], check=False).stdout
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RowNode, RowNode]]:
+    with laid(wireguard_row("ipv4"), tmp_path_factory.mktemp("wireguard")) as (one, two, _):
+        yield one, two
 
 
 @pytest.mark.kernel
 @pytest.mark.etcd
 @pytest.mark.slow
-class TestTraffic:
-    def test_state_is_exact_and_encrypted(self, wg_site: Site) -> None:
-        one, two = wg_site.nodes
-        assert one.env()["FLANNEL_MTU"] == "1420"
-        assert "10.5.0.0/16 proto 70 scope link" in one.ns.run(["ip", "route", "show", "dev", "flannel-wg"]).stdout
-        told = wg_site.etcd.subnets()
-        theirs = next(value for name, value in told.items() if name.startswith(f"{two.subnet}.0-24"))
-        assert f"{theirs['BackendData']['PublicKey']}\t{two.subnet}.0/24" in peers(one)
-        assert one.ns.run(["wg", "show", "flannel-wg", "preshared-keys"]).stdout.split()[1] == PSK
-        assert int(one.ns.run(["wg", "show", "flannel-wg", "latest-handshakes"]).stdout.split()[1]) > 0
-        assert stat.S_IMODE((one.directory / "wgkey").stat().st_mode) == 0o600
-        private = (one.directory / "wgkey").read_text()
-        assert private not in one.log.read_text()
-        assert PSK not in one.log.read_text()
+class TestKeys:
+    def test_they_are_used_and_told_to_nobody(self, pair: tuple[RowNode, RowNode]) -> None:
+        one, _ = pair
+        assert int(one.sh("wg show flannel-wg latest-handshakes").split()[1]) > 0
+        private = one.directory / "wgkey"
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+        assert private.read_text() not in one.log.read_text()
+        assert WG_PSK not in one.log.read_text()
 
-    def test_pods_reach_each_other_up_to_the_mtu(self, wg_site: Site) -> None:
-        from test_udp_backend import df_ping
-
-        one, two = wg_site.nodes
-        assert ping_once(two.pod, one.pod_ip, 2)
-        assert ping_once(one.ns, two.pod_ip, 2)
-        for node in (one, two):
-            for namespace, name in ((node.ns, "pod0"), (node.pod, "eth0")):
-                namespace.run(["ip", "link", "set", name, "mtu", "1500"])
-        assert df_ping(one, two.pod_ip, 1420)
-        assert not df_ping(one, two.pod_ip, 1421)
-
-    def test_both_families_reach_the_other_end(self, wg_site: Site) -> None:
-        one, two = wg_site.nodes
-        if "FLANNEL_IPV6_SUBNET" not in two.env():
-            return
-        inside = two.env()["FLANNEL_IPV6_SUBNET"].split("::")[0] + "::"
-        until(lambda: one.ns.run(["ping", "-6", "-c1", "-W1", inside], check=False).returncode == 0, "IPv6 inside", 20)
-
-    def test_restart_keeps_the_key_and_loses_no_packet(self, wg_site: Site) -> None:
-        one, two = wg_site.nodes
-        before = wg_site.etcd.subnets()
-        with pinging(one.pod, two.pod_ip, 0.05) as out:
-            one.stop(signal.SIGKILL)
-            start(one)
-        assert (out.sent > 20, out.lost, wg_site.etcd.subnets() == before) == (True, 0, True)
-
-    def test_a_new_key_is_told_and_taken(self, wg_site: Site) -> None:
-        one, two = wg_site.nodes
-        before = peers(two)
+    def test_a_new_one_is_told_and_taken(self, pair: tuple[RowNode, RowNode]) -> None:
+        one, two = pair
+        before = two.sh("wg show flannel-wg peers")
         one.stop(signal.SIGKILL)
         (one.directory / "wgkey").unlink()
-        start(one)
-        until(lambda: peers(two) != before and ping_once(one.pod, two.pod_ip, 0.5), "the new key works", 30)
-        assert len(peers(two).splitlines()) == 1
-
-    @pytest.mark.parametrize("damage", ["ip link del flannel-wg", "ip link set flannel-wg down", "ip route flush dev flannel-wg"])
-    def test_damage_by_hand_is_healed(self, wg_site: Site, damage: str) -> None:
-        one, two = wg_site.nodes
-        one.ns.run(damage.split())
-        until(lambda: ping_once(one.pod, two.pod_ip, 0.5), f"healed after {damage}", 30)
-
-    def test_a_peer_that_left_is_forgotten(self, wg_site: Site) -> None:
-        one = wg_site.nodes[0]
-        third = "/coreos.com/network/subnets/10.5.250.0-24"
-        data = {"PublicKey": key(9)}
-        value = {"PublicIP": "192.168.77.99", "BackendType": "wireguard", "BackendData": data}
-        if "FLANNEL_IPV6_SUBNET" in one.env():
-            third += "&fd00:5:0:fa::-64"
-            value |= {"PublicIPv6": "fd77::99", "BackendV6Data": data}
-        wg_site.etcd.put(third, json.dumps(value))
-        until(lambda: key(9) in peers(one), "the third is known", 20)
-        one.stop(signal.SIGKILL)
-        wg_site.etcd.ctl("del", third)
-        start(one)
-        until(lambda: key(9) not in peers(one), "the third is forgotten", 20)
+        one.start()
+        until(lambda: two.sh("wg show flannel-wg peers") != before, "the peer has the new key", 30)
+        reach(one, two, 30)
+        assert len(two.sh("wg show flannel-wg peers").split()) == 1
