@@ -36,6 +36,7 @@ class Call:
     body: bytes = b""
     content: str = JSON
     accept: str = ""
+    agent: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property

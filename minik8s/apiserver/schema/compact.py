@@ -38,7 +38,7 @@ def short(name: str) -> str:
 
 def _shape(definitions: dict[str, Definition], definition: Definition) -> Shape:
     fields = {name: _field(definitions, schema) for name, schema in definition["properties"].items()}
-    return Shape(fields, tuple(definition.get("required", ())))
+    return Shape(fields, tuple(definition.get("required", ())), atomic=definition.get("x-kubernetes-map-type") == "atomic")
 
 
 def _field(definitions: dict[str, Definition], schema: Definition) -> Field:

@@ -50,11 +50,12 @@ class Field(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Shape(msgspec.Struct, array_like=True, frozen=True):
-    """One object type; `open_` ones take any field."""
+    """One object type; `open_` ones take any field, `atomic` ones are owned and applied whole."""
 
     fields: dict[str, Field]
     required: tuple[str, ...] = ()
     open_: bool = False
+    atomic: bool = False
 
 
 class Shapes(msgspec.Struct, array_like=True, frozen=True):

@@ -67,7 +67,8 @@ class Dispatch:
             case "update", True:
                 return shown(call, await self._writer.update(call))
             case "patch", True:
-                return shown(call, await self._writer.patch(call))
+                obj, fresh = await self._writer.patch(call)
+                return shown(call, obj, 201 if fresh else 200)
             case "delete", True:
                 return await self._delete(call)
             case "deletecollection", False:
@@ -83,8 +84,9 @@ class Dispatch:
             raise method_not_allowed()
         match target.subresource:
             case "status":
-                change = self._writer.update if verb == "update" else self._writer.patch
-                return shown(call, await change(call, sub="status"))
+                obj = await self._writer.update(call, sub="status") if verb == "update" else \
+                    (await self._writer.patch(call, sub="status"))[0]
+                return shown(call, obj)
             case "scale":
                 return answer(await subresources.change_scale(self._writer, call))
             case "binding":

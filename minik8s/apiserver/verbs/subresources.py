@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.kinds import meta
+from minik8s.apiserver.fields import tracking
+from minik8s.apiserver.fields.ownership import Who
+from minik8s.apiserver.kinds import fitting, meta
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Call, now
 from minik8s.apiserver.request.status import Cause, bad_request, conflict, invalid
 from minik8s.apiserver.schema.patch import clone
-from minik8s.apiserver.verbs.patching import patched
+from minik8s.apiserver.verbs.patching import APPLY, Change, author, configuration, forced, media_of, patched
 from minik8s.apiserver.verbs.writing import Writer
 
 Object = dict[str, Any]
 SCALE = ("autoscaling", "v1", "Scale")
+REPLICAS: Object = {"f:spec": {"f:replicas": {}}}
 OPERATORS = {"In": "in", "NotIn": "notin"}
 
 
@@ -25,6 +28,10 @@ def scale_of(obj: Object) -> Object:
     """The Scale of a workload."""
     own, spec, status = obj["metadata"], obj["spec"], obj.get("status") or {}
     kept = {key: own[key] for key in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp") if key in own}
+    owners = [{**entry, "apiVersion": "autoscaling/v1", "fieldsV1": REPLICAS} for entry in own.get("managedFields") or []
+              if "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})]
+    if owners:
+        kept["managedFields"] = owners
     return {
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept,
         "spec": {"replicas": spec.get("replicas", 0)},
@@ -46,6 +53,9 @@ def selector_text(selector: Object) -> str:
 
 async def change_scale(writer: Writer, call: Call) -> Object:
     """Set a workload's replicas by the Scale (or the patch of one) in the body."""
+    who = author(call, "scale")
+    if media_of(call) == APPLY and call.verb == "patch":
+        return scale_of(await writer.change(call, _applied_scale(call, who), who))
     if call.verb == "patch":
         change = patched(call, SCALE)
     else:
@@ -59,14 +69,30 @@ async def change_scale(writer: Writer, call: Call) -> Object:
         version = (new.get("metadata") or {}).get("resourceVersion")
         if version and version != obj["metadata"]["resourceVersion"]:
             raise conflict(call.kind.resource.plural, call.kind.resource.group, call.target.name)
-        replicas = (new.get("spec") or {}).get("replicas", 0)
-        if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas < 2**31:
-            cause = Cause("spec.replicas", f"Invalid value: {replicas!r}: must be greater than or equal to 0")
-            raise invalid("Scale", "autoscaling", call.target.name, [cause])
-        obj["spec"]["replicas"] = replicas
+        obj["spec"]["replicas"] = _replicas(call, new)
         return obj
 
-    return scale_of(await writer.change(call, make))
+    return scale_of(await writer.change(call, make, who))
+
+
+def _replicas(call: Call, scale: Object) -> int:
+    spec = scale.get("spec")
+    replicas = spec.get("replicas", 0) if isinstance(spec, dict) else 0
+    if not isinstance(replicas, int) or isinstance(replicas, bool) or not 0 <= replicas < 2**31:
+        cause = Cause("spec.replicas", f"Invalid value: {replicas!r}: must be greater than or equal to 0")
+        raise invalid("Scale", "autoscaling", call.target.name, [cause])
+    return replicas
+
+
+def _applied_scale(call: Call, who: Who) -> Change:
+    """A Scale that is applied claims its workload's replicas, and nothing else."""
+    config, stamp = configuration(call, SCALE), now()
+    fitting.places(call, config)
+    resource = call.kind.resource
+    claim: Object = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {}}
+    if isinstance(config.get("spec"), dict) and "replicas" in config["spec"]:
+        claim["spec"] = {"replicas": _replicas(call, config)}
+    return lambda live: tracking.apply(call.kind, live, claim, who, stamp, force=forced(call))
 
 
 async def bind(writer: Writer, call: Call, name: str = "") -> Object:
