@@ -61,6 +61,7 @@ class World:
     spaces: dict[str, Netns] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     sockets: list[socket.socket] = field(default_factory=list)
+    served: dict[str, set[int]] = field(default_factory=dict)  # ports by address
 
     def serve(self, space: str, address: str, port: int, name: str) -> None:
         """Answer `name` and the caller's address on TCP, UDP and SCTP; a TCP connection echoes on until it is closed."""
@@ -74,6 +75,7 @@ class World:
             self.sockets.append(sock)
             if sock.type is socket.SOCK_STREAM:
                 sock.listen(64)
+        self.served.setdefault(address, set()).add(port)
         for answer, sock in ((self._accept, stream), (self._answer, packets),
                              (self._accept if sctp.in_kernel() else self._associate, third)):
             threading.Thread(target=answer, args=(sock, name, port), daemon=True).start()
@@ -98,7 +100,7 @@ class World:
 
     def _associate(self, sock: socket.socket, name: str, port: int) -> None:
         with contextlib.suppress(OSError, struct.error):  # shut down
-            sctp.serve(sock, port, lambda caller: f"{name} {caller}".encode())
+            sctp.serve(sock, port, self.served[sock.getsockname()[0]], lambda caller: f"{name} {caller}".encode())
 
     def connect(self, space: str, address: str, port: int, timeout: float = 3, protocol: str = "tcp") -> socket.socket:
         with self.spaces[space].enter():

@@ -98,6 +98,8 @@ def ask(sock: socket.socket, address: str, port: int) -> bytes:
                 raise
             if (source, target, *chunks) == (ours, port, INIT):  # on loopback one meets nobody but oneself
                 raise ConnectionRefusedError
+            if (source, target, *chunks) == (port, ours, ABORT):
+                raise ConnectionRefusedError
             if (source, target) == (port, ours) and wanted in chunks:
                 return tag, chunks
 
@@ -111,16 +113,21 @@ def ask(sock: socket.socket, address: str, port: int) -> bytes:
     return chunks[DATA][12:]
 
 
-def serve(sock: socket.socket, port: int, answer: Callable[[str], bytes]) -> None:
-    """Answer who sets up an association, on a bound raw socket until that is shut down; no state is kept but in the cookie."""
+def serve(sock: socket.socket, port: int, served: set[int], answer: Callable[[str], bytes]) -> None:
+    """Answer who sets up an association, on a bound raw socket until that is shut down; no state is kept but in the cookie.
+
+    Whoever asks for a port that is not among those `served` at this address is sent away.
+    """
     while True:
         data, caller = sock.recvfrom(2048)
         if not data:
             return
         source, target, _, chunks = read(data, sock.family)
-        if target != port:
+        if target not in served and INIT in chunks:
+            reply = packet(target, source, *struct.unpack_from("!I", chunks[INIT]), (ABORT, 0, b""))
+        elif target != port:
             continue
-        if INIT in chunks:
+        elif INIT in chunks:
             tag = chunks[INIT][:4]
             cookie = struct.pack("!HH", COOKIE_PARAMETER, 8) + tag
             reply = packet(port, source, *struct.unpack("!I", tag), (INIT_ACK, 0, beginning(TAG + 1) + cookie))

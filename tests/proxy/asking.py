@@ -1,0 +1,59 @@
+"""Asking one moving Service both ways, by all protocols, until the right ones answer; and connections that must go on.
+
+Read next: `tests/proxy/test_transitions.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from conformance_rows import PROTOCOLS
+from proxy_net import NODE, World, eventually, of
+
+from nodecore.net import Family
+
+VIP, NODE_PORT = "10.96.0.50", 30066
+WAYS = (("pod-a", VIP, 80), ("outside", NODE, NODE_PORT))
+PATIENCE = 20.0
+
+
+def answers(net: World, family: Family, way: tuple[str, str, int], protocol: str, enough: set[str]) -> set[str]:
+    """Who answers, asked until those have, and a few times more."""
+    caller, address, port = way
+    found: set[str] = set()
+    for turn in range(40):
+        found.add(net.ask(caller, of(family, address), port, protocol, 0.3 if "timeout" in enough else 2)[0])
+        if turn > 5 and found >= enough:
+            break
+        if enough & {"refused", "timeout"}:
+            break
+    return found
+
+
+def await_state(net: World, family: Family, inside: set[str], outside: set[str]) -> None:
+    for protocol in PROTOCOLS:
+        for way, expected in zip(WAYS, (inside, outside), strict=True):
+            eventually(lambda way=way, protocol=protocol, expected=expected:
+                       answers(net, family, way, protocol, expected) == expected, PATIENCE, f"{protocol} {way}: {expected}")
+
+
+@contextlib.contextmanager
+def lines(net: World, family: Family) -> Iterator[None]:
+    """A connection each way that must go on until the end."""
+    made = [net.connect(caller, of(family, address), port, 10) for caller, address, port in WAYS]
+    try:
+        for line in made:
+            assert line.recv(100)
+        yield
+        for line in made:
+            assert lives(line)
+    finally:
+        for line in made:
+            line.close()
+
+
+def lives(line: socket.socket) -> bool:
+    line.sendall(b"ping")
+    return line.recv(100) == b"ping"

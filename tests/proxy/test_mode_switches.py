@@ -1,0 +1,89 @@
+"""The conformance table's switches from one mode to another, each to each: nothing is cut, and nothing of the old is left.
+
+Its Service is dual-stack, and so are the connections. What traffic sees during the switch: `test_iptables_agent.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+
+import pytest
+from asking import NODE_PORT, VIP, await_state, lines
+from conformance_rows import B, C, Object, made
+from conftest import VARIANTS, Agent
+from proxy_api import Api
+from proxy_net import FAMILIES, FAR_POD, World, eventually, of
+
+from nodecore.kernel.ipvs import Ipvs
+from nodecore.kernel.virtualserver import Destination
+from nodecore.net import Family
+from tests.kernelmodules import need_ipvs
+
+pytestmark = pytest.mark.kernel
+FLAGS = ("--cluster-cidr", "10.244.0.0/16,fd00::10:244:0:0/96")
+MODES = ("nftables", *VARIANTS, "ipvs")
+TWO = {"pod-b", "pod-c"}
+
+
+def dual(*members: str) -> list[Object]:
+    """One Service of both families, with a slice for each."""
+    slices, web = zip(*(made("dual", VIP, *members, node_port=NODE_PORT) for _ in FAMILIES), strict=True)
+    ours, theirs = (of(family, item) for family, item in zip(FAMILIES, slices, strict=True))
+    theirs["metadata"]["name"] += "-6"
+    web[0]["spec"] |= {"clusterIPs": [VIP, of(Family.IPV6, VIP)], "ipFamilies": ["IPv4", "IPv6"],
+                       "ipFamilyPolicy": "RequireDualStack"}
+    return [ours, theirs, web[0]]
+
+
+def servers(net: World) -> list[Destination]:
+    with contextlib.closing(Ipvs(net.spaces["node"].path)) as kernel:
+        found: list[Destination] = kernel.destinations([server.key for server in kernel.servers()])
+    return found
+
+
+def left(net: World, mode: str) -> bool:
+    """Whether there is something of a mode."""
+    node = net.spaces["node"]
+    if mode in VARIANTS:
+        return any("KPY-" in node.run([f"{program}{mode.removeprefix('iptables')}-save"]).stdout
+                   for program in ("iptables", "ip6tables"))
+    if mode == "ipvs":
+        return bool(servers(net)) or "kube-ipvs0" in node.run(["ip", "-br", "link"]).stdout
+    return "map cluster-endpoints" in node.run(["nft", "-t", "list", "maps"]).stdout
+
+
+def switch(agent: Agent, mode: str) -> None:
+    agent.kill()
+    for variant in VARIANTS:
+        agent.net.spaces["node"].run([variant, "-t", "mangle", "-X", "KUBE-IPTABLES-HINT"], check=False)
+    agent.mode = mode
+    agent.start()
+
+
+@pytest.mark.parametrize(("feature", "before", "mode"), [
+    pytest.param(f"transition: the mode was {before}, dual-stack", before, after,
+                 marks=[] if (before, after) == ("nftables", "iptables-nft") else pytest.mark.slow, id=f"{before} to {after}")
+    for before, after in itertools.permutations(MODES, 2)])
+def test_switched(net: World, api: Api, agent: Agent, feature: str, before: str, mode: str) -> None:
+    """Connections of both families are there before and go on; who answers is the same, and nothing is left of the old mode."""
+    if "ipvs" in (before, mode):
+        need_ipvs()
+    agent.flags, agent.mode = FLAGS, before
+    api.put(*dual(B, C))
+    agent.start()
+    for family in FAMILIES:
+        await_state(net, family, TWO, TWO)
+    with lines(net, Family.IPV4), lines(net, Family.IPV6):
+        switch(agent, mode)
+        for family in FAMILIES:
+            await_state(net, family, TWO, TWO)
+        if before != "ipvs":  # whose connections end where they began
+            assert not left(net, before)
+        else:
+            assert {item.weight for item in servers(net)} <= {0}
+        api.put(*dual(C, FAR_POD))
+        for family in FAMILIES:
+            await_state(net, family, {"pod-c", "far"}, {"pod-c", "far"})
+    if (before, mode) == ("ipvs", "nftables"):
+        eventually(lambda: not left(net, before), within=200, what="virtual servers go with their connections")
