@@ -28,8 +28,8 @@ PURE = (
     "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
     "minik8s/apiserver/auth/authorize.py", "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
     "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",
-    *(f"minik8s/apiserver/schema/{name}.py" for name in ("patch", "strategic", "shapes", "validation", "columns", "podstatus",
-                                                         "age", "tables", "compact", "openapi3", "served")),
+    *(f"minik8s/apiserver/schema/{name}.py" for name in ("patch", "strategic", "shapes", "validation", "columns*", "cells",
+                                                         "podstatus", "age", "tables", "compact", "openapi3", "served")),
 )
 ADAPTERS = "nodecore/kernel/"
 KERNEL_LIBRARIES = {"pyroute2", "iptc"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
 from typing import Any
 
 from minik8s.apiserver.request.status import Cause
@@ -91,6 +92,17 @@ def path_segment(field: str, value: Any) -> Iterator[Cause]:
     """A name that need only fit into a URL."""
     if not isinstance(value, str) or value in (".", "..") or "/" in value or "%" in value:
         yield wrong(field, value, "may not be '.' or '..' and may not contain '/' or '%'")
+
+
+def address_name(field: str, value: Any) -> Iterator[Cause]:
+    """An IP address, written the one way there is."""
+    try:
+        right = str(ip_address(str(value)))
+    except ValueError:
+        yield wrong(field, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+        return
+    if right != value:
+        yield wrong(field, value, f"must be in canonical form ({right})")
 
 
 def qualified(field: str, value: str) -> Iterator[Cause]:

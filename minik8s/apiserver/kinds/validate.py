@@ -22,7 +22,7 @@ Object = dict[str, Any]
 ANNOTATIONS_LIMIT = 256 * 1024
 DATA_LIMIT = 1024 * 1024
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
-NAMES = {"Namespace": causes.label_name, "Service": causes.service_name,
+NAMES = {"Namespace": causes.label_name, "Service": causes.service_name, "IPAddress": causes.address_name,
          **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), causes.path_segment)}
 
 

@@ -9,7 +9,8 @@ import datetime
 from collections.abc import Iterable
 from typing import Any
 
-from minik8s.apiserver.schema.columns import DEFAULT, KINDS, Column
+from minik8s.apiserver.schema.cells import DEFAULT, Column, Columns
+from minik8s.apiserver.schema.columns import KINDS
 
 Object = dict[str, Any]
 META = "meta.k8s.io/v1"
@@ -17,10 +18,13 @@ META = "meta.k8s.io/v1"
 
 def table(
     kind: str, objects: Iterable[Object], now: datetime.datetime, *,
-    include: str = "Metadata", metadata: Object | None = None, headers: bool = True,
+    include: str = "Metadata", metadata: Object | None = None, headers: bool = True, layout: Columns | None = None,
 ) -> Object:
-    """The Table of some objects of one kind; `include` is the includeObject parameter: Metadata, Object or None."""
-    layout = KINDS.get(kind, DEFAULT)
+    """The Table of some objects of one kind; `include` is the includeObject parameter: Metadata, Object or None.
+
+    A kind that the catalogue does not have brings its own `layout`.
+    """
+    layout = layout or KINDS.get(kind, DEFAULT)
     return {
         "kind": "Table",
         "apiVersion": META,
@@ -31,8 +35,9 @@ def table(
 
 
 def _definition(column: Column) -> Object:
-    form = "name" if column.name == "Name" else ""
-    return {"name": column.name, "type": column.type, "format": form, "description": "", "priority": column.priority}
+    form = "name" if column.name == "Name" else column.format
+    return {"name": column.name, "type": column.type, "format": form, "description": column.description,
+            "priority": column.priority}
 
 
 def _object(obj: Object, include: str) -> Object:
