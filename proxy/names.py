@@ -130,5 +130,12 @@ FILTER_TREES = {
     "U": "ClusterIPs: an undefined port there is refused",
     "P": "NodePorts that are dropped or refused",
 }
+
+
+def turn(tree: str, count: int, turn: int) -> str:
+    """The tree of those that are the `turn`th of a Service's `count` endpoints; of one that is alone, the tree itself."""
+    return f"{tree}-{count}-{turn}" if count > 1 else tree
+
+
 BALANCED = "V-"  # ... and a hash of its rules: a chain of the endpoints of Services with many of them, or with affinity
 RECENT = "KPY-"  # ... and a hash of Service, port and endpoint: the clients the kernel remembers (/proc/net/xt_recent)

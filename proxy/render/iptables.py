@@ -5,7 +5,10 @@ A packet's way, of the first packet of a connection, as only that meets the nat 
     PREROUTING, OUTPUT -> SERVICES
         STRANGERS      from outside the cluster: trees S and L, the ways under a Local policy
         OUTSIDE        mark for masquerading what is not from the cluster
-        C              by the low bits of the address to a chain of a few Services: DNAT to one of their endpoints
+        C              by the low bits of the address to a chain of a few Services: DNAT to their endpoint
+            C-n-0 ...  the same of Services with n endpoints: each of them in the tree of its turn; the die is cast
+                       once for all Services, at the root
+            C-tcp-80   the same of a port that very many Services have
         E              external addresses, always marked
         NODEPORTS      for this node itself: N, by port
     POSTROUTING        masquerade what is marked, and a pod that reached itself (H)
@@ -13,10 +16,11 @@ A packet's way, of the first packet of a connection, as only that meets the nat 
         D, P           addresses and ports that are dropped or refused
         U              any other port of a ClusterIP is refused
 
-What counts is how few rules there are: the kernel takes a table as a whole, and a change of one rule costs as much as
-all there are. So a Service with few endpoints has no chain, but one rule for each of them, in a chain that it shares
-with those whose addresses end in the same bits. A first packet walks a few dozen rules, however many Services there are.
-Rules of different Services match different packets, so their order does not matter and a change is `-D` and `-A`.
+What counts is how few rules there are, and how few matches in them: the kernel takes a table as a whole, and a change of
+one rule costs as much as all there are. So a Service with few endpoints has no chain, but one rule for each of them, in a
+chain that it shares with those whose addresses end in the same bits. A first packet walks a few dozen rules, however many
+Services there are. Rules of different Services match different packets, so their order does not matter and a change is
+`-D` and `-A`.
 
 Containers and chains are named `table chain`. Only checked addresses and numbers reach the text, and hashes of the rest.
 Pure. Read next: `proxy/render/leftovers.py`, `proxy/writers/iptables.py`.
@@ -43,7 +47,9 @@ from ..snapshot import Route
 from .leftovers import Held
 from .settings import UNSAID, Settings
 
-WIDTHS = (4, 3, 3)  # bits of an address that each level of a tree looks at: 1,024 chains for any number of Services
+WIDTHS = (4, 3)  # bits of an address that each level of a tree looks at: 128 leaves for any number of Services
+# Of ports that very many Services share, a tree is for one port alone, so that its rules need no match for it.
+COMMON = {"tcp": frozenset({80, 443, 8080, 8443, 9090})}
 HAIRPIN_WIDTHS = (4,)
 PORT_SHIFTS = (8, 4)  # and of a port: the chains hold those that have all but the last four bits in common
 FEW = 4  # endpoints a Service has at most to go without a chain of its own
@@ -101,12 +107,19 @@ class Layout:
         hairpin = tuple(item for endpoint in choice.endpoints if endpoint.local or endpoint.unplaced
                         for item in self._hairpin(endpoint.address))
         if len(choice.endpoints) <= FEW and not port.affinity and way.sources is None:
-            rules = balance(key, choice.endpoints)
-            return _Part((Element(leaf, key, "\n".join(rules)),), (*shared, *hairpin))
+            return self._turns(tree, port, way, choice.endpoints) + _Part((), hairpin)
         chain = _balanced(port, choice.endpoints)
         jump = f"-j {chain.name.partition(' ')[2]}"
         jumps = [f"-s {source} {key} {jump}" for source in self._callers(way)] if way.sources is not None else [f"{key} {jump}"]
         return _Part((Element(leaf, key, "\n".join(jumps)),), (*shared, chain, *hairpin))
+
+    def _turns(self, tree: str, port: ServicePort, way: Way, endpoints: tuple[Endpoint, ...]) -> _Part:
+        """Each endpoint in the tree of its turn; one that is alone in the tree itself."""
+        made = _Part((), _rolls(tree, len(endpoints)))
+        for turn, endpoint in enumerate(endpoints):
+            key, leaf, shared = self._leaf("nat", names.turn(tree, len(endpoints), turn), port, way)
+            made += _Part((Element(leaf, key, f"{key} {_dnat(endpoint)}"),), shared)
+        return made
 
     def _unserved(self, port: ServicePort, way: Way, refusal: str) -> _Part:
         """What to answer to packets that were not sent on: those of callers who may not come this way are dropped."""
@@ -123,10 +136,13 @@ class Layout:
 
     def _leaf(self, table: str, tree: str, port: ServicePort, way: Way) -> tuple[str, str, Shared]:
         """What matches a way in, the chain where it belongs, and the chains and jumps that lead there."""
-        to_port = f"-p {port.protocol} -m {port.protocol} --dport {way.port}"
-        if way.address:
-            return f"-d {way.address} {to_port}", *_address_tree(table, tree, "-d", way.address, WIDTHS)
-        return to_port, *_port_tree(table, tree, port.protocol, way.port)
+        if not way.address:
+            return _to_port(port.protocol, way.port), *_port_tree(table, tree, port.protocol, way.port)
+        if way.port not in COMMON.get(port.protocol, ()):
+            return f"-d {way.address} {_to_port(port.protocol, way.port)}", *_address_tree(table, tree, "-d", way.address, WIDTHS)
+        grove, above = _grove(table, tree, port.protocol, way.port)
+        leaf, shared = _address_tree(table, grove, "-d", way.address, WIDTHS)
+        return f"-d {way.address} -p {port.protocol}", leaf, (*above, *shared)
 
     def _undefined(self, address: str) -> _Part:
         leaf, shared = _address_tree("filter", "U", "-d", address, WIDTHS)
@@ -228,6 +244,9 @@ class _Part:
     elements: tuple[Element, ...] = ()
     shared: Shared = ()
 
+    def __add__(self, other: _Part) -> _Part:
+        return _Part(self.elements + other.elements, self.shared + other.shared)
+
 
 def fixed_chains(table: str) -> list[str]:
     """The chains that are always there: those with a name and the roots of the trees."""
@@ -263,6 +282,19 @@ def _leaf_of(table: str, tree: str, option: str, family: Family, value: int, wid
 
 
 @lru_cache(maxsize=1024)
+def _grove(table: str, tree: str, protocol: str, port: int) -> tuple[str, Shared]:
+    """The tree of those at a common port, and what leads there."""
+    grove = f"{tree}-{protocol}-{port}"
+    child = f"{names.PREFIX}{grove}"
+    jump = f"{_to_port(protocol, port)} -j {child}"
+    return grove, (Chain(f"{table} {child}", ()), Element(f"{table} {names.PREFIX}{tree}", child, jump))
+
+
+def _to_port(protocol: str, port: int) -> str:
+    return f"-p {protocol} -m {protocol} --dport {port}"
+
+
+@lru_cache(maxsize=1024)
 def _port_tree(table: str, tree: str, protocol: str, port: int) -> tuple[str, Shared]:
     """The same for a port."""
     parent = f"{names.PREFIX}{tree}"
@@ -276,6 +308,21 @@ def _port_tree(table: str, tree: str, protocol: str, port: int) -> tuple[str, Sh
     return f"{table} {parent}", tuple(shared)
 
 
+@lru_cache(maxsize=64)
+def _rolls(tree: str, count: int) -> Shared:
+    """The trees of Services with so many endpoints, and the jumps that take one of them by chance."""
+    if count < 2:
+        return ()
+    trees = [f"{names.PREFIX}{names.turn(tree, count, turn)}" for turn in range(count)]
+    jumps = [f"{chance}-j {child}" for chance, child in zip(_chances(count), trees, strict=True)]
+    return (*(Chain(f"nat {child}", ()) for child in trees), Element(f"nat {names.PREFIX}{tree}", f"{count}", "\n".join(jumps)))
+
+
+def _chances(count: int) -> list[str]:
+    """The matches that take, one after the other, each of so many with the same chance."""
+    return [f"-m statistic --mode random --probability {1 / left:.10f} " for left in range(count, 1, -1)] + [""]
+
+
 def _balanced(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> Chain:
     """A chain of endpoints, named by its rules: those of another set of endpoints are another chain."""
     who = f"{port.service} {port.name} {port.protocol}" if port.affinity else ""
@@ -285,21 +332,22 @@ def _balanced(port: ServicePort, endpoints: tuple[Endpoint, ...]) -> Chain:
 
 def balance(match: str, endpoints: tuple[Endpoint, ...], who: str = "", timeout: int = 0) -> Iterator[str]:
     """One of the endpoints by chance; with a timeout, the one that this client had before if that was not longer ago."""
-    places = [_place(item) for item in endpoints]
-    clients = [f"--name {names.RECENT}{_hash(who, place)} --rsource" if timeout else "" for place in places]
+    clients = [f"--name {names.RECENT}{_hash(who, _place(item))} --rsource " if timeout else "" for item in endpoints]
     if timeout:
-        for place, client in zip(places, clients, strict=True):
-            yield f"{match} -m recent --update --seconds {timeout} --reap {client} -j DNAT --to-destination {place}"
-    for index, (place, client) in enumerate(zip(places, clients, strict=True)):
-        left = len(places) - index
-        chance = f" -m statistic --mode random --probability {1 / left:.10f}" if left > 1 else ""
-        remember = f" -m recent --set {client}" if timeout else ""
-        yield f"{match}{chance}{remember} -j DNAT --to-destination {place}"
+        for item, client in zip(endpoints, clients, strict=True):
+            yield f"{match} -m recent --update --seconds {timeout} --reap {client}{_dnat(item)}"
+    for item, client, chance in zip(endpoints, clients, _chances(len(endpoints)), strict=True):
+        remember = f"-m recent --set {client}" if timeout else ""
+        yield f"{match} {chance}{remember}{_dnat(item)}"
 
 
 def _hash(*texts: str) -> str:
     digest = hashlib.sha256("\n".join(texts).encode()).digest()
     return b32encode(digest[:10]).decode()
+
+
+def _dnat(endpoint: Endpoint) -> str:
+    return f"-j DNAT --to-destination {_place(endpoint)}"
 
 
 def _place(endpoint: Endpoint) -> str:

@@ -159,7 +159,7 @@ def settled(net: World, address: str, port: int, protocol: str = "tcp", mode: st
     """Wait until the rules know a Service's port."""
     node, variant = net.spaces["node"], mode.partition("-")[2]
     element = f"{{ {address} . {protocol} . {port} }}"
-    rule = f"-d {address}/32 -p {protocol} -m {protocol} --dport {port} "
+    rule = f"-d {address}/32 -p {protocol} "
     if variant:
         eventually(lambda: rule in node.run([f"iptables-{variant}-save"]).stdout, what=rule)
     else:

@@ -52,7 +52,7 @@ DAMAGES = {
     "chain flushed": "-t nat -F KPY-SERVICES",
     "jump removed": "-t nat -D PREROUTING -j KPY-SERVICES",
     "rule removed": "-t filter -D KPY-REFUSE -j REJECT",
-    "rule added": "-t nat -A KPY-C-101 -d 10.96.9.9 -j RETURN",
+    "rule added": "-t nat -A KPY-C -d 10.96.9.9 -j RETURN",
     "built-in chain flushed": "-t filter -F FORWARD",
     "table flushed": "-t nat -F",
 }

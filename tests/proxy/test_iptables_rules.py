@@ -16,6 +16,7 @@ from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netns import Netns
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
+from proxy.ledger import Element
 from proxy.render.iptables import HOOKS, TABLES, Layout, balance
 from proxy.render.leftovers import Held, read_held, removal_script
 
@@ -124,32 +125,30 @@ def test_a_change_costs_what_changed() -> None:
     model.put(endpoints("s7", "10.244.2.5", "10.244.2.9", ports=TARGETS))
     assert V4.delta_script(model.ledger.pending()).splitlines() == [
         "*nat",
-        "-D KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5000000000"
-        " -j DNAT --to-destination 10.244.2.5:8080",
-        "-D KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.2.6:8080",
-        "-A KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -m statistic --mode random --probability 0.5000000000"
-        " -j DNAT --to-destination 10.244.2.5:8080",
-        "-A KPY-C-007 -d 10.96.0.7 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.2.9:8080",
+        "-D KPY-C-2-1-tcp-80-07 -d 10.96.0.7 -p tcp -j DNAT --to-destination 10.244.2.6:8080",
+        "-A KPY-C-2-1-tcp-80-07 -d 10.96.0.7 -p tcp -j DNAT --to-destination 10.244.2.9:8080",
         "COMMIT",
     ]
 
 
 @pytest.mark.parametrize("services", [10, 1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_first_packet_meets_few_rules(services: int) -> None:
-    """The rules of every chain it may walk, at most: those of the root, of a branch, of a twig, of a leaf."""
+    """The rules of every chain it may walk, at most: of the children told by address, the largest; of others, all."""
     model = Model(V4)
     for number in range(services):
         address = f"10.96.{number >> 8}.{number & 255}"
         model.put(service(f"s{number}", address, ("t", "TCP", 80, 0)), endpoints(f"s{number}", HERE, THERE, ports=TARGETS))
-    rules: dict[str, int] = {}
+    rules: dict[str, list[str]] = {}
     for element in model.ledger.everything().added:
-        if element.container.startswith("nat KPY-C"):
-            depth = element.container
-            rules[depth] = rules.get(depth, 0) + element.value.count("\n") + 1
-    deepest: dict[int, int] = {}
-    for chain, count in rules.items():
-        deepest[len(chain)] = max(deepest.get(len(chain), 0), count)
-    assert sum(deepest.values()) <= 16 + 8 + 8 + 2 * (services / 1024 + 1)
+        rules.setdefault(element.container.removeprefix("nat "), []).extend(element.value.split("\n"))
+
+    def walk(chain: str) -> int:
+        children = [(rule.startswith("-d "), walk(rule.rpartition(" ")[2])) for rule in rules[chain] if " -j KPY-" in f" {rule}"]
+        others = sum(cost for by_address, cost in children if not by_address)
+        return len(rules[chain]) + others + max((cost for by_address, cost in children if by_address), default=0)
+
+    turns, widest = 2, 16 + 8
+    assert walk("KPY-C") <= turns * (2 + widest + services / 128 + 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
@@ -159,7 +158,9 @@ def test_every_endpoint_has_the_same_chance(count: int) -> None:
               endpoints("web", *(f"10.244.2.{number + 1}" for number in range(count)), ports=TARGETS))
     routes, _ = model.snapshot.routes("default/web", Family.IPV4)
     left, shares = 1.0, []
-    for rule in balance("-p tcp", routes[0].cluster.endpoints):
+    shared = [item for fragment in V4.fragments(routes[0]) for item in fragment.shared if isinstance(item, Element)]
+    rolls = next((item.value.split("\n") for item in shared if item.container == "nat KPY-C" and item.key == f"{count}"), None)
+    for rule in rolls or balance("-p tcp", routes[0].cluster.endpoints):
         chance = float(rule.split("--probability ")[1].split()[0]) if "--probability" in rule else 1.0
         shares.append(left * chance)
         left *= 1 - chance
