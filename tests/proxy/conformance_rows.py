@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from proxy_net import FAR_NODE, FAR_POD, GATEWAY, NODE, OUTSIDE, PODS, balanced, endpoints, service
+from proxy_net import FAMILIES, FAR_NODE, FAR_POD, GATEWAY, NODE, OUTSIDE, PODS, balanced, endpoints, of, service
+
+from nodecore.net import Family
 
 PROTOCOLS = ("tcp", "udp", "sctp")
 A, B, C = PODS.values()
@@ -50,6 +52,20 @@ def made(name: str, address: str, *members: str | Object, node_port: int = 0, ba
     kind = "LoadBalancer" if balancer else "NodePort" if node_port else "ClusterIP"
     item = service(name, address, *ports(80, node_port, targets), **{"type": kind, **spec})
     return [endpoints(name, *members, ports=targets), balanced(item, balancer, mode=mode) if balancer else item]
+
+
+def dual(name: str, address: str, *members: str, **options: Any) -> list[Object]:
+    """One Service of both families, with a slice for each."""
+    slices, services = zip(*(made(name, address, *members, **options) for _ in FAMILIES), strict=True)
+    ours, theirs = (of(family, item) for family, item in zip(FAMILIES, slices, strict=True))
+    theirs["metadata"]["name"] += "-6"
+    web = services[0]
+    web["spec"] |= {"clusterIPs": [address, of(Family.IPV6, address)], "ipFamilies": ["IPv4", "IPv6"],
+                    "ipFamilyPolicy": "RequireDualStack"}
+    if "status" in web:
+        given = web["status"]["loadBalancer"]["ingress"]
+        web["status"]["loadBalancer"]["ingress"] = given + of(Family.IPV6, given)
+    return [ours, theirs, web]
 
 
 NODE_PORT = {"type": "NodePort"}
@@ -185,6 +201,9 @@ ROWS = tuple(Row(*row) for row in (
     ("host network endpoint, from the node", "node", "10.96.0.20", 80, {"host": GATEWAY}),  # one of its own
     ("host network endpoint, from a pod", "pod-a", "10.96.0.20", 80, {"host": A}),
     ("host network endpoint, from outside", "outside", "10.96.0.20", 80, {"host": OUTSIDE}),
+    ("dual-stack: ClusterIP", "pod-a", "10.96.0.62", 80, {"pod-b": A, "far": A}),
+    ("dual-stack: NodePort", "outside", NODE, 30095, BY_NODE),
+    ("dual-stack: load balancer", "outside", "10.96.250.12", 80, BY_NODE),
     ("topology hints: this zone", "pod-a", "10.96.0.41", 80, {"pod-b": A}),
     ("topology hints: not all have one: all", "pod-a", "10.96.0.42", 80, {"pod-b": A, "pod-c": A}),
     ("topology hints: nobody in this zone: all", "pod-a", "10.96.0.43", 80, {"pod-b": A, "pod-c": A}),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 import urllib.request
 
+import late_segment
 import pytest
-from conformance_rows import NO_RULES, PROTOCOLS, ROWS, SERVICES, STAY, ZONE, Row
+from conformance_rows import NO_RULES, PROTOCOLS, ROWS, SERVICES, STAY, ZONE, B, Row, dual
 from conftest import Agent
 from proxy_api import Api
-from proxy_net import FAMILIES, NODE, World, eventually, in_family, of
+from proxy_net import FAMILIES, FAR_POD, NODE, World, eventually, in_family, of
 
 from nodecore.net import Family
 
@@ -26,6 +27,7 @@ def programmed(net: World, served: tuple[Api, int], running: Agent) -> None:
     api = served[0]
     api.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1", "labels": {"topology.kubernetes.io/zone": ZONE}}})
     api.put(*(in_family(family, item) for family in FAMILIES for objects in SERVICES for item in objects))
+    api.put(*dual("dual", "10.96.0.62", B, FAR_POD, node_port=30095, balancer="10.96.250.12"))
     for family in FAMILIES:
         last = of(family, "10.96.0.99")
         eventually(lambda at=last: net.ask("pod-a", at, 80, timeout=0.3)[0] == "far", within=30)
@@ -108,3 +110,19 @@ def test_has_no_rules(net: World, feature: str) -> None:
         told = urllib.request.urlopen("http://127.0.0.1:10249/rules", timeout=5).read().decode()
     assert '"default/near"' in told
     assert not [name for name in NO_RULES if f'"default/{name}"' in told]
+
+
+@pytest.mark.usefixtures("programmed")
+@EACH_FAMILY
+@pytest.mark.parametrize("feature", ["conntrack: a late segment cuts no connection"])
+def test_late_segment(net: World, family: Family, feature: str) -> None:
+    far = net.spaces["far"]
+    with net.connect("pod-a", of(family, "10.96.0.11"), 80) as line, late_segment.listening(far) as heard:
+        assert line.recv(100)
+        line.sendall(b"the last")
+        assert line.recv(100) == b"the last"
+        late_segment.send(far, family, late_segment.last_of(heard, family, 8080, b"the last"))
+        for _ in range(5):
+            line.sendall(b"ping")
+            assert line.recv(100) == b"ping"
+            time.sleep(0.05)  # a reset would be on its way

@@ -10,10 +10,10 @@ import itertools
 
 import pytest
 from asking import NODE_PORT, VIP, await_state, lines
-from conformance_rows import B, C, Object, made
+from conformance_rows import B, C, dual
 from conftest import VARIANTS, Agent
 from proxy_api import Api
-from proxy_net import FAMILIES, FAR_POD, World, eventually, of
+from proxy_net import FAMILIES, FAR_POD, World, eventually
 
 from nodecore.kernel.ipvs import Ipvs
 from nodecore.kernel.virtualserver import Destination
@@ -24,16 +24,6 @@ pytestmark = pytest.mark.kernel
 FLAGS = ("--cluster-cidr", "10.244.0.0/16,fd00::10:244:0:0/96")
 MODES = ("nftables", *VARIANTS, "ipvs")
 TWO = {"pod-b", "pod-c"}
-
-
-def dual(*members: str) -> list[Object]:
-    """One Service of both families, with a slice for each."""
-    slices, web = zip(*(made("dual", VIP, *members, node_port=NODE_PORT) for _ in FAMILIES), strict=True)
-    ours, theirs = (of(family, item) for family, item in zip(FAMILIES, slices, strict=True))
-    theirs["metadata"]["name"] += "-6"
-    web[0]["spec"] |= {"clusterIPs": [VIP, of(Family.IPV6, VIP)], "ipFamilies": ["IPv4", "IPv6"],
-                       "ipFamilyPolicy": "RequireDualStack"}
-    return [ours, theirs, web[0]]
 
 
 def servers(net: World) -> list[Destination]:
@@ -70,7 +60,7 @@ def test_switched(net: World, api: Api, agent: Agent, feature: str, before: str,
     if "ipvs" in (before, mode):
         need_ipvs()
     agent.flags, agent.mode = FLAGS, before
-    api.put(*dual(B, C))
+    api.put(*dual("dual", VIP, B, C, node_port=NODE_PORT))
     agent.start()
     for family in FAMILIES:
         await_state(net, family, TWO, TWO)
@@ -82,7 +72,7 @@ def test_switched(net: World, api: Api, agent: Agent, feature: str, before: str,
             assert not left(net, before)
         else:
             assert {item.weight for item in servers(net)} <= {0}
-        api.put(*dual(C, FAR_POD))
+        api.put(*dual("dual", VIP, C, FAR_POD, node_port=NODE_PORT))
         for family in FAMILIES:
             await_state(net, family, {"pod-c", "far"}, {"pod-c", "far"})
     if (before, mode) == ("ipvs", "nftables"):
