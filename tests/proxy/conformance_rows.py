@@ -133,7 +133,7 @@ REFUSED, DROPPED = {"refused": ""}, {"timeout": ""}
 
 @dataclass(frozen=True)
 class Row:
-    """Who calls where; who may answer, each with the caller's address that it sees."""
+    """Who calls where; who may answer, each with the caller's address that it sees (or one of several)."""
 
     feature: str
     caller: str
@@ -198,7 +198,7 @@ ROWS = tuple(Row(*row) for row in (
     ("internalTrafficPolicy Local", "pod-a", "10.96.0.17", 80, {"pod-b": A}),
     ("internalTrafficPolicy Local, from the node", "node", "10.96.0.17", 80, {"pod-b": GATEWAY}),
     ("internalTrafficPolicy Local, none here: dropped", "pod-a", "10.96.0.18", 80, DROPPED),
-    ("host network endpoint, from the node", "node", "10.96.0.20", 80, {"host": GATEWAY}),  # one of its own
+    ("host network endpoint, from the node", "node", "10.96.0.20", 80, {"host": f"{GATEWAY} {NODE}"}),  # the kernel's choice
     ("host network endpoint, from a pod", "pod-a", "10.96.0.20", 80, {"host": A}),
     ("host network endpoint, from outside", "outside", "10.96.0.20", 80, {"host": OUTSIDE}),
     ("dual-stack: ClusterIP", "pod-a", "10.96.0.62", 80, {"pod-b": A, "far": A}),

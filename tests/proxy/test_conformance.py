@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import urllib.request
 
-import late_segment
 import pytest
+import stray_segment
 from conformance_rows import NO_RULES, PROTOCOLS, ROWS, SERVICES, STAY, ZONE, B, Row, dual
 from conftest import Agent
 from proxy_api import Api
@@ -35,14 +35,14 @@ def programmed(net: World, served: tuple[Api, int], running: Agent) -> None:
 
 def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:
     """Everyone who may answer does, nobody else, and each sees the caller it should."""
-    expected = {who: of(family, seen) for who, seen in row.answers.items()}
+    expected = {who: [of(family, address) for address in seen.split(" ")] for who, seen in row.answers.items()}
     answered: set[str] = set()
     asked = 0
     while asked < 4 or answered < expected.keys():
         who, source = net.ask(row.caller, of(family, row.address), row.port, protocol,
                               QUIET if "timeout" in expected else PATIENCE)
         assert who in expected, f"{who}, {source}"
-        assert source == expected[who], who
+        assert source in expected[who], who
         answered.add(who)
         if expected.keys() <= {"refused", "timeout"}:
             return
@@ -114,14 +114,14 @@ def test_has_no_rules(net: World, feature: str) -> None:
 
 @pytest.mark.usefixtures("programmed")
 @EACH_FAMILY
-@pytest.mark.parametrize("feature", ["conntrack: a late segment cuts no connection"])
-def test_late_segment(net: World, family: Family, feature: str) -> None:
+@pytest.mark.parametrize("feature", ["conntrack: a stray segment cuts no connection"])
+def test_stray_segment(net: World, family: Family, feature: str) -> None:
     far = net.spaces["far"]
-    with net.connect("pod-a", of(family, "10.96.0.11"), 80) as line, late_segment.listening(far) as heard:
+    with net.connect("pod-a", of(family, "10.96.0.11"), 80) as line, stray_segment.listening(far) as heard:
         assert line.recv(100)
         line.sendall(b"the last")
         assert line.recv(100) == b"the last"
-        late_segment.send(far, family, late_segment.last_of(heard, family, 8080, b"the last"))
+        stray_segment.send(far, family, stray_segment.last_of(heard, family, 8080, b"the last"))
         for _ in range(5):
             line.sendall(b"ping")
             assert line.recv(100) == b"ping"

@@ -1,4 +1,4 @@
-"""A TCP segment that comes too late: from where a connection's server is, far before its window, else as the last one was.
+"""A TCP segment that strayed: from where a connection's server is, far outside the window, else as the last one was.
 
 Connection tracking calls it invalid, unless it is liberal, and does not translate what is invalid: then the caller answers
 somebody it does not know with a reset, whose number is right (kubernetes#74839).
@@ -17,7 +17,7 @@ from nodecore.net import Family
 
 TCP = struct.Struct("!HHIIBBHHH")  # ports, sequence, acknowledgment, offset, flags, window, checksum, urgent
 EVERY_FRAME, ACK = 0x0003, 0x10
-LATE = 10_000_000
+OFF = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def last_of(heard: socket.socket, family: Family, port: int, said: bytes) -> See
 
 def send(space: Netns, family: Family, seen: Seen) -> None:
     """Send it, from the server's namespace."""
-    fields = [seen.server[1], seen.caller[1], (seen.sequence - LATE) % (1 << 32), seen.acknowledgment, 5 << 4, ACK, 512]
+    fields = [seen.server[1], seen.caller[1], (seen.sequence + OFF) % (1 << 32), seen.acknowledgment, 5 << 4, ACK, 512]
     head = TCP.pack(*fields, 0, 0)
     ends = b"".join(socket.inet_pton(family.af, address) for address in (seen.server[0], seen.caller[0]))
     words = ends + struct.pack("!II", TCP.size, socket.IPPROTO_TCP) + head
