@@ -72,7 +72,8 @@ def test_life_of_an_object(api: ApiServer, ns: str) -> None:
     assert api.call("PATCH", path, ops, content="application/json-patch+json").body["data"] == {"n": "1", "m": "2"}
     ops[0]["value"] = "9"
     assert api.call("PATCH", path, ops, content="application/json-patch+json").code == 422
-    assert api.call("PATCH", path, {}, content="application/apply-patch+yaml").code == 415
+    assert api.call("PATCH", path, {}, content="application/apply-patch+yaml").code == 422, "it needs a fieldManager"
+    assert api.call("PATCH", path, {}, content="application/apply-patch+cbor").code == 415
     wrong = api.call("DELETE", path, {"preconditions": {"uid": "other"}})
     assert wrong.code == 409
     gone = api.call("DELETE", path)
