@@ -3,23 +3,23 @@
     default("Pod", obj)     changes obj in place; doing it twice changes nothing
 
 Pure and total: what has the wrong shape is left for validation to name.
-Must not know: HTTP, storage. Read next: `defaults_pod.py`, `validate.py`.
+Must not know: HTTP, storage. Read next: `defaults_pod.py`, `defaults_table.py`, `validate.py`.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from minik8s.apiserver.kinds.defaults_pod import each, pod_spec, section
+from minik8s.apiserver.kinds.defaults_table import fill
 
 Object = dict[str, Any]
 
 
 def default(kind: str, obj: Object) -> None:
     """Fill in the defaults of a kind."""
-    fill = BY_KIND.get(kind)
-    if fill:
-        fill(obj)
+    BY_KIND.get(kind, partial(fill, kind))(obj)
 
 
 def _pod(obj: Object) -> None:

@@ -13,7 +13,12 @@ from minik8s.apiserver.kinds.defaults_pod import each, section
 Object = dict[str, Any]
 KEEPS_STATUS = frozenset({"Node"})
 EMPTY: dict[str, Object] = {"Service": {"loadBalancer": {}}, "ReplicaSet": {"replicas": 0}, "DaemonSet": {
-    "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}}
+    "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0},
+    "ReplicationController": {"replicas": 0}, "StatefulSet": {"replicas": 0, "availableReplicas": 0},
+    "PersistentVolume": {"phase": "Pending"}, "PersistentVolumeClaim": {"phase": "Pending"}, "Ingress": {"loadBalancer": {}},
+    "PodDisruptionBudget": {"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0},
+    "HorizontalPodAutoscaler": {"currentMetrics": None, "desiredReplicas": 0}, "VolumeAttachment": {"attached": False}}
+JOB_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid", "batch.kubernetes.io/job-name", "job-name")
 
 
 def prepare(kind: Kind, obj: Object) -> None:
@@ -28,6 +33,20 @@ def prepare(kind: Kind, obj: Object) -> None:
         obj["status"] = {"phase": "Pending", "qosClass": quality(spec)}
     elif kind.has_status and name not in KEEPS_STATUS:
         obj["status"] = dict(EMPTY.get(name, {}))
+    if name == "Job":
+        _select_own(obj)
+
+
+def _select_own(job: Object) -> None:
+    """A Job's pods are told by its uid, unless its author selects them."""
+    spec, meta = section(job, "spec"), job["metadata"]
+    if not spec or spec.get("manualSelector"):
+        return
+    values = (meta["uid"], meta["uid"], meta["name"], meta["name"])
+    labels = section(section(section(spec, "template", make=True), "metadata", make=True), "labels", make=True)
+    labels.update(dict(zip(JOB_LABELS, values, strict=True)))
+    selector = section(spec, "selector", make=True)
+    section(selector, "matchLabels", make=True)[JOB_LABELS[0]] = meta["uid"]
 
 
 def quality(spec: Object) -> str:

@@ -1,7 +1,7 @@
 """Does an object make sense? Names, labels, references inside it, and what may not change; all that is wrong at once.
 
 Shapes and required fields have been looked at already (`schema`). Pure and total over any object of the right shape.
-Must not know: HTTP, storage. Read next: `validate_pod.py`, `validate_service.py`, `causes.py`.
+Must not know: HTTP, storage. Read next: `rules.py`, `validate_pod.py`, `validate_service.py`, `causes.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
 
-from minik8s.apiserver.kinds import causes
+from minik8s.apiserver.kinds import causes, rules
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.kinds.defaults_pod import each, section
 from minik8s.apiserver.kinds.validate_pod import pod, pod_change, pod_template
@@ -33,8 +33,9 @@ def check_new(kind: Kind, obj: Object) -> None:
 
 def check_change(kind: Kind, old: Object, new: Object) -> None:
     """Refuse a change to something that does not hold together or may not become that."""
-    change = CHANGES.get(kind.resource.kind)
-    _refuse(kind, new, [*_meta(kind, new), *_content(kind, new), *(change(old, new) if change else ())])
+    change, further = CHANGES.get(kind.resource.kind), rules.CHANGES.get(kind.resource.kind, ())
+    found = [*(change(old, new) if change else ()), *(cause for each_rule in further for cause in each_rule(old, new))]
+    _refuse(kind, new, [*_meta(kind, new), *_content(kind, new), *found])
 
 
 def _refuse(kind: Kind, obj: Object, found: list[Cause]) -> None:
@@ -44,7 +45,10 @@ def _refuse(kind: Kind, obj: Object, found: list[Cause]) -> None:
 
 def _content(kind: Kind, obj: Object) -> Iterator[Cause]:
     check = CONTENT.get(kind.resource.kind)
-    return check(obj) if check else iter(())
+    if check:
+        yield from check(obj)
+    for rule in rules.RULES.get(kind.resource.kind, ()):
+        yield from rule(obj)
 
 
 def _meta(kind: Kind, obj: Object) -> Iterator[Cause]:

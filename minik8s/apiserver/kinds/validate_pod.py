@@ -39,6 +39,15 @@ def pod_template(field: str, template: Object) -> Iterator[Cause]:
         yield causes.unsupported(f"{field}.spec.restartPolicy", spec["restartPolicy"], ["Always"])
 
 
+def template_that_ends(field: str, template: Object, *, any_policy: bool = False) -> Iterator[Cause]:
+    """All that is wrong with the template of pods that are not started anew for ever."""
+    yield from causes.labels(f"{field}.metadata.labels", section(template, "metadata").get("labels"))
+    spec = section(template, "spec")
+    yield from _spec(f"{field}.spec", spec)
+    if not any_policy and spec.get("restartPolicy", "Always") == "Always":
+        yield causes.required(f"{field}.spec.restartPolicy", 'valid values: "OnFailure", "Never"')
+
+
 def _spec(field: str, spec: Object) -> Iterator[Cause]:
     volumes = {str(volume.get("name")) for volume in each(spec, "volumes")}
     yield from _unique(f"{field}.volumes", each(spec, "volumes"))
