@@ -1,4 +1,5 @@
-"""Asking one moving Service both ways, by all protocols, until the right ones answer; and connections that must go on.
+"""Asking until everybody who may answer has: by a row of the table, or one moving Service both ways; and connections that
+must go on.
 
 Read next: `tests/proxy/test_transitions.py`.
 """
@@ -9,7 +10,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from conformance_rows import PROTOCOLS
+from conformance_rows import PROTOCOLS, Row
 from proxy_net import NODE, World, eventually, of
 
 from nodecore.net import Family
@@ -17,6 +18,24 @@ from nodecore.net import Family
 VIP, NODE_PORT = "10.96.0.50", 30066
 WAYS = (("pod-a", VIP, 80), ("outside", NODE, NODE_PORT))
 PATIENCE = 20.0
+ANSWERED, QUIET = 3.0, 0.3  # seconds: nobody answers so soon, and who does not is not there
+
+
+def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:
+    """Everyone who may answer does, nobody else, and each sees the caller it should."""
+    expected = {who: [of(family, address) for address in seen.split(" ")] for who, seen in row.answers.items()}
+    answered: set[str] = set()
+    asked = 0
+    while asked < 4 or answered < expected.keys():
+        who, source = net.ask(row.caller, of(family, row.address), row.port, protocol,
+                              QUIET if "timeout" in expected else ANSWERED)
+        assert who in expected, f"{who}, {source}"
+        assert source in expected[who], who
+        answered.add(who)
+        if expected.keys() <= {"refused", "timeout"}:
+            return
+        asked += 1
+        assert asked < 60, f"only {answered}"
 
 
 def answers(net: World, family: Family, way: tuple[str, str, int], protocol: str, enough: set[str]) -> set[str]:
@@ -24,7 +43,7 @@ def answers(net: World, family: Family, way: tuple[str, str, int], protocol: str
     caller, address, port = way
     found: set[str] = set()
     for turn in range(40):
-        found.add(net.ask(caller, of(family, address), port, protocol, 0.3 if "timeout" in enough else 2)[0])
+        found.add(net.ask(caller, of(family, address), port, protocol, QUIET if "timeout" in enough else ANSWERED)[0])
         if turn > 5 and found >= enough:
             break
         if enough & {"refused", "timeout"}:

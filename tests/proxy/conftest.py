@@ -107,13 +107,18 @@ def api(served: tuple[Api, int]) -> Iterator[Api]:
     served[0].clear()
 
 
+def configure(directory: Path, port: int) -> None:
+    """Write the kubeconfig for the API at this port."""
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    (directory / "kubeconfig").write_text(json.dumps(
+        {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}))
+
+
 @pytest.fixture
 def agent(net: World, served: tuple[Api, int], api: Api, tmp_path: Path) -> Iterator[Agent]:
     """Not started yet."""
-    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{served[1]}"}}
-    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-    (tmp_path / "kubeconfig").write_text(json.dumps(
-        {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}))
+    configure(tmp_path, served[1])
     made = Agent(net, tmp_path)
     try:
         yield made
@@ -130,10 +135,7 @@ def running(
     if request.param == "ipvs":
         need_ipvs()
     directory = tmp_path_factory.mktemp("proxy")
-    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{served[1]}"}}
-    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-    (directory / "kubeconfig").write_text(json.dumps(
-        {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": [{"name": "u", "user": {}}]}))
+    configure(directory, served[1])
     made = Agent(net, directory, *getattr(request.module, "FLAGS", ()), mode=request.param)
     try:
         made.start()

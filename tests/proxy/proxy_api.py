@@ -1,4 +1,4 @@
-"""An API server's list and watch, just enough to feed the proxy: a store of objects, one thread per request."""
+"""An API server's get, list and watch, just enough to feed the proxy: a store of objects, one thread per request."""
 
 from __future__ import annotations
 
@@ -89,6 +89,8 @@ class Api:
                 try:
                     if "watch" in query:
                         api.watch(self, PATHS[url.path], int(query["resourceVersion"][0]))
+                    elif url.path not in PATHS:
+                        api.get(self, *url.path.rsplit("/", 1))
                     else:
                         api.list(self, PATHS[url.path])
                 except OSError:
@@ -119,12 +121,22 @@ class Api:
                 connection.shutdown(socket.SHUT_RDWR)
         self.connections.clear()
 
+    def get(self, handler: BaseHTTPRequestHandler, path: str, name: str) -> None:
+        with self.changed:
+            found = self.objects[PATHS[path]].get(name)
+        missing = {"kind": "Status", "code": 404, "reason": "NotFound"}
+        self._say(handler, 200 if found else 404, found or missing)
+
     def list(self, handler: BaseHTTPRequestHandler, kind: str) -> None:
         with self.changed:
             self.changed.wait_for(lambda: kind not in self.held, timeout=30)
-            body = json.dumps({"kind": f"{kind}List", "metadata": {"resourceVersion": str(self._latest())},
-                               "items": self._past(kind)}).encode()
-        handler.send_response(200)
+            found = {"kind": f"{kind}List", "metadata": {"resourceVersion": str(self._latest())}, "items": self._past(kind)}
+        self._say(handler, 200, found)
+
+    @staticmethod
+    def _say(handler: BaseHTTPRequestHandler, code: int, said: Object) -> None:
+        body = json.dumps(said).encode()
+        handler.send_response(code)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)

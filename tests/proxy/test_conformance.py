@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 import stray_segment
+from asking import ask_until_all
 from conformance_rows import NO_RULES, PROTOCOLS, ROWS, SERVICES, STAY, ZONE, B, Row, dual
 from conftest import Agent
 from proxy_api import Api
@@ -16,8 +17,6 @@ from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
 FLAGS = ("--cluster-cidr", "10.244.0.0/16,fd00::10:244:0:0/96")
-PATIENCE = 3.0
-QUIET = 0.3  # nobody answers so soon, and who does not is not there
 EACH_FAMILY = pytest.mark.parametrize("family", [Family.IPV4, pytest.param(Family.IPV6, marks=pytest.mark.slow)])
 EACH_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
 
@@ -31,23 +30,6 @@ def programmed(net: World, served: tuple[Api, int], running: Agent) -> None:
     for family in FAMILIES:
         last = of(family, "10.96.0.99")
         eventually(lambda at=last: net.ask("pod-a", at, 80, timeout=0.3)[0] == "far", within=30)
-
-
-def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:
-    """Everyone who may answer does, nobody else, and each sees the caller it should."""
-    expected = {who: [of(family, address) for address in seen.split(" ")] for who, seen in row.answers.items()}
-    answered: set[str] = set()
-    asked = 0
-    while asked < 4 or answered < expected.keys():
-        who, source = net.ask(row.caller, of(family, row.address), row.port, protocol,
-                              QUIET if "timeout" in expected else PATIENCE)
-        assert who in expected, f"{who}, {source}"
-        assert source in expected[who], who
-        answered.add(who)
-        if expected.keys() <= {"refused", "timeout"}:
-            return
-        asked += 1
-        assert asked < 60, f"only {answered}"
 
 
 @pytest.mark.usefixtures("programmed")
