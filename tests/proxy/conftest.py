@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from proxy_api import Api
-from proxy_net import World, eventually, world
+from proxy_net import World, eventually, shape, world
 
+from nodecore.kernel.ipvs import Ipvs
 from tests.conformance import CELL
 from tests.kernelmodules import need_ipvs
 
@@ -63,6 +66,20 @@ class Agent:
     def close(self) -> None:
         self.kill()
         self.ready.close()
+
+    def rules(self) -> list[str]:
+        """What is programmed in its mode, without order, counts and what only waits for its connections to end."""
+        node, (mode, _, variant) = self.net.spaces["node"], self.mode.partition("-")
+        if variant:
+            text = node.run([f"{self.mode}-save"]).stdout
+            return sorted(re.sub(r" \[\d+:\d+\]", "", line) for line in text.splitlines() if "KPY-" in line)
+        if mode == "nftables":
+            return shape(self.table())
+        with contextlib.closing(Ipvs(node.path)) as kernel:
+            servers = kernel.servers()
+            found = kernel.destinations([server.key for server in servers])
+        return [*shape(self.table()), *sorted(map(str, servers)),
+                *sorted(f"{item.server} {item.address} {item.port}" for item in found if item.weight)]
 
     def table(self) -> str:
         found = self.net.spaces["node"].run(["nft", "-s", "list", "table", "ip", "kube-proxy"], check=False)

@@ -21,6 +21,7 @@ class Api:
         self.changed = threading.Condition()
         self.log: list[tuple[str, str, Object]] = []  # kind, event type, object; the revision is the index + 1
         self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in PATHS.values()}
+        self.oldest = 0  # what was before is forgotten
         self.held: set[str] = set()  # kinds whose list does not answer yet
         self.shown: int | None = None  # the latest version that is told of; None for all
         self.server: ThreadingHTTPServer | None = None
@@ -53,6 +54,10 @@ class Api:
         """Show the past, and nothing newer, until `catch_up`; who asks from a later version is told to list again."""
         with self.changed:
             self.shown = version
+
+    def compact(self) -> None:
+        """Forget how it came to this: who asks from an earlier version is told to list again."""
+        self.oldest = len(self.log)
 
     def catch_up(self) -> None:
         """Send everything that happened since."""
@@ -149,7 +154,7 @@ class Api:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         server = self.server
-        if since > self._latest():
+        if not self.oldest <= since <= self._latest():
             gone = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}).encode() + b"\n"
             handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(gone), gone))
             return

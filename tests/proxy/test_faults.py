@@ -1,8 +1,12 @@
-"""What goes wrong around the proxy: connections that are open go on, and the end state is right."""
+"""What goes wrong around the proxy, in each mode: connections that are open go on, and the end state is right.
+
+`FAULT_SECONDS=600` has the API away for as long as an upgrade of it may take.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -11,31 +15,55 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Agent, clear_rules, listen, settled
+from conformance_rows import made
+from conftest import MODES, VARIANTS, Agent, clear_rules, listen
 from proxy_api import Api
-from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh, shape
+from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh
 
-pytestmark = pytest.mark.kernel
+from tests.kernelmodules import need_ipvs
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1200)]
+SECONDS = float(os.environ.get("FAULT_SECONDS", "5"))
 A, B, C = PODS.values()
-VIP = "10.96.4.1"
+VIP, SECOND = "10.96.4.1", "10.96.4.2"
 TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
 WEB = service("web", VIP, ("t", "TCP", 80, 30099), ("u", "UDP", 80, 0), type="NodePort")
+NOTICED = {"nftables": 1.0, "iptables-nft": 2.0, "iptables-legacy": 3.0, "ipvs": 20.0}  # seconds; ipvs runs in a slow machine
+PATIENCE = {"ipvs": 60.0}
+FLUSHES = {"iptables-legacy": "iptables-legacy -t nat -F; iptables-legacy -F"}
+LOG_LINES_AT_REST = 40
+
+
+def row(feature: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("feature", [f"fault: {feature}"])
 
 
 def web(*members: str | dict) -> dict:
     return endpoints("web", *members, ports=TARGETS)
 
 
-def answers(net: World, count: int = 24) -> set[str]:
+def answers(net: World, count: int = 16) -> set[str]:
     return {net.ask("pod-a", VIP, 80)[0] for _ in range(count)}
 
 
+def await_answers(net: World, agent: Agent, expected: set[str], what: str = "") -> float:
+    return eventually(lambda: answers(net) == expected, PATIENCE.get(agent.mode, 20.0), what)
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest, agent: Agent) -> str:
+    if request.param == "ipvs":
+        need_ipvs()
+    agent.mode = request.param
+    return agent.mode
+
+
 @pytest.fixture
-def line(net: World, api: Api, agent: Agent) -> Iterator[socket.socket]:
+def line(net: World, api: Api, agent: Agent, mode: str) -> Iterator[socket.socket]:
     """A running proxy, and a connection through it that is to live."""
     api.put(web(B), WEB)
     agent.start()
-    settled(net, VIP, 80)
+    await_answers(net, agent, {"pod-b"})
     with net.connect("outside", NODE, 30099) as made:
         assert made.recv(100)
         yield made
@@ -46,38 +74,48 @@ def lives(line: socket.socket) -> bool:
     return line.recv(100) == b"ping"
 
 
+def is_ready(agent: Agent) -> bool:
+    try:
+        return agent.ready.recv(100) == b"READY=1"
+    except TimeoutError:
+        return False
+
+
+def attempt(agent: Agent, told: Path, step: int, when: str) -> bool:
+    """Start one that kills itself at this step; whether it did, or else came to its end."""
+    told.unlink(missing_ok=True)
+    agent.program = (str(Path(__file__).with_name("dying.py")), str(step), when)
+    agent.environment = {"DYING_LOG": str(told)}
+    agent.start(wait=False)
+    agent.ready.settimeout(0.1)
+    process = agent.process
+    assert process
+    eventually(lambda: process.poll() is not None or is_ready(agent), within=60)
+    agent.program = ("-m", "proxy")
+    agent.ready.settimeout(60)
+    return process.poll() is not None
+
+
 @pytest.mark.slow
+@row("killed at every step of a sync")
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 def test_killed_at_every_step_of_a_sync(
-    net: World, api: Api, agent: Agent, line: socket.socket, when: str, tmp_path: Path,
+    net: World, api: Api, agent: Agent, line: socket.socket, when: str, tmp_path: Path, feature: str,
 ) -> None:
     """The steps are those of the first sync of a new life, which takes over what an earlier one wrote."""
-    told = tmp_path / "steps"
-    good = shape(agent.table())
+    told, good = tmp_path / "steps", agent.rules()
     agent.kill()
-    dying = Path(__file__).with_name("dying.py")
     steps = died = 0
     while True:
-        told.unlink(missing_ok=True)
         members, expected = ((C,), {"pod-c"}) if steps % 2 else ((B,), {"pod-b"})
-        earlier = {"pod-b", "pod-c"} - expected
         api.put(web(*members))
         sh(net.spaces["node"], "sysctl -qw net.ipv4.ip_forward=1")
-        agent.program = (str(dying), str(steps), when)
-        agent.environment = {"DYING_LOG": str(told)}
-        agent.start(wait=False)
-        agent.ready.settimeout(0.1)
-        process = agent.process
-        assert process
-        eventually(lambda process=process: process.poll() is not None or is_ready(agent), within=20)
+        ended = attempt(agent, told, steps, when)
         assert lives(line), steps
-        assert answers(net) <= expected | earlier, steps
-        ended = process.poll() is not None
+        assert answers(net) <= {"pod-b", "pod-c"}, steps
         agent.kill()
-        agent.program = ("-m", "proxy")
-        agent.ready.settimeout(20)
         agent.start()
-        eventually(lambda expected=expected: answers(net) == expected, what=f"after step {steps}")
+        await_answers(net, agent, expected, f"after step {steps}")
         assert lives(line), steps
         agent.kill()
         if not ended and steps >= len(told.read_text().splitlines()):
@@ -87,88 +125,135 @@ def test_killed_at_every_step_of_a_sync(
     assert died >= (1 if when == "during" else steps), told.read_text()
     api.put(web(B))
     agent.start()
-    eventually(lambda: shape(agent.table()) == good)
-
-
-def is_ready(agent: Agent) -> bool:
-    try:
-        return agent.ready.recv(100) == b"READY=1"
-    except TimeoutError:
-        return False
+    eventually(lambda: agent.rules() == good, PATIENCE.get(agent.mode, 20.0))
 
 
 @pytest.mark.slow
-def test_a_table_that_is_flushed_every_second(net: World, api: Api, agent: Agent, line: socket.socket) -> None:
-    settled(net, VIP, 80)
-    good = shape(agent.table())
-    end = time.monotonic() + 6
-    while time.monotonic() < end:
-        sh(net.spaces["node"], "nft flush ruleset")
-        took = eventually(lambda: shape(agent.table()) == good)
-        assert took < 1
+@row("flushed every second")
+def test_rules_that_are_flushed_every_second(
+    net: World, api: Api, agent: Agent, line: socket.socket, mode: str, feature: str,
+) -> None:
+    good = agent.rules()
+    for _ in range(5):
+        sh(net.spaces["node"], FLUSHES.get(mode, "nft flush ruleset"))
+        eventually(lambda: agent.rules() == good, NOTICED[mode])
         assert lives(line)
         assert answers(net, 4) == {"pod-b"}
         time.sleep(1)
     api.put(web(B, C))
-    eventually(lambda: answers(net) == {"pod-b", "pod-c"})
+    await_answers(net, agent, {"pod-b", "pod-c"})
+    assert lives(line)
 
 
-@pytest.mark.parametrize("how", ["exit 1", "kill -SEGV $$", "exec 0</dev/null; kill -KILL $$"])
-def test_nft_that_fails_in_the_middle(net: World, api: Api, agent: Agent, how: str, tmp_path: Path) -> None:
-    """It takes its input, and dies of it; then it works again."""
+FAILURES = {
+    "says no": "cat >/dev/null; exit 1",
+    "crashes": "cat >/dev/null; kill -SEGV $$",
+    "is killed before it reads": "exec 0</dev/null; kill -KILL $$",
+    "hangs, then dies": "sleep 1; kill -KILL $$",
+    "dies between two tables": "sed '/^COMMIT/q' | {real} \"$@\"; kill -KILL $$",
+}
+
+
+@row("nft or iptables fails in the middle")
+@pytest.mark.parametrize("how", [
+    pytest.param(how, marks=[] if how == "crashes" else pytest.mark.slow) for how in FAILURES])
+def test_tools_that_fail_in_the_middle(
+    net: World, api: Api, agent: Agent, mode: str, how: str, tmp_path: Path, feature: str,
+) -> None:
+    if "tables" in how and mode not in VARIANTS:
+        how = "crashes"  # nft has one transaction for all
     broken, tools = tmp_path / "broken", tmp_path / "bin"
     tools.mkdir()
-    (tools / "nft").write_text(f"#!/bin/sh\nif [ -e {broken} ]; then cat >/dev/null; {how}; fi\nexec /usr/sbin/nft \"$@\"\n")
-    (tools / "nft").chmod(stat.S_IRWXU)
+    for name in ("iptables-restore", *(f"{variant}-restore" for variant in VARIANTS)) if mode in VARIANTS else ("nft",):
+        real = shutil.which(name)
+        (tools / name).write_text(f"#!/bin/sh\nif [ -e {broken} ]; then {FAILURES[how].format(real=real)}; fi\n"
+                                  f"exec {real} \"$@\"\n")
+        (tools / name).chmod(stat.S_IRWXU)
     api.put(web(B), WEB)
     agent.environment = {"PATH": f"{tools}:{os.environ['PATH']}"}
     agent.start()
-    settled(net, VIP, 80)
+    await_answers(net, agent, {"pod-b"})
     with net.connect("outside", NODE, 30099) as line:
         assert line.recv(100)
         broken.touch()
-        api.put(web(C))
-        eventually(lambda: "pass failed" in agent.log.read_text())
-        assert answers(net, 4) == {"pod-b"}  # all or nothing
+        api.put(web(C), *made("second", SECOND, C))
+        eventually(lambda: "pass failed" in agent.log.read_text(), PATIENCE.get(mode, 20.0))
+        assert answers(net, 4) <= {"pod-b", *(() if mode == "nftables" else ("pod-c",))}  # there: all or nothing
         assert lives(line)
         broken.unlink()
-        eventually(lambda: answers(net) == {"pod-c"})
+        await_answers(net, agent, {"pod-c"})
+        for protocol in ("tcp", "udp"):
+            eventually(lambda protocol=protocol: net.ask("pod-a", SECOND, 80, protocol)[0] == "pod-c")
         assert lives(line)
 
 
-def test_an_api_that_replays_old_versions(net: World, api: Api, line: socket.socket, served: tuple[Api, int]) -> None:
+@row("an API that replays old versions")
+def test_an_api_that_replays_old_versions(
+    net: World, api: Api, agent: Agent, line: socket.socket, served: tuple[Api, int], feature: str,
+) -> None:
     """After a restore the API may show the past, and then everything that happened since: what came last counts."""
     past = len(api.log)
     api.put(web(C))
-    eventually(lambda: answers(net) == {"pod-c"})
+    await_answers(net, agent, {"pod-c"})
     api.put(web(B, C))
-    eventually(lambda: answers(net) == {"pod-b", "pod-c"})
+    await_answers(net, agent, {"pod-b", "pod-c"})
     api.stop()
     api.rewind(past)
     api.start(listen(net, served[1]))
-    eventually(lambda: answers(net) == {"pod-b"}, what="it shows the past", within=20)
+    await_answers(net, agent, {"pod-b"}, "it shows the past")
     assert lives(line)
     api.catch_up()
-    eventually(lambda: answers(net) == {"pod-b", "pod-c"}, what="it has caught up")
+    await_answers(net, agent, {"pod-b", "pod-c"}, "it has caught up")
     assert lives(line)
+
+
+def resident(agent: Agent) -> int:
+    """kB."""
+    assert agent.process
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 @pytest.mark.slow
-def test_an_api_that_is_away_for_long(net: World, api: Api, agent: Agent, line: socket.socket, served: tuple[Api, int]) -> None:
+@row("the API is away for long, and has forgotten what was")
+def test_an_api_that_is_away_for_long(
+    net: World, api: Api, agent: Agent, line: socket.socket, served: tuple[Api, int], mode: str, feature: str,
+) -> None:
     """Healing, new connections and old ones need none; when it is back, what was missed is made up for."""
-    good = shape(agent.table())
-    api.stop()
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        sh(net.spaces["node"], "nft delete table ip kube-proxy")
-        eventually(lambda: shape(agent.table()) == good)
-        assert lives(line)
-        assert answers(net, 4) == {"pod-b"}
-        time.sleep(0.5)
-    api.put(web(C))
-    api.start(listen(net, served[1]))
-    eventually(lambda: answers(net) == {"pod-c"}, within=20)
+    good, memory, said = agent.rules(), resident(agent), len(agent.log.read_text().splitlines())
+    with net.spaces["pod-a"].enter():
+        flow = socket.socket(type=socket.SOCK_DGRAM)
+    with flow:
+        flow.settimeout(2)
+        flow.connect((VIP, 80))
+        api.stop()
+        end, damages = time.monotonic() + SECONDS, 0
+        while time.monotonic() < end:
+            sh(net.spaces["node"], FLUSHES.get(mode, "nft delete table ip kube-proxy") if mode not in VARIANTS[:1]
+               else "iptables-nft -t nat -F")
+            damages += 1
+            eventually(lambda: agent.rules() == good, NOTICED[mode])
+            assert lives(line)
+            assert answers(net, 4) == {talk(flow)} == {"pod-b"}
+            time.sleep(max(0.5, SECONDS / 60))
+        assert resident(agent) < memory + 8192
+        assert len(agent.log.read_text().splitlines()) < said + 3 * damages + LOG_LINES_AT_REST
+        api.put(web(B, C))
+        api.put(web(C))
+        api.compact()
+        api.start(listen(net, served[1]))
+        took = await_answers(net, agent, {"pod-c"})
+        print(f"{mode}: away for {SECONDS:.0f} s, {damages} times damaged; caught up {took:.1f} s after it was back")
+        eventually(lambda: talk(flow) == "pod-c", PATIENCE.get(mode, 20.0), "a flow to who is gone is forgotten")
     assert lives(line)
     agent.kill(signal.SIGTERM)
     assert lives(line)
     clear_rules(net)
+
+
+def talk(flow: socket.socket) -> str:
+    flow.send(b"?")
+    try:
+        return flow.recv(100).decode().split()[0]
+    except (TimeoutError, ConnectionRefusedError):
+        return ""
