@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ COMMANDS = {"mk-docker-opts": "flanneld_py.dockeropts", "show": "flanneld_py.sho
 def start(*, dry_run: bool, version: bool, cleanup: bool, **given: Any) -> None:
     """Read the flags and run."""
     if version:
+        from importlib import metadata
+
         click.echo(f"v{metadata.version('flanneld-py')}", err=True)  # as flannel: on stderr
         return
     settings = settings_of(given)

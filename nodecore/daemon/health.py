@@ -9,9 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 from nodecore.errors import UserError
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ def check(ok: Callable[[], bool], good: str = "ok", bad: str = "not ok") -> Rout
 
 def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--healthz-port") -> ThreadingHTTPServer:
     """Serve the routes from a daemon thread; raises `UserError` when the address cannot be had."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
