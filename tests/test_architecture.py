@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("nodecore", "flanneld_py", "proxy", "minik8s.apiserver", "minik8s.controllers", "minik8s.scheduler",
-         "minik8s.kubelet", "minik8s.lab")
-PACKAGES = ("nodecore", "flanneld_py", "proxy", "minik8s")
+         "minik8s.kubelet", "minik8s.lab", "netscope")
+PACKAGES = ("nodecore", "flanneld_py", "proxy", "minik8s", "netscope")
 
 IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aiohttp", "grpc", "threading", "os"}
 PURE = (
@@ -24,6 +24,7 @@ PURE = (
     "flanneld_py/store/annotations.py", "flanneld_py/store/port.py", "flanneld_py/netconf.py", "flanneld_py/config.py",
     "flanneld_py/x25519.py", "nodecore/kernel/linkinfo.py",
     "flanneld_py/render/*.py",
+    *(f"netscope/{name}.py" for name in ("flow", "headers", "bpf", "records", "directory", "story", "drawing")),
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
     "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
     "minik8s/apiserver/auth/authorize.py", "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",

@@ -18,6 +18,7 @@ COMMANDS = {
         f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet")
     ],
     "docs/reference/lab.md": ["minik8s.lab.__main__:command"],
+    "docs/reference/netscope.md": ["netscope.__main__:command"],
 }
 
 
@@ -53,7 +54,7 @@ def test_no_flag_is_documented_that_is_not_there(page: str) -> None:
     assert named - known == set()
 
 
-NAMED = re.compile(r"`((?:nodecore|flanneld_py|proxy|minik8s|tests|bench|examples)/[\w./-]+\.\w+)`")
+NAMED = re.compile(r"`((?:nodecore|flanneld_py|proxy|minik8s|netscope|tests|bench|examples)/[\w./-]+\.\w+)`")
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 
 

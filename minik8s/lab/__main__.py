@@ -89,6 +89,16 @@ def kubectl(name: str, arguments: tuple[str, ...]) -> None:
     become_kubectl(_state(name), list(arguments))
 
 
+@command.command(context_settings=PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def netscope(name: str, arguments: tuple[str, ...]) -> None:
+    """Look into this lab: netscope trace POD SERVICE:PORT."""
+    from minik8s.lab.enter import netscope as become_netscope
+
+    become_netscope(_state(name), list(arguments))
+
+
 @command.command("exec", context_settings=PASS_ON)
 @click.argument("node")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)

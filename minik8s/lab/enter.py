@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from typing import NoReturn
 
 from minik8s.lab.agents import kubeconfig
-from minik8s.lab.host import PATH
+from minik8s.lab.host import PATH, PROJECT
 from minik8s.lab.state import State
 from nodecore.errors import Unreachable, UserError
 
@@ -55,6 +56,14 @@ def kubectl(state: State, argv: list[str]) -> NoReturn:
     if shutil.which("kubectl") is None:
         raise UserError("not installed: kubectl; `./lab` installs it where it can")
     os.execvpe("kubectl", ["kubectl", *argv], {**os.environ, "KUBECONFIG": str(state.kubeconfig)})
+
+
+def netscope(state: State, argv: list[str]) -> NoReturn:
+    """Become netscope, which finds the API and the way into the nodes in its environment."""
+    state.require()
+    agent = f"{PROJECT}/lab --name {state.name} exec {{node}} -- {sys.executable} -m netscope agent"
+    surroundings = {**os.environ, "KUBECONFIG": str(state.kubeconfig), "NETSCOPE_VIA": agent}
+    os.execve(sys.executable, [sys.executable, "-m", "netscope", *argv], surroundings)
 
 
 def logs(state: State, node: str, agent: str, *, follow: bool) -> NoReturn:

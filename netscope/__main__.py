@@ -1,0 +1,75 @@
+"""The `netscope` command. Read next: `netscope/trace.py`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from nodecore.daemon.entry import run
+
+SSH = "ssh {node} netscope agent"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def command() -> None:
+    """See every packet's way through the cluster, and why."""
+
+
+@command.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--protocol", type=click.Choice(["tcp", "udp"]), default="tcp", help="What the probe speaks.")
+@click.option("--seconds", type=click.FloatRange(0.1, 60), default=2.0, help="How long an answer is waited for.")
+@click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
+@click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
+@click.option("--json", "as_json", is_flag=True, help="Print all that was seen as JSON.")
+def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: str, via: str, *, as_json: bool) -> None:
+    """Send one probe from SOURCE to TARGET[:PORT] and show its way. Both are pods, Services, nodes or addresses.
+
+    The exit code is 0 when it was answered, 3 when it was not.
+    """
+    import asyncio
+
+    import msgspec
+
+    from netscope import cluster, drawing
+    from netscope.flow import PROTOCOLS
+    from netscope.trace import Request, parse_family, port_of
+    from netscope.trace import run as run_trace
+
+    directory = asyncio.run(cluster.read(kubeconfig))
+    name, port = split_port(target)
+    number = port_of(port, directory.find(name))
+    found = run_trace(Request(source, name, number, PROTOCOLS[protocol], parse_family(name), seconds), directory, via)
+    click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory))
+    sys.exit(0 if found.verdict.what == "answered" else 3)
+
+
+def split_port(text: str) -> tuple[str, str]:
+    """`web:80`, `10.0.0.1:80`, `[fd00::1]:80`, or without the port."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        if port.isdigit() and 0 < int(port) < 65536:
+            return host, port
+    return text, ""
+
+
+@command.command()
+def agent() -> None:
+    """A node's side: questions on stdin, answers on stdout. Started by the others."""
+    from netscope.agent import serve
+
+    serve()
+
+
+def main() -> None:
+    """Entry point of `netscope`."""
+    run(lambda: command(standalone_mode=True), "netscope")
+
+
+if __name__ == "__main__":
+    main()

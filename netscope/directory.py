@@ -1,0 +1,78 @@
+"""Who has which address in the cluster, and what a name given by the user means.
+
+Pure. Must not know: where this was read. Read next: `netscope/flow.py`; `cluster.py`, which reads it from the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from netscope.flow import End
+from nodecore.errors import UserError
+from nodecore.net import Family, parse_address
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pod, Service or node: its addresses, the node it is on, and where a Service's ports lead: (protocol, port) -> ends."""
+
+    kind: str
+    name: str
+    addresses: tuple[str, ...]
+    node: str = ""
+    ports: dict[tuple[int, int], tuple[End, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}"
+
+    def address(self, family: Family) -> str:
+        """Its first address of a family."""
+        found = next((each for each in self.addresses if Family.of(parse_address(each)) is family), "")
+        if not found:
+            raise UserError(f"{self} has no {family.name} address")
+        return found
+
+
+SHORT = {"po": "pod", "pods": "pod", "svc": "service", "services": "service", "no": "node", "nodes": "node"}
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Everybody who has an address."""
+
+    places: tuple[Place, ...]
+
+    def find(self, text: str) -> Place:
+        """`pod/NAME`, `svc/NAMESPACE/NAME`, `node/NAME`, a plain NAME, or an address, which need not be anybody's."""
+        kind, slash, rest = text.partition("/")
+        kinds = {SHORT.get(kind, kind)} if slash and SHORT.get(kind, kind) in SHORT.values() else set()
+        wanted = rest if kinds else text
+        found = [place for place in self.places if (not kinds or place.kind in kinds) and _is_called(place, wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{text!r} may be any of {', '.join(map(str, found))}: name one of them")
+        try:
+            address = str(parse_address(text))
+        except UserError:
+            raise UserError(f"{text!r}: no pod, Service or node of that name, and no address") from None
+        return next((place for place in self.places if address in place.addresses), Place("address", address, (address,)))
+
+    def name_of(self, address: str) -> str:
+        """Who has an address; empty where nobody is known to."""
+        return next((str(place) for place in self.places if address in place.addresses), "")
+
+    def node_of(self, address: str) -> str:
+        """On which node an address lives; empty where that is not known."""
+        return next((place.node for place in self.places if address in place.addresses and place.node), "")
+
+
+def _is_called(place: Place, wanted: str) -> bool:
+    return wanted in (place.name, place.name.rpartition("/")[2])
+
+
+def ends_of(places: Iterable[Place], address: str, protocol: int, port: int) -> tuple[End, ...]:
+    """The target as asked for, and behind it, if it is a Service's, every endpoint's address and port."""
+    behind = [end for place in places if address in place.addresses for end in place.ports.get((protocol, port), ())]
+    return (End(address, port), *behind)

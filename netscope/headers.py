@@ -1,0 +1,79 @@
+"""Reads the headers of a packet from its network header on, through tunnels, as far as they go: pure and total.
+
+    IPv4/IPv6 [IPv4/IPv6 | UDP 8472 VXLAN Ethernet IPv4/IPv6] TCP/UDP
+
+Must not know: where the bytes come from. Read next: `records.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from netscope.flow import TCP, UDP
+
+IP_IN_IP, IP6_IN_IP = 4, 41
+VXLAN_PORT = 8472
+VXLAN_AND_ETHERNET = 8 + 14
+FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What was around the packet: the hosts at both ends, and the VXLAN's number (None: IP in IP)."""
+
+    source: str
+    target: str
+    vni: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """The innermost addresses and ports; `stamp` is the same wherever this very packet is seen (IP id, or TCP sequence)."""
+
+    source: str
+    target: str
+    protocol: int
+    source_port: int
+    target_port: int
+    ttl: int
+    flags: tuple[str, ...] = ()
+    stamp: int = 0
+    tunnel: Tunnel | None = None
+
+    @property
+    def ends(self) -> tuple[str, int, str, int]:
+        """Source and target with their ports, which translation changes."""
+        return self.source, self.source_port, self.target, self.target_port
+
+
+def read(data: bytes) -> Headers | None:
+    """The headers, or None where no TCP or UDP can be found."""
+    try:
+        return _ip(data, None)
+    except (struct.error, IndexError, ValueError):
+        return None
+
+
+def _ip(data: bytes, tunnel: Tunnel | None) -> Headers | None:
+    if data[0] >> 4 == 6:
+        protocol, ttl, source, target = struct.unpack_from("!6xBB16s16s", data)
+        head, number = 40, 0
+    else:
+        start, number, ttl, protocol, source, target = struct.unpack_from("!BxxxH2xBB2x4s4s", data)
+        head = (start & 15) * 4
+    here, there = str(ip_address(source)), str(ip_address(target))
+    rest = data[head:]
+    if tunnel is None and protocol in (IP_IN_IP, IP6_IN_IP):
+        return _ip(rest, Tunnel(here, there))
+    if protocol not in (TCP, UDP):
+        return None
+    port, to_port = struct.unpack_from("!HH", rest)
+    if tunnel is None and protocol == UDP and to_port == VXLAN_PORT:
+        return _ip(rest[8 + VXLAN_AND_ETHERNET :], Tunnel(here, there, int.from_bytes(rest[12:15], "big")))
+    flags: tuple[str, ...] = ()
+    if protocol == TCP:
+        flags = tuple(name for bit, name in enumerate(FLAGS) if rest[13] >> bit & 1)
+        (number,) = struct.unpack_from("!I", rest, 4)
+    return Headers(here, there, protocol, port, to_port, ttl, flags, number, tunnel)

@@ -1,0 +1,84 @@
+"""The agents on the nodes: one child process each, by whatever command leads there (ssh, nsenter, a container's exec).
+
+Must not know: what is asked. Read next: `netscope/agent.py`.
+"""
+
+from __future__ import annotations
+
+import select
+import shlex
+import subprocess
+from collections.abc import Mapping
+from types import TracebackType
+
+import msgspec
+
+from netscope.records import Answer, Failed, Question
+from nodecore.errors import Fault, Unreachable
+
+
+class Nodes:
+    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it."""
+
+    def __init__(self, names: tuple[str, ...], via: str) -> None:
+        self._decode = msgspec.json.Decoder(Answer).decode
+        self._agents = {
+            name: subprocess.Popen(
+                [word.replace("{node}", name) for word in shlex.split(via)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+            for name in names}
+
+    def __enter__(self) -> Nodes:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for agent in self._agents.values():
+            assert agent.stdin
+            agent.stdin.close()
+        for agent in self._agents.values():
+            try:
+                agent.wait(5)
+            except subprocess.TimeoutExpired:
+                agent.kill()
+                agent.wait()
+
+    def ask_all(self, question: Question, seconds: float) -> Mapping[str, Answer]:
+        """Everybody the same, at the same time."""
+        for name in self._agents:
+            self._send(name, question)
+        return {name: self._receive(name, seconds) for name in self._agents}
+
+    def ask(self, name: str, question: Question, seconds: float) -> Answer:
+        """One node."""
+        self._send(name, question)
+        return self._receive(name, seconds)
+
+    def _send(self, name: str, question: Question) -> None:
+        pipe = self._agents[name].stdin
+        assert pipe
+        try:
+            pipe.write(msgspec.json.encode(question) + b"\n")
+        except BrokenPipeError:
+            raise Unreachable(f"{name}: {self._last_words(name)}") from None
+
+    def _receive(self, name: str, seconds: float) -> Answer:
+        pipe = self._agents[name].stdout
+        assert pipe
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([pipe], [], [], seconds)[0]:
+                raise Unreachable(f"{name}: no answer within {seconds:.0f} s")
+            piece = pipe.read(1 << 16)
+            if not piece:
+                raise Unreachable(f"{name}: {self._last_words(name)}")
+            line += piece
+        answer: Answer = self._decode(line)
+        if isinstance(answer, Failed):
+            raise Fault(f"{name}: {answer.why}")
+        return answer
+
+    def _last_words(self, name: str) -> str:
+        pipe = self._agents[name].stderr
+        assert pipe
+        words = pipe.read().decode(errors="replace").strip().splitlines()
+        return words[-1] if words else "its agent ended without a word"

@@ -1,0 +1,78 @@
+"""Sends a probe from inside whatever namespace of this node has its source address, and waits for what comes back.
+
+Must not know: who listens. Read next: `netscope/records.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+from netscope.flow import TCP
+from netscope.records import Outcome, Probe
+from nodecore.kernel.host import KernelHost
+from nodecore.kernel.netns import inside
+from nodecore.net import parse_address
+
+UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}  # our own routes say so, or somebody on the way did by ICMP
+
+
+def send(probe: Probe) -> Outcome:
+    """From the source's own namespace."""
+    path = namespace_of(probe.source)
+    if not path:
+        return Outcome("unsent", f"no namespace of this node has the address {probe.source}")
+    with inside(path), _socket(probe) as sock:
+        begin = time.monotonic()
+        what, detail = _ask(sock, probe)
+        return Outcome(what, detail, (time.monotonic() - begin) * 1000)
+
+
+def namespace_of(address: str) -> str:
+    """A path to the network namespace that has an address; empty where none has it."""
+    wanted = parse_address(address)
+    for path in _namespaces():
+        if any(wanted in each.addresses for each in KernelHost(path).interfaces()):
+            return path
+    return ""
+
+
+def _namespaces() -> Iterator[str]:
+    """One path for each namespace that a process lives in, this one's first."""
+    met: set[int] = set()
+    for pid in ("self", *filter(str.isdigit, os.listdir("/proc"))):
+        path = f"/proc/{pid}/ns/net"
+        try:
+            number = os.stat(path).st_ino
+        except OSError:  # it has ended
+            continue
+        if number not in met:
+            met.add(number)
+            yield path
+
+
+def _socket(probe: Probe) -> socket.socket:
+    kind = socket.SOCK_STREAM if probe.protocol == TCP else socket.SOCK_DGRAM
+    sock = socket.socket(socket.AF_INET6 if ":" in probe.source else socket.AF_INET, kind)
+    sock.settimeout(probe.seconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
+
+
+def _ask(sock: socket.socket, probe: Probe) -> tuple[str, str]:
+    try:
+        sock.bind((probe.source, probe.mark))
+        sock.connect((probe.target, probe.port))
+        if probe.protocol != TCP:
+            sock.send(b"netscope")
+            sock.recv(65536)
+    except TimeoutError:
+        return "silent", ""
+    except ConnectionRefusedError:
+        return "refused", ""
+    except OSError as error:
+        return "unreachable" if error.errno in UNREACHABLE else "unsent", error.strerror or str(error)
+    return "answered", ""

@@ -1,0 +1,104 @@
+"""What a node's agent is asked and what it answers: one JSON object a line, in this order.
+
+    Start -> Ready      listen for the flow's packets and rules
+    Probe -> Outcome    send one from here (of one node only)
+    Finish -> Report    all that was seen, and how this node would send packets to some addresses
+
+Values only. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from netscope.flow import Flow
+from netscope.headers import Headers
+
+
+class Start(msgspec.Struct, tag=True, frozen=True):
+    """Listen."""
+
+    flow: Flow
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """Listening."""
+
+
+class Probe(msgspec.Struct, tag=True, frozen=True):
+    """Send one packet and wait for the answer that long."""
+
+    source: str
+    target: str
+    port: int
+    protocol: int
+    mark: int
+    seconds: float
+
+
+class Outcome(msgspec.Struct, tag=True, frozen=True):
+    """`answered`, `refused`, `silent`, or `unreachable` and `unsent` with the kernel's words; how long it took."""
+
+    what: str
+    detail: str = ""
+    milliseconds: float = 0.0
+
+
+class Finish(msgspec.Struct, tag=True, frozen=True):
+    """Tell what was seen, and the ways to these addresses."""
+
+    addresses: tuple[str, ...]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """A packet at an interface, addressed to it or (`foreign`) to another MAC; time in ns since 1970 by this node's clock."""
+
+    interface: str
+    leaving: bool
+    foreign: bool
+    time: int
+    headers: Headers
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A rule or policy that a packet met; `headers` are the packet's as the chain's table first saw it."""
+
+    packet: int
+    family: str
+    table: str
+    chain: str
+    handle: int
+    rule: str
+    verdict: str
+    interface: str
+    headers: Headers | None
+
+
+class Way(msgspec.Struct, frozen=True):
+    """How this node would send to an address: link, gateway, the gateway's MAC, and behind which host that is (VXLAN)."""
+
+    address: str
+    link: str = ""
+    gateway: str = ""
+    mac: str = ""
+    host: str = ""
+    trouble: str = ""
+
+
+class Report(msgspec.Struct, tag=True, frozen=True):
+    """All that one node knows; `lost` packets were seen by nobody for want of room."""
+
+    seen: tuple[Seen, ...]
+    hits: tuple[Hit, ...]
+    ways: tuple[Way, ...]
+    lost: int = 0
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """It cannot be done on this node, and why."""
+
+    why: str
+
+
+Question = Start | Probe | Finish
+Answer = Ready | Outcome | Report | Failed

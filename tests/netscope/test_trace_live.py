@@ -1,0 +1,116 @@
+"""Real probes through real namespaces: the whole way is told, and where something is broken, what."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import net_by_hand
+import pytest
+from labs import until
+from net_by_hand import Net
+
+from netscope.drawing import draw
+from netscope.records import Start
+from netscope.story import Trace
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    with ExitStack() as stack:
+        yield net_by_hand.make(stack)
+
+
+def interfaces(net: Net, trace: Trace) -> list[str]:
+    names = {net.name(letter): letter for letter in "ab"}
+    return [f"{names[hop.node]} {'->' if hop.seen.leaving else '<-'} {hop.seen.interface}" for hop in trace.there if hop.seen]
+
+
+def test_the_whole_way_is_told(net: Net) -> None:
+    trace = net.trace()
+    assert trace.verdict.what == "answered"
+    assert interfaces(net, trace) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
+    first, tunnel, outside, *_ = trace.there
+    assert [hit.rule for hit in first.hits] == ["ip daddr 10.96.0.10 tcp dport 80 dnat to 10.2.0.2:8080", "policy"]
+    assert tunnel.way
+    assert (tunnel.way.gateway, tunnel.way.mac, tunnel.way.host) == ("10.2.0.0", net_by_hand.VTEPS["b"], "192.168.50.2")
+    assert outside.seen
+    assert outside.seen.headers.tunnel
+    assert outside.seen.headers.tunnel.vni == 1
+    back = [hop.seen.headers for hop in trace.back if hop.seen]
+    assert (back[0].source, back[-1].source) == ("10.2.0.2", "10.96.0.10")
+    assert all(before.time <= after.time for before, after in zip(trace.there, trace.there[1:], strict=False))
+    text = draw(trace, net.directory)
+    assert "(service/default/web)" in text
+    assert "neighbour 0a:00:00:00:00:02 behind 192.168.50.2" in text
+
+
+def test_it_leaves_nothing_behind(net: Net) -> None:
+    before = net.node["a"].run(["nft", "list", "ruleset"]).stdout
+    net.trace()
+    assert net.node["a"].run(["nft", "list", "ruleset"]).stdout == before
+
+
+def test_killed_it_leaves_nothing_behind(net: Net) -> None:
+    import msgspec
+
+    from netscope.flow import TCP, End, Flow
+    from nodecore.net import Family
+
+    before = net.node["a"].run(["nft", "list", "ruleset"]).stdout
+    agent = net.node["a"].popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert agent.stdin
+    assert agent.stdout
+    agent.stdin.write(msgspec.json.encode(Start(Flow(Family.IPV4, TCP, 20000, (End("10.2.0.2", 8080),)))) + b"\n")
+    agent.stdin.flush()
+    assert agent.stdout.readline() == b'{"type":"Ready"}\n'
+    assert "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout
+    os.kill(agent.pid, signal.SIGKILL)
+    agent.wait()
+    until(lambda: net.node["a"].run(["nft", "list", "ruleset"]).stdout == before)
+
+
+def wall(hook: str, rule: str, policy: str = "accept") -> str:
+    return f"nft 'table ip wall {{ chain c {{ type filter hook {hook} priority 0; policy {policy}; {rule}; }}; }}'"
+
+
+VTEP, OTHER = net_by_hand.VTEPS["b"], "0a:00:00:00:00:77"
+FAULTS = {  # on which node, what, how it ends, and words of the reason
+    "a rule drops it": ("b", wall("forward", "tcp dport 8080 drop"), "dropped", "ip wall c: tcp dport 8080 drop"),
+    "a policy drops it": ("b", wall("forward", "tcp dport 1", "drop"), "dropped", "ip wall c: policy"),
+    "a rule refuses it": ("b", wall("forward", "tcp dport 8080 reject with tcp reset"), "refused", "reject with tcp reset"),
+    "a rule drops the answer": ("b", wall("forward", "tcp sport 8080 drop"), "dropped", "ip wall c: tcp sport 8080 drop"),
+    "no neighbour": ("a", "ip neigh del 10.2.0.0 dev flannel.1", "lost", "nobody answers for 10.2.0.0 on flannel.1"),
+    "no forwarding entry": ("a", f"bridge fdb del {VTEP} dev flannel.1 dst 192.168.50.2", "lost",
+                            f"flannel.1 does not know behind which host {VTEP} is"),
+    "a forwarding entry to nowhere": ("a", f"bridge fdb replace {VTEP} dev flannel.1 dst 192.168.50.9", "lost",
+                                      "the forwarding entry is wrong"),
+    "no route": ("a", "ip route del 10.2.0.0/24", "lost", "no route to 10.2.0.2"),
+    "forwarding is off": ("b", "sysctl -qw net.ipv4.ip_forward=0", "lost", "forwarding is off"),
+    "the tunnel's port is blocked": ("b", wall("input", "udp dport 8472 drop"), "lost", "the firewall of that host"),
+    "a wrong VTEP MAC": ("a", f"ip neigh replace 10.2.0.0 lladdr {OTHER} dev flannel.1 nud permanent; "
+                              f"bridge fdb add {OTHER} dev flannel.1 dst 192.168.50.2", "lost", OTHER),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_broken_is_named(net: Net, fault: str) -> None:
+    letter, command, what, why = FAULTS[fault]
+    net.on(letter, command)
+    verdict = net.trace().verdict
+    assert (verdict.what, why in verdict.why) == (what, True), verdict
+    assert verdict.where in (net.name(letter), net.name("a"), net.name("b"))
+    if verdict.mend:
+        net.on(letter, verdict.mend)
+        assert net.trace().verdict.what == "answered"
+
+
+def test_nobody_listens(net: Net) -> None:
+    net.servers[0].close()
+    verdict = net.trace().verdict
+    assert (verdict.what, verdict.where, verdict.why) == ("refused", net.name("b"), "nobody listens there")
