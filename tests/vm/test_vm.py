@@ -74,8 +74,9 @@ def test_the_kernel_tests_that_need_modules(built: None) -> None:
 
 
 def test_ipvs_mode(built: None) -> None:
-    """Where packets go, in every row that is asked of the other modes elsewhere; and its own transitions."""
-    tests = "tests/proxy/test_conformance.py tests/proxy/test_ipvs_agent.py"
+    """The conformance table, where it is of ipvs mode, and its own transitions."""
+    tests = " ".join(f"tests/proxy/test_{name}.py" for name in (
+        "conformance", "conformance_flags", "transitions", "mode_switches", "faults", "ipvs_agent"))
     text = carry_out(f"modprobe br_netfilter && .venv/bin/python -m pytest -v -rs -o timeout=1200 -k ipvs {tests}",
                      machine.Shape(init="none"))
     assert "this kernel has no" not in text
