@@ -18,7 +18,7 @@ from nodecore.net import Family
 VIP, NODE_PORT = "10.96.0.50", 30066
 WAYS = (("pod-a", VIP, 80), ("outside", NODE, NODE_PORT))
 PATIENCE = 20.0
-ANSWERED, QUIET = 3.0, 0.3  # seconds: nobody answers so soon, and who does not is not there
+ANSWERED, QUIET = 3.0, 0.5  # seconds: who does not answer so soon is not there
 
 
 def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import stray_segment
-from asking import ask_until_all
-from conformance_rows import NO_RULES, PROTOCOLS, ROWS, SERVICES, STAY, ZONE, B, Row, dual
+from asking import QUIET, ask_until_all
+from conformance_rows import DROPPED, NO_RULES, PROTOCOLS, ROWS, SERVICES, STAY, ZONE, B, Row, dual
 from conftest import Agent
 from proxy_api import Api
 from proxy_net import FAMILIES, FAR_POD, NODE, World, eventually, in_family, of
@@ -32,12 +35,34 @@ def programmed(net: World, served: tuple[Api, int], running: Agent) -> None:
         eventually(lambda at=last: net.ask("pod-a", at, 80, timeout=0.3)[0] == "far", within=30)
 
 
-@pytest.mark.usefixtures("programmed")
+@pytest.fixture(scope="module")
+def dropped(net: World, programmed: None) -> Callable[[Family], dict[tuple[str, str], str]]:
+    """What came of every question that nobody is to answer, by feature and protocol: they are waited for together."""
+    questions = [(row, protocol) for row in ROWS if row.answers == DROPPED for protocol in PROTOCOLS]
+
+    @functools.cache
+    def asked(family: Family) -> dict[tuple[str, str], str]:
+        def ask(question: tuple[Row, str]) -> str:
+            row, protocol = question
+            return net.ask(row.caller, of(family, row.address), row.port, protocol, QUIET)[0]
+
+        with ThreadPoolExecutor(len(questions)) as pool:
+            found = zip(questions, pool.map(ask, questions), strict=True)
+            return {(row.feature, protocol): who for (row, protocol), who in found}
+
+    return asked
+
+
 @EACH_PROTOCOL
 @EACH_FAMILY
 @pytest.mark.parametrize(("feature", "row"), [(row.feature, row) for row in ROWS], ids=[row.feature for row in ROWS])
-def test_reaches(net: World, family: Family, protocol: str, feature: str, row: Row) -> None:
-    ask_until_all(net, row, family, protocol)
+def test_reaches(
+    net: World, dropped: Callable[[Family], dict[tuple[str, str], str]], family: Family, protocol: str, feature: str, row: Row,
+) -> None:
+    if row.answers == DROPPED:
+        assert dropped(family)[feature, protocol] == "timeout"
+    else:
+        ask_until_all(net, row, family, protocol)
 
 
 @pytest.mark.usefixtures("programmed")
