@@ -72,7 +72,7 @@ SETTINGS = (
             (*PODS_HERE, "--conntrack-tcp-timeout-established", "2h", "--conntrack-tcp-timeout-close-wait", "2m",
              "--conntrack-udp-timeout", "40s", "--conntrack-udp-timeout-stream", "200s"), (A_POD,), sysctls=SYSCTLS),
 )
-QUICK = ("nodePortAddresses: networks", "masqueradeAll", "detectLocalMode NodeCIDR", "detectLocalMode BridgeInterface")
+QUICK = ("nodePortAddresses: networks", "masqueradeAll", "detectLocalMode NodeCIDR")
 CONFIGURED = [
     pytest.param((mode, setting), setting.feature, mode, id=f"{mode}-{setting.feature}",
                  marks=[] if mode == "nftables" and setting.feature in QUICK else pytest.mark.slow)

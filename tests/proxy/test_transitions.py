@@ -55,6 +55,7 @@ TRANSITIONS = (
     ("it has no NodePort any more", TWO, state(B, C, inside="pod-b pod-c", outside="refused", type="ClusterIP")),
     ("it is another proxy's now", TWO, state(B, C, inside="timeout", outside="refused", labels="service-proxy-name")),
 )
+QUICK = ("an endpoint is gone", "all endpoints terminate", "nobody is left", "externalTrafficPolicy becomes Local")
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,9 @@ def moving(members: tuple[str | Object, ...], spec: dict[str, Any]) -> list[Obje
 
 
 @EACH_FAMILY
-@pytest.mark.parametrize(("feature", "before", "after"), [(f"transition: {row[0]}", *row[1:]) for row in TRANSITIONS],
-                         ids=[row[0] for row in TRANSITIONS])
+@pytest.mark.parametrize(("feature", "before", "after"), [
+    pytest.param(f"transition: {row[0]}", *row[1:], id=row[0], marks=[] if row[0] in QUICK else pytest.mark.slow)
+    for row in TRANSITIONS])
 def test_of_a_service(
     net: World, told: Api, running: Agent, family: Family, feature: str, before: State, after: State,
 ) -> None:
@@ -86,6 +88,7 @@ def test_of_a_service(
         await_state(net, family, *after[2:])
 
 
+@pytest.mark.slow
 @EACH_FAMILY
 @pytest.mark.parametrize("feature", ["transition: the Service is deleted and comes back"])
 def test_deleted(net: World, told: Api, running: Agent, family: Family, feature: str) -> None:
