@@ -6,7 +6,6 @@ Must not know: HTTP. Read next: `verbs/reading.py`, `verbs/writing.py`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from minik8s.apiserver.kinds.registry import Registry
 from minik8s.apiserver.request.status import not_found
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.compaction import compact_for_ever
+from minik8s.apiserver.storage.feed import Feed
 from minik8s.apiserver.storage.lifetimes import Lifetime
 from minik8s.apiserver.storage.objects import Storage
 from minik8s.apiserver.storage.watchcache import WatchCache
@@ -36,8 +36,8 @@ class Cluster:
         self.storage = Storage(etcd)
         self.registry = Registry()
         self._lifetime = Lifetime(etcd, passing_after)
+        self.feed = Feed(etcd)
         self.caches: dict[tuple[str, str, str], WatchCache] = {}
-        self._unstarted: asyncio.Queue[WatchCache] = asyncio.Queue()
         for plural in EAGER:
             self.cache(BY_PLURAL[plural])
 
@@ -46,9 +46,12 @@ class Cluster:
         found = self.caches.get(kind.place)
         if found is None:
             show = partial(converting.shown, kind) if kind.kept else None
-            found = self.caches[kind.place] = WatchCache(self.storage, kind.prefix, show=show)
-            self._unstarted.put_nowait(found)
+            found = self.caches[kind.place] = self.feed.cache(kind.prefix, show=show)
         return found
+
+    def begun(self, kind: Kind) -> WatchCache | None:
+        """The same, if somebody has asked for it before."""
+        return self.caches.get(kind.place)
 
     async def lease(self, kind: Kind) -> int:
         """What an object of that kind hangs on when it is written now; 0 for those that stay."""
@@ -67,15 +70,9 @@ class Cluster:
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What must run for ever."""
         return {
-            "caches": self._run_caches(), "compaction": compact_for_ever(self.etcd),
+            "feed": self.feed.run(), "compaction": compact_for_ever(self.etcd),
             "allocations": self.allocator.repair_for_ever(self.storage, BY_PLURAL["services"].prefix),
         }
-
-    async def _run_caches(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                cache = await self._unstarted.get()
-                group.create_task(cache.run(), name=f"cache {cache.prefix}")
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object as it is now; 404 as the original words it."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+SHARED = random.Random()  # seeding one asks the kernel
+
 
 @dataclass
 class Backoff:
@@ -18,7 +20,7 @@ class Backoff:
     cap: float = 30.0
     factor: float = 2.0
     failures: int = 0
-    rng: random.Random = field(default_factory=random.Random, repr=False)
+    rng: random.Random = field(default=SHARED, repr=False)
 
     def next(self) -> float:
         """Count one failure and say how long to wait before the next try."""

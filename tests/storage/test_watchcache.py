@@ -15,6 +15,7 @@ from cuttable import forwarder
 from etcdserver import EtcdServer, etcd_server, shared_etcd
 
 from minik8s.apiserver.storage.compaction import KEY
+from minik8s.apiserver.storage.feed import Feed
 from minik8s.apiserver.storage.objects import Storage
 from minik8s.apiserver.storage.watchcache import CacheWatch, WatchCache
 from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry
@@ -35,8 +36,9 @@ async def storage(shared_etcd: EtcdServer) -> AsyncIterator[Storage]:
 
 @asynccontextmanager
 async def running(storage: Storage, **options: Any) -> AsyncIterator[WatchCache]:
-    cache = WatchCache(storage, PREFIX, **options)
-    task = asyncio.create_task(cache.run())
+    feed = Feed(storage.etcd)
+    cache = feed.cache(PREFIX, **options)
+    task = asyncio.create_task(feed.run())
     try:
         await asyncio.wait_for(cache.ready(), 20)
         yield cache
@@ -124,17 +126,17 @@ async def test_own_writes_are_read_back(storage: Storage) -> None:
                 await cache.fresh()
                 assert cache.get(f"{PREFIX}{i}") is None
         with pytest.raises(Unreachable):
-            await WatchCache(storage, PREFIX, timeout=0.1)._check_after(None)
+            await Feed(storage.etcd, timeout=0.1).fresh()
 
 
 async def test_fresh_questions_are_shared(storage: Storage) -> None:
     asked = 0
 
     class Counting(EtcdClient):
-        async def txn(self, *args: Any, **kw: Any) -> Any:
+        async def revision(self) -> int:
             nonlocal asked
             asked += 1
-            return await super().txn(*args, **kw)
+            return await super().revision()
 
     async with Counting(storage.etcd.config) as client, running(Storage(client)) as cache:
         asked = 0
@@ -332,7 +334,7 @@ async def test_compaction_while_etcd_was_away_is_told_as_a_difference(etcd_serve
 
 
 async def test_idle_caches_move_on_with_etcd(storage: Storage) -> None:
-    async with running(storage, confirm_every=0.05) as cache:
+    async with running(storage) as cache:
         watch: CacheWatch = cache.watch(cache.revision)
         for _ in range(5):
             last = await storage.etcd.put("/elsewhere", b"")
@@ -345,3 +347,41 @@ async def test_idle_caches_move_on_with_etcd(storage: Storage) -> None:
 async def test_not_found_is_not_swallowed(storage: Storage) -> None:
     with pytest.raises(NotFound):
         await storage.get(PREFIX + "nothing")
+
+
+async def test_a_cache_joins_while_everything_changes(storage: Storage) -> None:
+    """It fills under fire, from before it was asked for, and every client of it sees a history that makes sense."""
+    stop = asyncio.Event()
+    feed = Feed(storage.etcd)
+    running = asyncio.create_task(feed.run())
+    churn = [asyncio.create_task(_churn(storage, random.Random(seed), stop)) for seed in range(3)]
+    clients = []
+    for _ in range(10):
+        await asyncio.sleep(0.05)
+        cache = feed.cache(PREFIX)
+        await asyncio.wait_for(cache.ready(), 10)
+        clients.append((cache, Client(cache)))
+    stop.set()
+    await asyncio.gather(*churn)
+    await feed.fresh()
+    there = await in_etcd(storage)
+    for cache, client in clients:
+        await client.until(lambda client=client, cache=cache: client.watch.revision == cache.revision)
+        assert client.items == objects(cache) == there
+        client.task.cancel()
+    feed.drop(clients[0][0])
+    assert len(feed.everyone()) == 9
+    running.cancel()
+
+
+async def test_two_versions_of_one_prefix(storage: Storage) -> None:
+    feed = Feed(storage.etcd)
+    caches = [feed.cache(PREFIX), feed.cache(PREFIX, show=lambda obj: {**obj, "version": 2}), feed.cache("/registry/th/ings/")]
+    running = asyncio.create_task(feed.run())
+    await storage.create(PREFIX + "a", thing())
+    await storage.create("/registry/th/ings/a", thing())
+    for cache in caches:
+        await cache.ready()
+    await feed.fresh()
+    assert [[obj.get("version") for obj in objects(cache).values()] for cache in caches] == [[None], [2], [None]]
+    running.cancel()

@@ -117,7 +117,7 @@ class Machine(RuleBasedStateMachine):
             self.cache.confirm(self.sent)
 
     @rule()
-    def ask_whether_it_is_fresh(self) -> None:
+    def ask_whether_it_has_caught_up(self) -> None:
         newest = max((kv.mod_revision for kv in self.etcd.now.values()), default=0)
         if self.cache.equals(len(self.etcd.now), newest):
             self.cache.confirm(self.etcd.revision)

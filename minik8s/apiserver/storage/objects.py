@@ -1,6 +1,7 @@
 """Objects in etcd: JSON at `/registry/...`, versioned by etcd's own revisions.
 
-    resourceVersion = the key's mod_revision, put in when reading and never stored
+    resourceVersion = the key's mod_revision, put in when reading and never stored; as metadata comes first in what we
+                      store, it is put into the bytes, with nothing decoded
     update          = read, change, write if nobody wrote since; else again with what they wrote
     delete          = the same; the last state is returned with the deletion's revision as its resourceVersion
 
@@ -10,8 +11,10 @@ Must not know: HTTP, kinds, what a valid object is. Read next: `minik8s/apiserve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -21,6 +24,9 @@ from nodecore.etcd.client import Delete, EtcdClient, Get, KeyValue, Put, absent,
 
 Object = dict[str, Any]
 PAGE = 1000
+FIRST = ("apiVersion", "kind", "metadata")
+HEAD = re.compile(rb'\{(?:"apiVersion":"[^"\\]*",)?(?:"kind":"[^"\\]*",)?"metadata":\{')
+NAME = b'"resourceVersion"'  # stored by others, or a reference to another object: looked at closely
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class Storage:
         done = await self.etcd.txn([absent(key)], [Put(key, value, lease)])
         if not done.succeeded:
             raise AlreadyExists(f"{key} already exists")
-        return versioned(decode(value, key), done.revision)
+        return _stored(obj, done.revision)
 
     async def get(self, key: str, *, revision: int = 0) -> Object:
         """One object, as it is or was at `revision`."""
@@ -88,7 +94,7 @@ class Storage:
                 value = encode(wanted)
                 if value == kv.value or _same(value, kv.value):
                     return _object(kv)
-                found = await self._write(kv, value, lease)
+                found = await self._write(kv, wanted, value, lease)
             if isinstance(found, dict):
                 return found
             kv = found
@@ -104,11 +110,11 @@ class Storage:
                 return found
             kv = found
 
-    async def _write(self, kv: KeyValue, value: bytes, lease: int) -> Object | KeyValue:
+    async def _write(self, kv: KeyValue, obj: Object, value: bytes, lease: int) -> Object | KeyValue:
         """The object as stored, or the key-value that came in between."""
         done = await self.etcd.txn([unchanged(kv.key, kv.mod_revision)], [Put(kv.key, value, lease)], [Get(kv.key)])
         if done.succeeded:
-            return versioned(decode(value, kv.key), done.revision)
+            return _stored(obj, done.revision)
         return _present(next(iter(done.responses[0].items), None), kv.key)
 
     async def _delete(self, kv: KeyValue) -> Object | KeyValue:
@@ -120,11 +126,26 @@ class Storage:
 
 
 def encode(obj: Object) -> bytes:
-    """The stored form: compact JSON without `metadata.resourceVersion`."""
+    """The stored form: compact JSON without `metadata.resourceVersion`, its head in FIRST's order."""
     meta = obj.get("metadata") or {}
     if "resourceVersion" in meta:
         obj = {**obj, "metadata": {name: value for name, value in meta.items() if name != "resourceVersion"}}
+    if tuple(islice(obj, len(FIRST))) != FIRST:
+        obj = {**{name: obj[name] for name in FIRST if name in obj}, **obj}
     return msgspec.json.encode(obj)
+
+
+def with_version(value: bytes, revision: int) -> bytes | None:
+    """The bytes of a stored form with its resourceVersion put in; None for what was not stored by us, and must be decoded."""
+    head = HEAD.match(value)
+    if not head or NAME in value:
+        return None
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    end = head.end()
+    return b'%b"resourceVersion":"%d"%b%b' % (value[:end], revision, b"" if value[end:end + 1] == b"}" else b",", value[end:])
 
 
 def decode(value: bytes, key: str) -> Object:
@@ -142,6 +163,11 @@ def versioned(obj: Object, revision: int) -> Object:
     """The same object, its `metadata.resourceVersion` set."""
     obj.setdefault("metadata", {})["resourceVersion"] = str(revision)
     return obj
+
+
+def _stored(obj: Object, revision: int) -> Object:
+    """An object that has been stored, as it is read from then on; the one given stays as it is."""
+    return {**obj, "metadata": {**(obj.get("metadata") or {}), "resourceVersion": str(revision)}}
 
 
 def _object(kv: KeyValue) -> Object:

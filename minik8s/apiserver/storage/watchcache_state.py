@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from minik8s.apiserver.storage.objects import decode, versioned
+from minik8s.apiserver.storage.objects import decode, versioned, with_version
 from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry, EventType, Window, reversioned
 from nodecore.errors import Invalid
 from nodecore.etcd.records import Event, KeyValue, Range, range_end
@@ -45,6 +45,9 @@ class CacheState:
         self._current: dict[str, Entry] = {}
         self._unreadable: set[str] = set()
         self._sorted: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self._current)
 
     def get(self, key: str) -> Entry | None:
         """One current entry."""
@@ -120,8 +123,10 @@ class CacheState:
     def _enter(self, kv: KeyValue) -> Entry | None:
         """The entry of a key-value, now current; None (and no longer current) when it is not an object."""
         try:
-            obj = versioned(decode(kv.value, kv.key), kv.mod_revision)
-            data = msgspec.json.encode(self._show(obj) if self._show else obj)
+            data = with_version(kv.value, kv.mod_revision) if self._show is None else None
+            if data is None:
+                obj = versioned(decode(kv.value, kv.key), kv.mod_revision)
+                data = msgspec.json.encode(self._show(obj) if self._show else obj)
         except Invalid as fault:
             log.error("%s; it is left out", fault)
             self._unreadable.add(kv.key)

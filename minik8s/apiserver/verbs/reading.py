@@ -23,6 +23,7 @@ from minik8s.apiserver.request.call import Answer, Call, number
 from minik8s.apiserver.request.negotiation import Form, form_of
 from minik8s.apiserver.request.selectors import Matches
 from minik8s.apiserver.request.status import Refused, bad_request, expired
+from minik8s.apiserver.storage.watchcache_window import Entry
 from nodecore.errors import Expired, Unreachable
 
 Object = dict[str, Any]
@@ -39,13 +40,21 @@ class Page:
 
 
 async def get(cluster: Cluster, call: Call) -> Answer:
-    """Answer with one object."""
+    """Answer with one object: from the cache, once that is as new as the client asks, if there is one yet."""
     kind, target = call.kind, call.target
-    if call.query.get("resourceVersion") == "0":
-        entry = cluster.cache(kind).get(kind.key(target.namespace, target.name))
+    cache = cluster.begun(kind)
+    if cache and cache.synced:
+        await freshen(cluster, call)
+        entry = cache.get(kind.key(target.namespace, target.name))
         if entry:
-            return shown(call, entry.object)
+            return shown_entry(call, entry)
     return shown(call, await cluster.get(kind, target.namespace, target.name))
+
+
+def shown_entry(call: Call, entry: Entry) -> Answer:
+    """One object of a cache: its bytes, if JSON is what the client wants."""
+    form = form_of(call.accept)
+    return shown(call, entry.object) if form.as_ else Answer(200, entry.data, form.content)
 
 
 def shown(call: Call, obj: Object, status: int = 200) -> Answer:
