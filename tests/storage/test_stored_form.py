@@ -39,7 +39,8 @@ def with_plain_head(obj: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("value", [
-    b"", b"k8s\0", b"[]", b'{"metadata":{"name":"a"}', b'{"metadata":{"name":"a"},}', b'{"metadata":[]}', b'{"spec":{},"metadata":{}}',
+    b"", b"k8s\0", b"[]", b'{"metadata":{"name":"a"}',
+    b'{"metadata":{"name":"a"},}', b'{"metadata":[]}', b'{"spec":{},"metadata":{}}',
     b'{"kind":"A","apiVersion":"v1","metadata":{}}', b'{"metadata":{"resourceVersion":"7"}}', b'{"metadata":{"name":"\xff"}}',
 ])
 def test_what_others_stored_is_looked_at_closely(value: bytes) -> None:
@@ -49,5 +50,6 @@ def test_what_others_stored_is_looked_at_closely(value: bytes) -> None:
 def test_the_head_comes_first() -> None:
     made = encode({"spec": {"metadata": {}}, "metadata": {"name": "a"}, "kind": "Pod", "apiVersion": "v1"})
     assert made == b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"metadata":{}}}'
-    assert with_version(made, 5) == b'{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"5","name":"a"},"spec":{"metadata":{}}}'
+    made = encode({"metadata": {"name": "a"}, "kind": "Pod", "apiVersion": "v1"})
+    assert with_version(made, 5) == b'{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"5","name":"a"}}'
     assert with_version(encode({"metadata": {}}), 5) == b'{"metadata":{"resourceVersion":"5"}}'

@@ -141,6 +141,7 @@ def with_version(value: bytes, revision: int) -> bytes | None:
     if not head or NAME in value:
         return None
     try:
+        str(value, "utf-8")
         msgspec.json.decode(value, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
