@@ -74,6 +74,12 @@ class Cluster:
             "allocations": self.allocator.repair_for_ever(self.storage, BY_PLURAL["services"].prefix),
         }
 
+    def forget(self, kind: Kind) -> None:
+        """A kind is served no more: its cache goes, and its watchers with it."""
+        cache = self.caches.pop(kind.place, None)
+        if cache is not None:
+            self.feed.drop(cache)
+
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object as it is now; 404 as the original words it."""
         try:

@@ -58,6 +58,7 @@ class Feed:
         left = [each for each in self._caches.pop(cache.prefix, []) if each is not cache]
         if left:
             self._caches[cache.prefix] = left
+        cache.end()
 
     async def fresh(self) -> int:
         """Wait until everything up to etcd's revision of now is in; returns the revision reached.
@@ -151,7 +152,7 @@ class Feed:
         while True:
             cache = await self._joining.get()
             backoff = Backoff(first=0.05, cap=2.0)
-            while not cache.synced:
+            while not cache.synced and not cache.ended:
                 try:
                     await self._join(cache)
                 except Fault as fault:

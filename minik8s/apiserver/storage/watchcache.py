@@ -18,7 +18,7 @@ from typing import Protocol
 
 from minik8s.apiserver.storage.watchcache_state import CacheState, Show, Snapshot
 from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry, Window
-from nodecore.errors import Unreachable
+from nodecore.errors import Expired, Unreachable
 from nodecore.etcd.records import Event, Range
 from nodecore.loop.wakeup import Wakeup
 
@@ -47,6 +47,7 @@ class WatchCache:
         self.prefix = prefix
         self._feed, self._limit, self._show = feed, limit, show
         self._state = CacheState(limit, show)
+        self.ended = False
         self._ready = asyncio.Event()
         self._changed = Wakeup()
         self._early: list[Event] = []
@@ -71,6 +72,11 @@ class WatchCache:
     async def ready(self) -> None:
         """Wait until it has caught up with etcd once."""
         await self._ready.wait()
+
+    def end(self) -> None:
+        """It will hear no more: those who watch are to list anew."""
+        self.ended = True
+        self.wake()
 
     def snapshot(self, prefix: str = "") -> Snapshot:
         """The current entries, of all keys or those that begin with `prefix`."""
@@ -172,6 +178,8 @@ class CacheWatch:
             event = self._take()
             if event:
                 return event
+            if self._cache.ended:
+                raise Expired("the resource is served no more")
             await self._cache.changed()
 
     async def batch(self) -> list[CacheEvent]:
