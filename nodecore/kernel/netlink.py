@@ -3,7 +3,7 @@
 Only what a `Scope` calls ours is read. Writes go out in batches with every answer checked; one that fails does not
 keep the others back. Link writes come one by one, since what follows needs the number the kernel gave the link.
 `changes` tells what others changed in the last scope read (`nodecore/kernel/echo.py`), and takes an overflowing socket for
-a change.
+a change. Of WireGuard's peers the kernel tells nobody: they are looked at once a second.
 
 Must not know: VXLAN peers, leases, services. Read next: `nodecore/kernel/messages.py`.
 """
@@ -42,7 +42,7 @@ from nodecore.kernel.model import (
 from nodecore.kernel.notify import notifications
 from nodecore.kernel.sysctl import read_sysctl, write_sysctl
 from nodecore.kernel.tun import create_tun
-from nodecore.kernel.wireguard import WireguardDevices
+from nodecore.kernel.wireguard import GLANCE, WireguardDevices
 from nodecore.net import Family
 
 GROUPS = (1, 3, 5, 7, 9, 11)  # link, neigh (and fdb), IPv4 address and route, IPv6 address and route
@@ -245,8 +245,8 @@ class KernelNetwork:
 
     async def changes(self) -> AsyncIterator[None]:
         """Yields when others changed something of what was in the last scope read."""
-        async for data in notifications(self._netns, GROUPS):
-            if data is None or self._ledger.is_news(data):
+        async for data in notifications(self._netns, GROUPS, pause=GLANCE):
+            if data is None or self._ledger.is_news(data) or self._wireguard.has_news():
                 yield None
 
 

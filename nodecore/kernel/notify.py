@@ -15,16 +15,19 @@ SIZE = 1 << 16
 MANY = 1000
 
 
-async def notifications(netns: str, groups: Sequence[int]) -> AsyncIterator[bytes | None]:
-    """The kernel's notifications as they come; None at the start, and when some were lost."""
+async def notifications(netns: str, groups: Sequence[int], pause: float | None = None) -> AsyncIterator[bytes | None]:
+    """The kernel's notifications as they come; None at the start and when some were lost, nothing after a pause without any."""
     loop = asyncio.get_running_loop()
     with NetlinkSocket(netns, groups, buffer=BUFFER) as monitor:
         monitor.sock.settimeout(0)
         yield None
         while True:
             try:
-                data = await loop.sock_recv(monitor.sock, SIZE)
+                async with asyncio.timeout(pause):
+                    data = await loop.sock_recv(monitor.sock, SIZE)
                 yield data + b"".join(_waiting(monitor))
+            except TimeoutError:
+                yield b""
             except OSError:  # ENOBUFS: the socket goes on
                 yield None
 

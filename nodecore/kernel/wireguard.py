@@ -34,11 +34,13 @@ NESTED = 0x8000
 KEY_LENGTH = 32
 NO_KEY = bytes(KEY_LENGTH)
 SILENT = 180.0  # seconds; a session is given up by then
+GLANCE, SHARE = 1.0, 0.01  # seconds between two looks for changes by others; what of the time looking may take
 ENDPOINTS = {Family.IPV4: struct.Struct("=H2s4s8x"), Family.IPV6: struct.Struct("=H2s4x16s4x")}
 NETWORKS_A_MESSAGE = 500
 
 Endpoint = tuple[IPAddress, int]
 Told = dict[tuple[str, str], Endpoint | None]
+Known = tuple[Wireguard, dict[str, WireguardPeer]]
 
 
 class WireguardDevices:
@@ -48,6 +50,8 @@ class WireguardDevices:
         self._netns = netns
         self._socket: GenericSocket | None = None
         self._told: Told = {}
+        self._known: dict[str, Known] = {}  # as last read and since written
+        self._due = 0.0
 
     def read(self, name: str) -> tuple[Wireguard, frozenset[WireguardPeer]]:
         """A device, and its peers as far as they differ from what was asked for."""
@@ -59,14 +63,36 @@ class WireguardDevices:
                 before = peers.get(peer.public_key)  # one that is too large for a message goes on in the next
                 peers[peer.public_key] = (
                     (replace(before[0], allowed=before[0].allowed | peer.allowed), before[1]) if before else (peer, handshake))
-        return device, frozenset(self._as_asked(peer, handshake) for peer, handshake in peers.values())
+        found = {key: self._as_asked(peer, handshake) for key, (peer, handshake) in peers.items()}
+        self._known[name] = device, found
+        return device, frozenset(found.values())
+
+    def has_news(self) -> bool:
+        """Whether others changed a device since; looks only so often that it costs little."""
+        begin = time.monotonic()
+        if begin < self._due:
+            return False
+        news = [self._differs(name, before) for name, before in tuple(self._known.items())]
+        self._due = begin + max(GLANCE, (time.monotonic() - begin) / SHARE)
+        return any(news)
+
+    def _differs(self, name: str, before: Known) -> bool:
+        try:
+            self.read(name)
+        except Fault:  # it is gone, which is told otherwise, or changes just now
+            return False
+        return self._known[name] != before
 
     def _as_asked(self, peer: WireguardPeer, handshake: float) -> WireguardPeer:
         asked = self._told.get((peer.link, peer.public_key))
         return replace(peer, endpoint=asked) if asked and time.time() - handshake < SILENT else peer
 
+    def _peers(self, name: str) -> dict[str, WireguardPeer]:
+        return self._known.setdefault(name, (Wireguard(), {}))[1]
+
     def configure(self, name: str, device: Wireguard) -> None:
         """Give a device its key and port."""
+        self._known[name] = device, self._peers(name)
         for fault in self._open().send(SET_DEVICE, [pack_device(name, device)]):
             if fault:
                 raise fault
@@ -80,12 +106,14 @@ class WireguardDevices:
         for peer, fault in zip(peers, answers, strict=True):
             if not fault:
                 self._told[peer.link, peer.public_key] = peer.endpoint
+                self._peers(peer.link)[peer.public_key] = peer
         return answers
 
     def remove(self, peers: Sequence[WireguardPeer]) -> list[Fault | None]:
         """Take peers away."""
         for peer in peers:
             self._told.pop((peer.link, peer.public_key), None)
+            self._peers(peer.link).pop(peer.public_key, None)
         return self._open().send(SET_DEVICE, [pack_removal(peer) for peer in peers])
 
     def _open(self) -> GenericSocket:

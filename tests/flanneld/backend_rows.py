@@ -198,6 +198,11 @@ class Row:
         backend = {"Type": self.type} if self.type != "udp" else {}
         return NETWORKS[self.families] | {"EnableNFTables": True, "Backend": backend | self.options}
 
+    @property
+    def tunnels(self) -> bool:
+        """Whether packets for the other's pods go through a device of ours."""
+        return any(f"dev {device} " in line for lines in self.lines.values() for line in lines for device in self.links)
+
     def lease(self, node: RowNode) -> tuple[str, dict[str, Any]]:
         """The key and value of a node's lease."""
         four, six = (ip_interface(node.env()[key]).network if key in node.env() else None for key in SUBNETS)

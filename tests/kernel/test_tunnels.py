@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from base64 import b64decode, b64encode
@@ -278,6 +279,23 @@ async def test_wireguard_peers_are_for_wireguard_devices(world: World) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await world.network.apply([Put(replace(PEER, link="eth0"))])
     assert [type(leaf) for leaf in leaves(caught.value)] == [Unsupported]
+
+
+@pytest.mark.parametrize("command", [
+    f"wg set flannel-wg peer {PEER.public_key} remove", "wg set flannel-wg listen-port 4000",
+    f"wg set flannel-wg peer {PUBLIC[5]} allowed-ips 10.5.2.0/24,fd00:5:2::/64",
+], ids=["removed", "port", "robbed"])
+async def test_wireguard_what_others_change_is_news(world: World, command: str) -> None:
+    if not world.ns:
+        pytest.skip("a question of the kernel")
+    await converge(world.network, WIREGUARD)
+    changes = world.network.changes()
+    await anext(changes)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting := asyncio.ensure_future(anext(changes))), 2.5)
+    world.ns.run(command.split())
+    async with asyncio.timeout(10):
+        await waiting
 
 
 async def test_wireguard_a_thousand_peers(world: World) -> None:
