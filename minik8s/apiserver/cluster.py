@@ -6,6 +6,7 @@ Must not know: HTTP. Read next: `verbs/reading.py`, `verbs/writing.py`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -38,6 +39,7 @@ class Cluster:
         self._lifetime = Lifetime(etcd, passing_after)
         self.feed = Feed(etcd)
         self.caches: dict[tuple[str, str, str], WatchCache] = {}
+        self.settled = asyncio.Event()  # every definition there was at the start is served
         for plural in EAGER:
             self.cache(BY_PLURAL[plural])
 
@@ -45,7 +47,7 @@ class Cluster:
         """The watch cache of a kind, which may have yet to fill."""
         found = self.caches.get(kind.place)
         if found is None:
-            show = partial(converting.shown, kind) if kind.kept else None
+            show = partial(converting.shown, kind) if kind.kept or kind.custom else None
             found = self.caches[kind.place] = self.feed.cache(kind.prefix, show=show)
         return found
 

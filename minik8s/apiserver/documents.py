@@ -15,11 +15,13 @@ from aiohttp import web
 from minik8s.apiserver import schema
 from minik8s.apiserver.health import PATHS, VERSION, Health
 from minik8s.apiserver.kinds import discovery
+from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.kinds.registry import Registry
 from minik8s.apiserver.request.call import JSON, Answer, answer
 from minik8s.apiserver.request.negotiation import discovery_version
 from minik8s.apiserver.request.routes import segments
 from minik8s.apiserver.request.status import method_not_allowed
+from minik8s.apiserver.schema import custom_openapi
 from nodecore.errors import NotFound
 
 ROOTS = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
@@ -42,7 +44,7 @@ async def document(request: web.BaseRequest, path: str, health: Health, registry
         return health.metrics()
     known = request.headers.get("If-None-Match", "")
     if parts[0] == "openapi":
-        return _openapi(parts[1:], known)
+        return _openapi(parts[1:], known, [each for each in registry.members() if isinstance(each, Kind)])
     return _discovery(parts, request.headers.get("Accept", ""), known, registry, address)
 
 
@@ -65,14 +67,15 @@ def _discovery(parts: list[str], accept: str, known: str, registry: Registry, ad
     return answer(found) if found else None
 
 
-def _openapi(parts: list[str], known: str) -> Answer | None:
+def _openapi(parts: list[str], known: str, kinds: list[Kind]) -> Answer | None:
     try:
         if parts == ["v2"]:
-            return tagged(schema.openapi_v2_protobuf(), known, schema.OPENAPI_V2_TYPE)
+            return tagged(custom_openapi.v2(kinds), known, schema.OPENAPI_V2_TYPE)
         if parts == ["v3"]:
-            return tagged(schema.openapi_v3_index(), known)
+            return tagged(custom_openapi.v3_index(kinds), known)
         if parts[:1] == ["v3"] and len(parts) > 1:
-            return tagged(schema.openapi_v3("/".join(parts[1:])), known)
+            gv = "/".join(parts[1:])
+            return tagged(custom_openapi.v3(kinds, gv) or schema.openapi_v3(gv), known)
     except NotFound:
         return None
     return None

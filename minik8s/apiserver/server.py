@@ -24,6 +24,7 @@ from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.default_objects import look_after
 from minik8s.apiserver.storage.allocate import Allocator
+from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small
 from nodecore.daemon.systemd import listen_sockets, notify
 from nodecore.etcd.client import EtcdClient
@@ -57,7 +58,8 @@ async def serve(flags: Flags) -> None:
                 log.info("ready")
 
         try:
-            await run_tasks({**cluster.tasks(), "default objects": look_after(cluster, where, prepared), "heap": keep_small()})
+            await run_tasks({**cluster.tasks(), "definitions": Definitions(cluster).run(),
+                             "default objects": look_after(cluster, where, prepared), "heap": keep_small()})
         finally:
             health.stopping = True
             await runner.cleanup()

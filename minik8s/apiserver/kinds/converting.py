@@ -36,7 +36,7 @@ def stored(kind: Kind, obj: Object) -> Object:
 
 
 def _turned(kind: Kind, obj: Object, way: int, target: Kind) -> Object:
-    if kind.kept is None:
+    if kind.kept is None and not kind.custom:
         return obj
     ways = WAYS.get(kind.gvk)
     made = ways[way](obj) if ways else obj

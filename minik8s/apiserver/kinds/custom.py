@@ -12,23 +12,15 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Printed:
-    """One additional printer column."""
-
-    name: str
-    type: str
-    path: str
-    priority: int = 0
-    format: str = ""
-    description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Custom:
-    """The schema objects are held to, what `kubectl get` shows, where the replicas are."""
+    """The schema objects are held to, the layout of their tables, and where their replicas are, if anywhere.
 
-    schema: Object = field(default_factory=dict)
-    columns: tuple[Printed, ...] = ()
-    replicas: str = ""
-    status_replicas: str = ""
-    selector: str = ""
+    `source` is the version as the definition words it: two Customs are the same if they come of the same.
+    """
+
+    source: Object
+    schema: Object = field(compare=False)
+    layout: Any = field(compare=False, default=None)
+    replicas: tuple[str, ...] = ()
+    status_replicas: tuple[str, ...] = ()
+    selector: tuple[str, ...] = ()

@@ -101,6 +101,7 @@ def _mended(obj: Object, part: Callable[[Object], Object], wanted: Object, field
 async def look_after(cluster: Cluster, where: Advertised, done: Callable[[], None]) -> None:
     """Ensure them as soon as the caches are there, then now and again; `done` is called after each good pass."""
     await cluster.ready()
+    await cluster.settled.wait()
     while True:
         try:
             await ensure(cluster, where)

@@ -11,15 +11,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from minik8s.apiserver.kinds.catalogue import KINDS
 from minik8s.apiserver.kinds.defaults_pod import each, pod_spec, section
 from minik8s.apiserver.kinds.defaults_table import fill
 
 Object = dict[str, Any]
+OWN_VERSIONS = {None, *(kind.resource.api_version for kind in KINDS)}
 
 
 def default(kind: str, obj: Object) -> None:
     """Fill in the defaults of a kind."""
-    BY_KIND.get(kind, partial(fill, kind))(obj)
+    if obj.get("apiVersion") in OWN_VERSIONS:
+        BY_KIND.get(kind, partial(fill, kind))(obj)
 
 
 def _pod(obj: Object) -> None:

@@ -18,12 +18,13 @@ EMPTY: dict[str, Object] = {"Service": {"loadBalancer": {}}, "ReplicaSet": {"rep
     "PersistentVolume": {"phase": "Pending"}, "PersistentVolumeClaim": {"phase": "Pending"}, "Ingress": {"loadBalancer": {}},
     "PodDisruptionBudget": {"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0},
     "HorizontalPodAutoscaler": {"currentMetrics": None, "desiredReplicas": 0}, "VolumeAttachment": {"attached": False}}
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 JOB_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid", "batch.kubernetes.io/job-name", "job-name")
 
 
 def prepare(kind: Kind, obj: Object) -> None:
     """Reset the status of an object that is about to be created; name a pod's account."""
-    name = kind.resource.kind
+    name = kind.own
     if name == "Namespace":
         obj["status"] = {"phase": "Active"}
     elif name == "Pod":
@@ -31,8 +32,14 @@ def prepare(kind: Kind, obj: Object) -> None:
         if spec and not spec.get("serviceAccountName") and not spec.get("serviceAccount"):
             spec["serviceAccountName"] = "default"
         obj["status"] = {"phase": "Pending", "qosClass": quality(spec)}
+    elif kind.custom and kind.has_status:
+        obj.pop("status", None)
     elif kind.has_status and name not in KEEPS_STATUS:
         obj["status"] = dict(EMPTY.get(name, {}))
+    if name == "CustomResourceDefinition":
+        finalizers = obj["metadata"].setdefault("finalizers", [])
+        if CLEANUP not in finalizers:
+            finalizers.append(CLEANUP)
     if name == "Job":
         _select_own(obj)
 

@@ -46,12 +46,17 @@ class Kind:
     passing: bool = False
     counted: bool = False
     kept: Kind | None = None
-    custom: Custom | None = field(default=None, compare=False)
+    custom: Custom | None = field(default=None, hash=False)
 
     @property
     def place(self) -> tuple[str, str, str]:
         """Group, version and plural, as a URL names it."""
         return (self.resource.group, self.resource.version, self.resource.plural)
+
+    @property
+    def own(self) -> str:
+        """The name of one of the API's own kinds, which have rules by it; empty for a custom one, whatever it is called."""
+        return "" if self.custom else self.resource.kind
 
     @property
     def stored(self) -> Kind:

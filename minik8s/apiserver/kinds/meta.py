@@ -111,7 +111,7 @@ def deleting(kind: Kind, obj: Object, options: Object, now: str, stamp: Any) -> 
     left = meta.get("deletionGracePeriodSeconds")
     if "deletionTimestamp" not in meta or (left is not None and grace < left):
         meta["deletionTimestamp"], meta["deletionGracePeriodSeconds"] = stamp(now, grace), grace
-        if kind.resource.kind == "Namespace":
+        if kind.own == "Namespace":
             obj.setdefault("status", {})["phase"] = "Terminating"
             meta.pop("deletionGracePeriodSeconds")
         if "generation" in meta:
@@ -127,12 +127,12 @@ def finished(kind: Kind, obj: Object) -> bool:
 
 
 def _content(kind: Kind, obj: Object) -> bool:
-    return kind.resource.kind == "Namespace" and bool((obj.get("spec") or {}).get("finalizers"))
+    return kind.own == "Namespace" and bool((obj.get("spec") or {}).get("finalizers"))
 
 
 def _grace(kind: Kind, obj: Object, options: Object) -> int:
     """Seconds to wait for; only pods wait, and only those a kubelet runs."""
-    if kind.resource.kind != "Pod":
+    if kind.own != "Pod":
         return 0
     spec, status = obj.get("spec") or {}, obj.get("status") or {}
     asked = options.get("gracePeriodSeconds")

@@ -31,23 +31,27 @@ class Registry:
         """The versions of the kind that a definition added."""
         return self._custom.get(name, ())
 
+    def custom_names(self) -> set[str]:
+        """The definitions that have added kinds."""
+        return set(self._custom)
+
     def members(self) -> tuple[Kind | Review, ...]:
         """All that is served, custom kinds last."""
         added = [kind for name in sorted(self._custom) for kind in self._custom[name]]
         return (*KINDS, *REVIEWS, *added)
 
-    def put(self, name: str, kinds: Iterable[Kind]) -> None:
-        """Serve these for the definition of that name, and nothing else that it had before."""
+    def put(self, name: str, kinds: Iterable[Kind]) -> bool:
+        """Serve these for the definition of that name, and nothing else that it had before; whether that is a change."""
         new = tuple(kinds)
-        if self._custom.get(name, ()) == new and all(one.custom == other.custom for one, other in
-                                                    zip(self._custom.get(name, ()), new, strict=True)):
-            return
+        if self._custom.get(name, ()) == new:
+            return False
         for kind in self._custom.pop(name, ()):
             del self._by_place[kind.place]
         if new:
             self._custom[name] = new
             self._by_place.update({kind.place: kind for kind in new})
         self.version += 1
+        return True
 
 
 def refusal(group: str, plural: str) -> str:

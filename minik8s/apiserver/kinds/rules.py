@@ -6,6 +6,7 @@ Pure and total. Must not know: HTTP, storage. Read next: `rule.py`, `rules_writt
 from __future__ import annotations
 
 from minik8s.apiserver.kinds import causes, rules_written
+from minik8s.apiserver.kinds.definition_rules import definition, definition_change
 from minik8s.apiserver.kinds.rule import Change, Rule, at_least, frozen, labels, named, one_of, only, required
 
 REFERENCE = "cannot change roleRef"
@@ -76,9 +77,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "RoleBinding": (rules_written.role_reference, rules_written.subjects),
     "ClusterRoleBinding": (rules_written.role_reference, rules_written.subjects),
     "CertificateSigningRequest": (required("spec.request", "spec.signerName", "spec.usages"),),
+    "CustomResourceDefinition": (definition,),
     "MutatingWebhookConfiguration": (rules_written.webhooks,), "ValidatingWebhookConfiguration": (rules_written.webhooks,),
 }
 CHANGES: dict[str, tuple[Change, ...]] = {
+    "CustomResourceDefinition": (definition_change,),
     "StatefulSet": (only("spec", SET_FIELDS, SET_WORDS),),
     "Job": (frozen("spec.selector", "spec.completionMode", "spec.podFailurePolicy", "spec.backoffLimitPerIndex"),
             rules_written.job_template),

@@ -33,7 +33,7 @@ def check_new(kind: Kind, obj: Object) -> None:
 
 def check_change(kind: Kind, old: Object, new: Object) -> None:
     """Refuse a change to something that does not hold together or may not become that."""
-    change, further = CHANGES.get(kind.resource.kind), rules.CHANGES.get(kind.resource.kind, ())
+    change, further = CHANGES.get(kind.own), rules.CHANGES.get(kind.own, ())
     found = [*(change(old, new) if change else ()), *(cause for each_rule in further for cause in each_rule(old, new))]
     _refuse(kind, new, [*_meta(kind, new), *_content(kind, new), *found])
 
@@ -44,10 +44,10 @@ def _refuse(kind: Kind, obj: Object, found: list[Cause]) -> None:
 
 
 def _content(kind: Kind, obj: Object) -> Iterator[Cause]:
-    check = CONTENT.get(kind.resource.kind)
+    check = CONTENT.get(kind.own)
     if check:
         yield from check(obj)
-    for rule in rules.RULES.get(kind.resource.kind, ()):
+    for rule in rules.RULES.get(kind.own, ()):
         yield from rule(obj)
 
 
@@ -57,7 +57,7 @@ def _meta(kind: Kind, obj: Object) -> Iterator[Cause]:
     if not name:
         yield causes.required("metadata.name", "name or generateName is required")
     else:
-        yield from NAMES.get(kind.resource.kind, causes.subdomain)("metadata.name", name)
+        yield from NAMES.get(kind.own, causes.subdomain)("metadata.name", name)
     yield from causes.labels("metadata.labels", meta.get("labels"))
     annotations = section(meta, "annotations")
     for key in annotations:

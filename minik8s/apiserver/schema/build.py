@@ -43,6 +43,7 @@ def build(out: Path) -> None:
         _write(out / "v3" / f"{gv.replace('/', '_')}.json", body)
         digest = hashlib.sha256(body).hexdigest()[:40].upper()
         index[gv] = {"serverRelativeURL": f"/openapi/v3/{gv}?hash={digest}"}
+    _write(out / "v3" / "shared.json", msgspec.json.encode(openapi3.shared(known)))
     _write(out / "v3" / "index.json", msgspec.json.encode({"paths": index}))
     _write(out / "v2.pb", openapi2.document(known))
     _write(out / "fingerprint", fingerprint().encode())

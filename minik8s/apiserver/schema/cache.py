@@ -74,6 +74,11 @@ def openapi_v3(gv: str) -> bytes:
     return _read(f"v3/{gv.replace('/', '_')}.json")
 
 
+def openapi_v3_shared() -> bytes:
+    """The schemas that documents of custom kinds refer to."""
+    return _read("v3/shared.json")
+
+
 def openapi_v2_protobuf() -> bytes:
     """The whole of OpenAPI v2 as a gnostic Document, the only form old kubectl asks for."""
     return _read("v2.pb")

@@ -6,6 +6,7 @@ Extensions travel as YAML text; JSON is YAML. Read next: `openapi2.proto`, which
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,25 @@ FORMS = {
 
 def document(definitions: dict[str, Definition]) -> bytes:
     """The Document, encoded."""
-    api = wire.load(Path(__file__).with_name("openapi2.proto"))
     known = by_kind(definitions)
-    made = api.Document(swagger="2.0", info=api.Info(title="Kubernetes", version="v1.33.0"))
-    for gv in group_versions():
-        for path, operations in openapi3.paths(*of_group_version(gv), known):
-            item = made.paths.path.add(name=path).value
-            for method in ("get", "put", "post", "delete", "patch"):
-                if method in operations:
-                    _operation(getattr(item, method), operations[method])
-    for name in reach(definitions, [known[kind] for kind in kinds() if kind in known]):
-        entry = made.definitions.additional_properties.add(name=name)
-        _schema(entry.value, FORMS.get(name, definitions[name]))
+    urls = (pair for gv in group_versions() for pair in openapi3.paths(*of_group_version(gv), known))
+    names = reach(definitions, [known[kind] for kind in kinds() if kind in known])
+    return part(urls, {name: FORMS.get(name, definitions[name]) for name in names}, head=True)
+
+
+def part(urls: Iterable[tuple[str, dict[str, Any]]], schemas: dict[str, Definition], *, head: bool = False) -> bytes:
+    """A Document of these paths and definitions, encoded; parts put together are one, as protobuf has it."""
+    api = wire.load(Path(__file__).with_name("openapi2.proto"))
+    made = api.Document()
+    if head:
+        made = api.Document(swagger="2.0", info=api.Info(title="Kubernetes", version="v1.33.0"))
+    for path, operations in urls:
+        item = made.paths.path.add(name=path).value
+        for method in ("get", "put", "post", "delete", "patch"):
+            if method in operations:
+                _operation(getattr(item, method), operations[method])
+    for name, schema in schemas.items():
+        _schema(made.definitions.additional_properties.add(name=name).value, schema)
     return bytes(made.SerializeToString())
 
 

@@ -6,13 +6,14 @@ patch strategies and descriptions. Must not know: files. Read next: `openapi2.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from minik8s.apiserver.schema.definitions import GVK_KEY, Definition, by_kind, reach, references, target
 from minik8s.apiserver.schema.served import EXTRAS, RESOURCES, SUBRESOURCES, kinds, of_group_version
 from nodecore.kube.resource import Resource
 
+OBJECT_META, LIST_META = (f"io.k8s.apimachinery.pkg.apis.meta.v1.{name}" for name in ("ObjectMeta", "ListMeta"))
 SCHEMAS = "#/components/schemas/"
 WRITE = (("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"))
 READ = tuple((name, "string") for name in ("continue", "fieldSelector", "labelSelector", "resourceVersion"))
@@ -24,8 +25,8 @@ QUERY = {
     "delete": (("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("propagationPolicy", "string")),
 }
 JSON = "application/json"
-PATCHES = (JSON + "-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
-           "application/apply-patch+yaml")
+STRATEGIC = "application/strategic-merge-patch+json"
+PATCHES = (JSON + "-patch+json", "application/merge-patch+json", STRATEGIC, "application/apply-patch+yaml")
 
 
 def document(definitions: dict[str, Definition], gv: str) -> dict[str, Any]:
@@ -36,26 +37,38 @@ def document(definitions: dict[str, Definition], gv: str) -> dict[str, Any]:
     urls = dict(paths(group, version, known))
     spoken = [name.removeprefix(SCHEMAS) for name in references(urls)]
     names = reach(definitions, [*roots, *spoken, known["", "v1", "DeleteOptions"]])
-    return {
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.33.0"},
-        "paths": urls,
-        "components": {"schemas": {name: schema(definitions[name]) for name in names}},
-    }
+    return whole(urls, {name: schema(definitions[name]) for name in names})
+
+
+def whole(urls: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """A document of these paths and schemas."""
+    info = {"title": "Kubernetes", "version": "v1.33.0"}
+    return {"openapi": "3.0.0", "info": info, "paths": urls, "components": {"schemas": schemas}}
+
+
+def shared(definitions: dict[str, Definition]) -> dict[str, Any]:
+    """What the documents of custom kinds refer to: their metadata, and what their verbs take and give."""
+    known = by_kind(definitions)
+    roots = [known[kind] for kind in (("", "v1", "Status"), ("", "v1", "DeleteOptions"), ("autoscaling", "v1", "Scale"))]
+    names = reach(definitions, [*roots, OBJECT_META, LIST_META])
+    return {name: schema(definitions[name]) for name in names}
 
 
 def paths(group: str, version: str, known: dict[tuple[str, str, str], str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every URL of the group-version with its operations."""
     for item in RESOURCES:
         if (item.group, item.version) == (group, version):
-            yield from _of_resource(item, known)
+            yield from of_resource(item, SUBRESOURCES.get(item, ()), known)
     for extra in EXTRAS:
         if extra.path and (extra.group, extra.version) == (group, version):
             gvk = (extra.group, extra.version, extra.kind)
             yield extra.path, _operations({"post": "post"}, gvk, known, namespaced="{namespace}" in extra.path)
 
 
-def _of_resource(item: Resource, known: dict[tuple[str, str, str], str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def of_resource(
+    item: Resource, subresources: Iterable[str], known: dict[tuple[str, str, str], str],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The URLs of one resource with their operations."""
     gvk = (item.group, item.version, item.kind)
     collection = item.path("{namespace}" if item.namespaced else None)
     whole = {"get": "list", "post": "post", "delete": "deletecollection"}
@@ -64,7 +77,7 @@ def _of_resource(item: Resource, known: dict[tuple[str, str, str], str]) -> Iter
         yield item.path(), _operations({"get": "list"}, gvk, known)
     one = {"get": "get", "put": "put", "patch": "patch", "delete": "delete"}
     yield collection + "/{name}", _operations(one, gvk, known, namespaced=item.namespaced, named=True)
-    for name in SUBRESOURCES.get(item, ()):
+    for name in subresources:
         if name == "status":
             part = {"get": "get", "put": "put", "patch": "patch"}
             yield f"{collection}/{{name}}/{name}", _operations(part, gvk, known, namespaced=item.namespaced, named=True)

@@ -72,7 +72,9 @@ def tabled(call: Call, form: Form, objects: Iterable[Object], metadata: Object, 
     include = call.query.get("includeObject") or "Metadata"
     if include not in ("Metadata", "Object", "None"):
         raise bad_request(f"unrecognized includeObject value: {include[:50]!r}")
-    made = schema.table(call.kind.resource.kind, objects, datetime.now(UTC), include=include, metadata=metadata, headers=headers)
+    layout = call.kind.custom.layout if call.kind.custom else None
+    made = schema.table(call.kind.resource.kind, objects, datetime.now(UTC), include=include, metadata=metadata, headers=headers,
+                        layout=layout)
     made["apiVersion"] = f"meta.k8s.io/{form.version}"
     return made
 
