@@ -141,6 +141,7 @@ def agent(net: World, served: tuple[Api, int], api: Api, tmp_path: Path) -> Iter
         yield made
     finally:
         made.close()
+        print(made.log.read_text() if made.log.exists() else "never started")
         clear_rules(net)
 
 
