@@ -59,6 +59,25 @@ def split_port(text: str) -> tuple[str, str]:
 
 
 @command.command()
+@click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
+@click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(kubeconfig: str, via: str, *, as_json: bool) -> None:
+    """Examine every node's network and say what is wrong, what shows it, and what mends it. Exit code 3 where something is."""
+    import asyncio
+
+    import msgspec
+
+    from netscope import cluster
+    from netscope import doctor as practice
+
+    names = asyncio.run(cluster.read(kubeconfig)).nodes
+    found = practice.findings_of(names, via)
+    click.echo(msgspec.json.encode(found) if as_json else practice.draw(found, len(names)))
+    sys.exit(3 if found else 0)
+
+
+@command.command()
 def agent() -> None:
     """A node's side: questions on stdin, answers on stdout. Started by the others."""
     from netscope.agent import serve

@@ -13,11 +13,13 @@ from contextlib import suppress
 import msgspec
 
 from netscope import bpf, probe, ways
+from netscope.examine import examine
 from netscope.flow import NAMES, Flow
 from netscope.headers import Headers, read
-from netscope.records import Answer, Failed, Finish, Hit, Probe, Question, Ready, Report, Seen, Start
+from netscope.records import Answer, Examine, Failed, Finish, Hit, Probe, Question, Ready, Report, Seen, Start
 from nodecore.errors import Fault
-from nodecore.kernel.rulestrace import RulesTrace, Step, rules_of
+from nodecore.kernel.nftlist import rules_of
+from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.kernel.tap import Tap
 
 OWN_TABLE = f"netscope-{os.getpid()}"
@@ -40,6 +42,8 @@ class Agent:
                     return probe.send(question)
                 case Finish():
                     return self._finish(question)
+                case Examine():
+                    return examine()
         except Fault as fault:
             return Failed(str(fault))
 

@@ -59,6 +59,11 @@ class Directory:
             raise UserError(f"{text!r}: no pod, Service or node of that name, and no address") from None
         return next((place for place in self.places if address in place.addresses), Place("address", address, (address,)))
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(place.name for place in self.places if place.kind == "node")
+
     def name_of(self, address: str) -> str:
         """Who has an address; empty where nobody is known to."""
         return next((str(place) for place in self.places if address in place.addresses), "")

@@ -3,6 +3,7 @@
     Start -> Ready      listen for the flow's packets and rules
     Probe -> Outcome    send one from here (of one node only)
     Finish -> Report    all that was seen, and how this node would send packets to some addresses
+    Examine -> Facts    what the network of this node looks like (at any time)
 
 Values only. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
+from netscope.facts import Facts
 from netscope.flow import Flow
 from netscope.headers import Headers
 
@@ -100,5 +102,9 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     why: str
 
 
-Question = Start | Probe | Finish
-Answer = Ready | Outcome | Report | Failed
+class Examine(msgspec.Struct, tag=True, frozen=True):
+    """Say what is there."""
+
+
+Question = Start | Probe | Finish | Examine
+Answer = Ready | Outcome | Report | Facts | Failed

@@ -45,8 +45,7 @@ def run(request: Request, directory: Directory, via: str) -> Trace:
     ends = ends_of(directory.places, address, request.protocol, request.port)
     flow = Flow(request.family, request.protocol, secrets.choice(MARKS), ends)
     probe = Probe(source.address(request.family), address, request.port, request.protocol, flow.mark, request.seconds)
-    names = tuple(place.name for place in directory.places if place.kind == "node")
-    with Nodes(names, via) as nodes:
+    with Nodes(directory.nodes, via) as nodes:
         nodes.ask_all(Start(flow), SECONDS_TO_ANSWER)
         outcome = nodes.ask(node, probe, request.seconds + SECONDS_TO_ANSWER)
         time.sleep(SETTLE)

@@ -7,13 +7,12 @@ well; iptables-legacy is not nftables.
 The messages are read off the group NFNLGRP_NFTRACE (linux/netfilter/nf_tables.h), not off `nft monitor`: the socket hears from
 the moment it is there.
 
-Must not know: what the rules are for. Read next: `nodecore/kernel/nft.py`.
+Must not know: what the rules are for. Read next: `nodecore/kernel/nftlist.py`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
 import struct
@@ -44,7 +43,6 @@ VERDICT_CODE, VERDICT_CHAIN = 1, 2
 TYPES = {1: "policy", 2: "return", 3: "rule"}
 VERDICTS = {0: "drop", 1: "accept", 2: "stolen", 3: "queue", 4: "repeat", 5: "stop", -1: "continue", -2: "break",
             -3: "jump", -4: "goto", -5: "return"}
-LISTED = re.compile(r"^\s*(?P<text>.*\S)\s*# handle (?P<number>\d+)$")
 FIRST = -350  # before anybody, connection tracking included
 HOOKS = ("prerouting", "output")
 SECONDS_TO_START = 5.0
@@ -120,13 +118,6 @@ class RulesTrace:
         assert self._child.stdin
         self._child.stdin.close()
         self._child.wait(SECONDS_TO_START)
-
-
-def rules_of(family: str, table: str, chain: str) -> dict[int, str]:
-    """A chain's rules in nft's words, by handle; none where it is gone."""
-    argv = ["nft", "-a", "list", "chain", family, table, chain]
-    listing = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-    return {int(found["number"]): found["text"] for line in listing.splitlines() if (found := LISTED.match(line))}
 
 
 def _open() -> socket.socket:

@@ -1,0 +1,126 @@
+"""What a node's network looks like, in the words of iproute2 and nft: their JSON, with the fields that are looked at.
+
+Values only: the same from a live node and from a bundle. Must not know: how they are read. Read next: `netscope/examine.py`,
+which reads them; `netscope/checks/`, which judge them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class LinkInfo(msgspec.Struct, frozen=True):
+    """What kind of device it is (`vxlan`, `bridge`, `veth`), and that kind's own settings."""
+
+    info_kind: str = ""
+    info_data: dict[str, Any] = {}
+
+
+class Link(msgspec.Struct, frozen=True):
+    """`ip -d link`."""
+
+    ifname: str
+    mtu: int = 0
+    address: str = ""
+    flags: tuple[str, ...] = ()
+    master: str = ""
+    linkinfo: LinkInfo = LinkInfo()
+
+    @property
+    def kind(self) -> str:
+        """Empty for real hardware."""
+        return self.linkinfo.info_kind
+
+
+class AddressInfo(msgspec.Struct, frozen=True):
+    """One address of a link."""
+
+    local: str = ""
+    prefixlen: int = 0
+    scope: str = ""
+
+
+class LinkAddresses(msgspec.Struct, frozen=True):
+    """`ip addr`."""
+
+    ifname: str = ""
+    addr_info: tuple[AddressInfo, ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True):
+    """`ip route show table main`."""
+
+    dst: str
+    gateway: str = ""
+    dev: str = ""
+    protocol: str = ""
+    type: str = ""
+
+
+class Neighbour(msgspec.Struct, frozen=True):
+    """`ip neigh`."""
+
+    dst: str
+    dev: str = ""
+    lladdr: str = ""
+    state: tuple[str, ...] = ()
+
+
+class FdbEntry(msgspec.Struct, frozen=True):
+    """`bridge fdb`; `dst` on a VXLAN's."""
+
+    mac: str
+    ifname: str = ""
+    dst: str = ""
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A base chain of nftables: where it stands, and what becomes of a packet that no rule judged."""
+
+    family: str
+    table: str
+    name: str
+    hook: str = ""
+    policy: str = ""
+
+
+class Facts(msgspec.Struct, tag=True, frozen=True):
+    """One node. `sysctls` by their path under /proc/sys; `legacy` are the tables of iptables-legacy; `absent` names what
+    could not be asked, with the reason."""
+
+    links: tuple[Link, ...] = ()
+    addresses: tuple[LinkAddresses, ...] = ()
+    routes: tuple[Route, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    fdb: tuple[FdbEntry, ...] = ()
+    chains: tuple[Chain, ...] = ()
+    sysctls: dict[str, str] = {}
+    legacy: tuple[str, ...] = ()
+    absent: dict[str, str] = {}
+
+    def links_of(self, kind: str) -> tuple[Link, ...]:
+        """All of a kind."""
+        return tuple(link for link in self.links if link.kind == kind)
+
+    def link(self, name: str) -> Link | None:
+        """One of that name."""
+        return next((link for link in self.links if link.ifname == name), None)
+
+    def addresses_of(self, name: str) -> tuple[AddressInfo, ...]:
+        """A link's addresses, without those the kernel makes by itself."""
+        return tuple(info for each in self.addresses if each.ifname == name for info in each.addr_info if info.scope != "link")
+
+    def is_on(self, sysctl: str) -> bool:
+        """Whether a switch is there and not 0."""
+        return self.sysctls.get(sysctl, "0") != "0"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something wrong: on which node, what, what shows it, and the command that mends it (empty where none is known)."""
+
+    node: str
+    what: str
+    evidence: str
+    fix: str = ""
