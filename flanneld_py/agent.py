@@ -189,7 +189,10 @@ class Agent:
     def wish(self) -> Wish:
         """What we ask the store for."""
         previous = read_previous(self.settings.subnet_file)
-        return Wish(self.conf, self.underlay.public, previous, self.identity.lease_data, self.backend.lease_type)
+        return Wish(
+            self.conf, self.underlay.public, previous, self.identity.lease_data, self.backend.lease_type,
+            recognises=self.identity.recognises,
+        )
 
     def _moved(self) -> None:
         """Our lease is another one."""

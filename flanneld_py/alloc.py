@@ -1,9 +1,12 @@
 """Which subnet this node takes: a pure choice from the leases there are.
 
-    the lease we hold now, or else one that has our
-    public address already                                a restart keeps its subnet, and so does a new address
+    the lease we hold now, or held when we were stopped,
+    or else one that has our public address already       a restart keeps its subnet, and so does a new address
     else the subnet we had before, if it is free          the pods on this node keep their addresses
     else a random one of the first hundred free           few collisions when a whole cluster starts at once
+
+The lease we held when we were stopped, under an address that is no longer ours, is known by two things together: it is
+for the subnet we had, and it tells a MAC or key that is this node's.
 
 A reservation is a key somebody wrote for our address by hand: it is found by the first rule.
 Pure: chance is passed in. Must not know: etcd. Read next: `flanneld_py/store/etcd.py`.
@@ -15,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from flanneld_py.lease import Lease
+from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import Block, NetConf
 from nodecore.errors import Fault
 from nodecore.net import Family, IPAddress, IPNetwork
@@ -48,6 +51,16 @@ def choose_subnets(
     others = [lease for lease in leases if lease not in ours]
     taken = [part.subnet for lease in others for part in lease.parts]
     return Choice(tuple(_choose(block, taken, previous, pick) for block in conf.blocks))
+
+
+def known_again(
+    leases: Iterable[Lease], previous: Collection[IPNetwork], recognises: Callable[[Part], bool]
+) -> Lease | None:
+    """The lease of our earlier life, whatever address it tells."""
+    def is_known(part: Part) -> bool:
+        return part.subnet in previous and recognises(part)
+
+    return next((lease for lease in leases if lease.parts and all(map(is_known, lease.parts))), None)
 
 
 def is_ours(lease: Lease, public: Mapping[Family, IPAddress]) -> bool:

@@ -38,6 +38,14 @@ class Identity:
             self._known[family] = self._find(family, before)
         return self._backend.lease_data(family, self._known[family])
 
+    def recognises(self, part: Part) -> bool:
+        """Whether a lease tells what only this node can have told: the MAC of a device that is here, or our key."""
+        if isinstance(self._backend, VxlanBackend):
+            device = self._host.link(self._backend.device(part.family))
+            return device is not None and device.mac == vtep_mac(part)
+        key = self._backend.identity if isinstance(self._backend, WireguardBackend) else ""
+        return bool(key) and dict(part.data) == dict(self._backend.lease_data(part.family, key))
+
     def _find(self, family: Family, before: Part | None) -> str:
         if isinstance(self._backend, VxlanBackend):
             device = self._host.link(self._backend.device(family))

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flanneld_py.alloc import choose_subnets, fits, is_ours
+from flanneld_py.alloc import choose_subnets, fits, is_ours, known_again
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
 from flanneld_py.store.port import Held, Snapshot, Standing, Wish
 from nodecore.errors import Busy, Conflict, Expired, Fault, Invalid, NotFound
@@ -102,7 +102,8 @@ class EtcdLeaseStore:
     def _wanted(self, wish: Wish, records: Mapping[str, _Record]) -> tuple[Lease, _Record | None]:
         """The lease to have, and the record it stands in already."""
         leases = [record.lease for record in records.values()]
-        choice = choose_subnets(wish.conf, leases, wish.public, wish.previous, self._rng.randrange, wish.held)
+        held = wish.held or known_again(leases, wish.previous, wish.recognises)
+        choice = choose_subnets(wish.conf, leases, wish.public, wish.previous, self._rng.randrange, held)
         old = choice.existing or next((lease for lease in leases if is_ours(lease, wish.public)), None)
         parts = []
         for subnet in choice.subnets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from nodecore.kube.config import KubeConfig
 
 log = logging.getLogger(__name__)
+
+QUEUE = "EVENT_QUEUE_DEPTH"
 
 
 @asynccontextmanager
@@ -75,6 +78,7 @@ async def _open_kube(settings: KubeSettings) -> AsyncIterator[LeaseStore]:
     from nodecore.daemon import heap
     from nodecore.kube.client import KubeClient
 
+    _tell_of_no_queue(os.environ.get(QUEUE, ""))
     names = Annotations.named(settings.annotation_prefix)
     limit = None if os.environ.get("CONT_WHEN_CACHE_NOT_READY", "").lower() == "true" else SYNC_LIMIT
     heap.stay_small()
@@ -82,6 +86,15 @@ async def _open_kube(settings: KubeSettings) -> AsyncIterator[LeaseStore]:
         node = await _node_name(client)
         log.info("Leases are annotations of nodes, named %s*; ours is node %s", names.prefix, node)
         yield KubeLeaseStore(client, Place(node, names, settings.net_config, settings.set_condition, limit))
+
+
+def _tell_of_no_queue(depth: str) -> None:
+    """The depth of Go flanneld's queue of events; here the newest state replaces an older one."""
+    if not depth:
+        return
+    if not re.fullmatch(r"[+]?\d+", depth):
+        raise UserError(f"{QUEUE}: {depth!r} is not a number")
+    log.info("%s=%s changes nothing: events are not queued, any number of them is one look at the newest state", QUEUE, depth)
 
 
 def kube_config(settings: KubeSettings) -> KubeConfig:

@@ -15,6 +15,7 @@ from nodecore.net import Family, IPAddress, IPNetwork
 
 UP = "Flannel is running on this node"
 BackendData = Callable[[Family, Part | None], Mapping[str, Any]]  # from what our lease said before to what it should say
+Recognises = Callable[[Part], bool]  # whether a lease tells what only this node can have told
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Wish:
     data: BackendData
     backend: str = "vxlan"
     held: Lease | None = None
+    recognises: Recognises = lambda part: False
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,19 @@ def test_a_lost_lease_comes_back_from_the_subnet_file(site: Site) -> None:
 
 @kernel
 @etcd
+def test_an_address_that_changed_while_it_was_stopped_keeps_the_subnet(site: Site) -> None:
+    node = started(site)
+    subnet, mac = node.subnet, node.mac()
+    node.stop()
+    for command in ("ip addr del 192.168.77.1/24 dev eth0", "ip addr add 192.168.77.101/24 dev eth0"):
+        node.ns.run(command.split())
+    node.start()
+    assert (node.subnet, node.mac()) == (subnet, mac)
+    assert {key: value["PublicIP"] for key, value in site.etcd.subnets().items()} == {f"{subnet}.0-24": "192.168.77.101"}
+
+
+@kernel
+@etcd
 def test_what_go_flanneld_left_is_taken_over(site: Site) -> None:
     one = site.add_node()
     for command in (

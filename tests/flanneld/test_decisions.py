@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flanneld_py.alloc import OutOfSubnets, choose_subnets
+from flanneld_py.alloc import OutOfSubnets, choose_subnets, known_again
 from flanneld_py.backends.vxlan import VxlanBackend, parse_vxlan
 from flanneld_py.checksums import choose_deferral
 from flanneld_py.iface import Underlay, Wishes, check_wishes, choose_underlay, follow_underlay
@@ -178,6 +178,20 @@ def test_a_lease_that_no_longer_fits_is_not_taken_over_and_odd_sizes_block() -> 
     leases = [lease("10.6.0.0/28", "192.168.77.1"), lease("10.5.0.0/25", "192.168.78.1")]
     choice = choose_subnets(CONF, leases, PUBLIC, [], lambda count: 0)
     assert (choice.existing, [str(subnet) for subnet in choice.subnets]) == (None, ["10.5.0.128/28"])
+
+
+def test_a_lease_is_known_again_by_subnet_and_identity_together() -> None:
+    old = lease("10.5.0.16/28", "192.168.77.99", "02:00:00:00:00:01")
+    others = [Lease(()), lease("10.5.0.32/28", "192.168.77.2", "02:00:00:00:00:02")]
+
+    def known(previous: str, mac: str) -> Lease | None:
+        return known_again([*others, old], [ip_network(previous)], lambda part: part.data["VtepMAC"] == mac)
+
+    assert known("10.5.0.16/28", "02:00:00:00:00:01") == old
+    assert known("10.5.0.48/28", "02:00:00:00:00:01") is None
+    assert known("10.5.0.16/28", "02:00:00:00:00:03") is None
+    choice = choose_subnets(CONF, [*others, old], PUBLIC, [], lambda count: 0, old)
+    assert (choice.existing, choice.subnets) == (old, (ip_network("10.5.0.16/28"),))
 
 
 def test_the_random_choice_is_among_the_first_hundred() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flanneld_py.config import KubeSettings
+from flanneld_py.config import FLAGS, KubeSettings, build_settings
 from flanneld_py.store.annotations import Annotations
 from flanneld_py.store.kube import KubeLeaseStore, Place
-from flanneld_py.store.opening import kube_config, wait_for_config, wait_for_public_addresses
+from flanneld_py.store.opening import kube_config, open_store, wait_for_config, wait_for_public_addresses
 from nodecore.errors import Unreachable, UserError
 from nodecore.kube import config
 from nodecore.kube.client import KubeClient
@@ -25,6 +25,23 @@ KUBECONFIG = {
 
 def settings(url: str = "", kubeconfig: str = "") -> KubeSettings:
     return KubeSettings(url, kubeconfig, "flannel.alpha.coreos.com", Path("/nowhere/net-conf.json"), set_condition=True)
+
+
+async def test_the_depth_of_a_queue_there_is_not_is_told_and_must_be_a_number(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("NODE_NAME", "node-1")
+    wanted = build_settings({flag.name: () if flag.many else flag.default for flag in FLAGS} | {
+        "kube-subnet-mgr": True, "kube-api-url": "http://127.0.0.1:1"
+    })
+    monkeypatch.setenv("EVENT_QUEUE_DEPTH", "many")
+    with pytest.raises(UserError, match="EVENT_QUEUE_DEPTH: 'many' is not a number"):
+        async with open_store(wanted):
+            pass
+    monkeypatch.setenv("EVENT_QUEUE_DEPTH", "5000")
+    async with open_store(wanted):
+        assert "EVENT_QUEUE_DEPTH=5000 changes nothing" in caplog.text
 
 
 def test_where_the_api_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
