@@ -57,8 +57,8 @@ def _values(form: Form, old: Any, new: Any, element: str, touched: Tree, removed
     elif form.kind in (LIST, SET) and isinstance(old, list) and isinstance(new, list):
         _lists(form, old, new, more, less)
     else:
-        touched[element] = LEAF
-        return
+        more = touched[element] = whole(form, new)
+        less = {inner: node for inner, node in whole(form, old).items() if inner not in more and inner != SELF}
     if more:
         touched[element] = more
     if less:
@@ -138,6 +138,8 @@ def named(form: Form, config: Object) -> Tree:
     found = _named(form, config, (), problems)
     if problems:
         raise Invalid(problems[0] if len(problems) == 1 else "errors:\n" + "\n".join(f"  {each}" for each in problems[:50]))
+    if found and found.get("f:metadata") == LEAF:
+        return {element: node for element, node in found.items() if element != "f:metadata"}
     return found or {}
 
 

@@ -52,12 +52,13 @@ def _merge_lists(form: Form, live: list[Any], config: list[Any]) -> list[Any]:
     at = 0
     for name, item in wanted.items():
         ahead = name in had and name not in passed
-        while at < len(live) and (names[at] not in wanted or (ahead and name not in passed)):
+        while at < len(live) and names[at] != name and (ahead or names[at] not in wanted):
             if names[at] in wanted:
                 passed.add(names[at])
             else:
                 made.append(live[at])
             at += 1
+        at += at < len(live) and names[at] == name
         made.append(_merge(form.item, had.get(name), item))
     return made + [item for name, item in zip(names[at:], live[at:], strict=True) if name not in wanted]
 
@@ -100,4 +101,5 @@ def _pruned(form: Form, value: Any, last: Tree, claimed: Tree | None, *, struct:
             return GONE
         if not last:
             return value
-    return _prune(form, value, last, claimed or {})
+    left = _prune(form, value, last, claimed or {})
+    return type(value)() if left is GONE and claimed is not None and is_member(claimed) else left

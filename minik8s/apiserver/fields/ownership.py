@@ -83,7 +83,7 @@ def applied(form: Form, live: Object, config: Object, owners: Owners, who: Who, 
     new = prune(form, merge(form, live, config), last, claimed)
     touched, removed = compare(form, live, new)
     contested = [(owned.who, path) for _, owned in sorted(others.items())
-                 for path in members(intersection(owned.fields, touched))]
+                 for path in sorted(members(intersection(owned.fields, touched)))]
     if contested and not force:
         raise Contested(contested)
     lost = union(touched, removed)

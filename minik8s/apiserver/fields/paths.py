@@ -133,8 +133,8 @@ def _value_text(value: Any) -> str:
 
 
 def key_element(keys: dict[str, Any]) -> str:
-    """The element of a list item, by its keys in the order of their names."""
-    return "k:" + msgspec.json.encode(keys).decode()
+    """The element of a list item, by its keys."""
+    return "k:" + msgspec.json.encode(keys, order="sorted").decode()
 
 
 def value_element(value: Any) -> str:

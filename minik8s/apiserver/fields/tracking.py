@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from minik8s.apiserver.fields import clientside, ownership
-from minik8s.apiserver.fields.forms import Form, Forms
+from minik8s.apiserver.fields.forms import SKIP, Form, Forms
 from minik8s.apiserver.fields.ownership import Contested, Owners, Who, decode, decode_foreign, encode, owner_text
 from minik8s.apiserver.fields.paths import text
 from minik8s.apiserver.kinds.catalogue import Kind
@@ -26,6 +26,7 @@ MOST_CUSTOM = 1000
 UNKNOWN = "unknown"
 BEFORE = "before-first-apply"
 TOP = ("spec", "status")
+HEAD = ("apiVersion", "kind")
 FRESH: dict[str, Object] = {
     name: {"spec": {"template": {"metadata": {}, "spec": {"containers": []}}, "strategy": {}, "updateStrategy": {}}}
     for name in ("Deployment", "ReplicaSet", "DaemonSet", "StatefulSet", "ReplicationController", "Job")
@@ -125,6 +126,7 @@ def _owners(old: Object | None, sent: Any, *, foreign: bool) -> Owners:
 def apply(kind: Kind, live: Object | None, config: Object, who: Who, now: str, *, force: bool) -> Object:
     """The object after a server-side apply (`live` is None: it was not there); a Conflict names every field."""
     form = form_of(kind, who.subresource)
+    config = {name: value for name, value in config.items() if name in HEAD or form.fields.get(name) is not SKIP}
     there = live if live is not None else {"metadata": {}}
     owners = decode(there["metadata"].get("managedFields"))
     if live is not None and not owners:

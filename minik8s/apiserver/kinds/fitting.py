@@ -5,12 +5,15 @@ Must not know: HTTP, storage. Read next: `validate.py`, for what it means.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.call import Call
-from minik8s.apiserver.request.status import Cause, bad_request, invalid
+from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
+from minik8s.apiserver.schema.validation import FieldError
 
 Object = dict[str, Any]
 
@@ -41,15 +44,25 @@ def places(call: Call, obj: Object) -> None:
         meta["name"] = target.name
 
 
-def fits(call: Call, obj: Object, *, raw: bytes = b"") -> None:
-    """Hold the object to its schema: wrong types and (if strict) unknown fields 400, missing fields 422."""
+def _patched_wrongly(obj: Object, message: str) -> Refused:
+    reason = message.partition(": ")[2]
+    text = f"Invalid value: {json.dumps(json.dumps(obj))[:2000]}: {reason}"
+    cause = {"reason": "FieldValueInvalid", "message": text, "field": "patch"}
+    return Refused(422, f' "" is invalid: patch: {text}', details={"causes": [cause]})
+
+
+def fits(call: Call, obj: Object, *, twice: Sequence[FieldError] = ()) -> None:
+    """Hold the object to its schema: wrong types and (if strict) unknown fields 400 (422 in what a patch makes), missing 422.
+
+    Unknown fields that are not refused are dropped. `twice` are the fields that the body names twice.
+    """
     mode, gvk = call.strictness, call.kind.gvk
-    found = schema.validate(gvk, obj)
-    if raw and mode != "Ignore":
-        found += schema.duplicates(raw)
+    found = [*schema.validate(gvk, obj), *twice]
     message = schema.refusal(gvk, found, strict=mode == "Strict")
     if message:
-        raise bad_request(message)
+        raise _patched_wrongly(obj, message) if call.verb == "patch" else bad_request(message)
+    if any(each.kind == "unknown" for each in found):
+        schema.prune(gvk, obj)
     missing = [Cause(each.field, each.message.removeprefix(f"{each.field}: "), "FieldValueRequired")
                for each in found if each.kind == "required"]
     if missing:

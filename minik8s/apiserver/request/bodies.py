@@ -1,6 +1,6 @@
 """Request bodies: bytes -> a JSON object of bounded size and depth, whatever was sent.
 
-JSON and Kubernetes' protobuf are understood. Must not know: kinds, HTTP's machinery. Read next: `kinds/fitting.py`.
+JSON, YAML and Kubernetes' protobuf are understood. Must not know: kinds, HTTP's machinery. Read next: `kinds/fitting.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import msgspec
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.request.status import Refused, bad_request
+from minik8s.apiserver.request.yamltext import read_yaml
+from minik8s.apiserver.schema.validation import DUPLICATE, FieldError
 from nodecore.errors import Invalid
 
 Object = dict[str, Any]
 LARGEST = 3 * 1024 * 1024
 DEEPEST = 100
 PROTOBUF = "application/vnd.kubernetes.protobuf"
+YAML = "application/yaml"
 JSON_TYPES = ("", "application/json", "*/*")
 
 
@@ -28,6 +31,9 @@ def decode(body: bytes, content: str) -> Object:
             found = schema.decode_protobuf(body)
         except Invalid as error:
             raise bad_request(str(error)) from None
+    elif media == YAML:
+        found, _ = read_yaml(body)
+        bounded(found)
     elif media in JSON_TYPES:
         found = decode_json(body)
     else:
@@ -37,10 +43,20 @@ def decode(body: bytes, content: str) -> Object:
     return found
 
 
+def twice(body: bytes, content: str) -> list[FieldError]:
+    """The fields that a body names twice in one object; protobuf has no such thing."""
+    media = content.partition(";")[0].strip().lower()
+    if media == PROTOBUF:
+        return []
+    if media == YAML:
+        return [FieldError(DUPLICATE, path, f'duplicate field "{path}"') for path in read_yaml(body)[1]]
+    return schema.duplicates(body)
+
+
 def unsupported(media: str) -> Refused:
     """Not a content type we read."""
     return Refused(415, f"the body of the request was in an unknown format - accepted media types include: application/json, "
-                        f"{PROTOBUF} (not {media[:100]})")
+                        f"{YAML}, {PROTOBUF} (not {media[:100]})")
 
 
 def decode_json(body: bytes) -> Any:

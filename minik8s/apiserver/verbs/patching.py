@@ -15,11 +15,12 @@ from minik8s.apiserver import schema
 from minik8s.apiserver.fields.ownership import APPLY as OPERATION
 from minik8s.apiserver.fields.ownership import Who
 from minik8s.apiserver.fields.tracking import check_manager, updater
-from minik8s.apiserver.request.bodies import bounded, decode_json
-from minik8s.apiserver.request.call import Call
+from minik8s.apiserver.request.bodies import YAML, bounded, decode_json, twice
+from minik8s.apiserver.request.call import JSON, Call
 from minik8s.apiserver.request.routes import truthy
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
 from minik8s.apiserver.request.yamltext import read_yaml
+from minik8s.apiserver.schema.validation import FieldError
 from nodecore.errors import Invalid
 
 Object = dict[str, Any]
@@ -56,18 +57,27 @@ def forced(call: Call) -> bool:
     return truthy(call.query.get("force", ""))
 
 
-def configuration(call: Call, gvk: tuple[str, str, str]) -> Object:
-    """The object in the body of a server-side apply: JSON, which is YAML too, or YAML."""
+def doubled(call: Call) -> list[FieldError]:
+    """The fields that the body names twice, if anybody wants to know."""
+    if call.strictness == "Ignore":
+        return []
+    return twice(call.body, call.content)
+
+
+def configuration(call: Call, gvk: tuple[str, str, str]) -> tuple[Object, list[FieldError]]:
+    """The object in the body of a server-side apply, and what it names twice: JSON, which is YAML too, or YAML."""
     try:
-        config, twice = msgspec.json.decode(call.body), [each.message for each in schema.duplicates(call.body)]
-        bounded(config)
+        config = msgspec.json.decode(call.body)
+        content = JSON
     except (msgspec.DecodeError, ValueError, RecursionError):
-        config, paths = read_yaml(call.body)
-        twice = [f'duplicate field "{path}"' for path in paths]
+        config, _ = read_yaml(call.body)
+        content = YAML
+    bounded(config)
+    found = [] if call.strictness == "Ignore" else twice(call.body, content)
     if not isinstance(config, dict) or not isinstance(config.get("metadata"), dict):
         raise bad_request("error decoding YAML: the body is not an object with metadata")
-    if twice and call.strictness == "Strict":
-        raise bad_request("error strict decoding YAML: " + ", ".join(twice))
+    if found and call.strictness == "Strict":
+        raise bad_request("error strict decoding YAML: " + ", ".join(each.message for each in found))
     group, version, kind = gvk
     expected = f"{group}/{version}" if group else version
     for name in ("kind", "apiVersion"):
@@ -79,9 +89,7 @@ def configuration(call: Call, gvk: tuple[str, str, str]) -> Object:
                           f"{expected}, Kind={kind}")
     if config["metadata"].get("managedFields"):
         raise bad_request("metadata.managedFields must be nil")
-    if twice and call.strictness == "Warn":
-        call.warnings[:] = twice
-    return config
+    return config, found
 
 
 def patched(call: Call, gvk: tuple[str, str, str] | None = None) -> Change:

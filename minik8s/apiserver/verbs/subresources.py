@@ -86,7 +86,7 @@ def _replicas(call: Call, scale: Object) -> int:
 
 def _applied_scale(call: Call, who: Who) -> Change:
     """A Scale that is applied claims its workload's replicas, and nothing else."""
-    config, stamp = configuration(call, SCALE), now()
+    (config, _), stamp = configuration(call, SCALE), now()
     fitting.places(call, config)
     resource = call.kind.resource
     claim: Object = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {}}

@@ -13,7 +13,7 @@ Must not know: HTTP's machinery. Read next: `kinds/meta.py`, `kinds/fitting.py`,
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minik8s.apiserver.cluster import Cluster
@@ -26,7 +26,8 @@ from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Call, dry_run, later, now, suffix
 from minik8s.apiserver.request.status import Refused, already_exists, bad_request, conflict, not_found
 from minik8s.apiserver.schema.patch import clone
-from minik8s.apiserver.verbs.patching import APPLY, author, configuration, forced, media_of, patched
+from minik8s.apiserver.schema.validation import FieldError
+from minik8s.apiserver.verbs.patching import APPLY, author, configuration, doubled, forced, media_of, patched
 from nodecore.errors import AlreadyExists, Conflict, NotFound
 
 Object = dict[str, Any]
@@ -47,7 +48,7 @@ class Writer:
         who, obj = author(call), decode(call.body, call.content)
         fitting.belongs(call.kind, obj)
         fitting.places(call, obj)
-        fitting.fits(call, obj, raw=call.body if "protobuf" not in call.content else b"")
+        fitting.fits(call, obj, twice=doubled(call))
         obj = converting.stored(call.kind, obj)
         return converting.shown(call.kind, await self.add(call.kind.stored, call.target.namespace, obj, dry=call.dry, who=who))
 
@@ -102,18 +103,18 @@ class Writer:
         who, body = author(call, sub), decode(call.body, call.content)
         fitting.belongs(call.kind, body)
         fitting.places(call, body)
-        raw = call.body if "protobuf" not in call.content else b""
-        return await self.change(call, lambda _: clone(body), who, sub=sub, raw=raw)
+        return await self.change(call, lambda _: clone(body), who, sub=sub, twice=doubled(call))
 
     async def patch(self, call: Call, *, sub: str = "") -> tuple[Object, bool]:
         """Change the object by the patch in the body; the object, and whether it was made just now."""
         who = author(call, sub)
         if media_of(call) == APPLY:
             return await self._apply(call, who, sub)
-        return await self.change(call, patched(call), who, sub=sub), False
+        return await self.change(call, patched(call), who, sub=sub, twice=doubled(call)), False
 
     async def _apply(self, call: Call, who: Who, sub: str) -> tuple[Object, bool]:
-        kind, config, force = call.kind, configuration(call, call.kind.gvk), forced(call)
+        kind, force = call.kind, forced(call)
+        config, twice = configuration(call, call.kind.gvk)
         fitting.places(call, config)
         stamp = now()
 
@@ -122,28 +123,28 @@ class Writer:
 
         for _ in range(RETRIES):
             try:
-                return await self.change(call, make, who, sub=sub), False
+                return await self.change(call, make, who, sub=sub, twice=twice), False
             except Refused as refused:
                 if refused.code != 404 or sub:
                     raise
             try:
-                return await self._apply_new(call, config, who, stamp), True
+                return await self._apply_new(call, config, who, stamp, twice), True
             except Refused as refused:
                 if refused.reason != "AlreadyExists":
                     raise
         raise conflict(kind.resource.plural, kind.resource.group, call.target.name)
 
-    async def _apply_new(self, call: Call, config: Object, who: Who, stamp: str) -> Object:
+    async def _apply_new(self, call: Call, config: Object, who: Who, stamp: str, twice: list[FieldError]) -> Object:
         kind = call.kind
         if config["metadata"].get("uid") or config["metadata"].get("resourceVersion"):
             why = "the object to apply names a uid or resourceVersion, and no existing object was found"
             raise conflict(kind.resource.plural, kind.resource.group, call.target.name, why)
         obj = tracking.apply(kind, None, clone(config), who, stamp, force=False)
-        fitting.fits(call, obj)
+        fitting.fits(call, obj, twice=twice)
         obj = converting.stored(kind, obj)
         return converting.shown(kind, await self.add(kind.stored, call.target.namespace, obj, dry=call.dry, who=who))
 
-    async def change(self, call: Call, make: Change, who: Who, *, sub: str = "", raw: bytes = b"") -> Object:
+    async def change(self, call: Call, make: Change, who: Who, *, sub: str = "", twice: Sequence[FieldError] = ()) -> Object:
         """Store what `make` makes of the newest state, after all checks; what an apply makes has its owners already."""
         kind, stamp = call.kind.stored, now()
 
@@ -152,7 +153,7 @@ class Writer:
             fitting.belongs(call.kind, new)
             sent = tracking.sent_of(new)
             meta.check_identity(kind, old, new)
-            fitting.fits(call, new, raw=raw)
+            fitting.fits(call, new, twice=twice)
             new = converting.stored(call.kind, new)
             meta.kept(kind, old, new, sub=sub)
             defaults.default(kind.resource.kind, new)

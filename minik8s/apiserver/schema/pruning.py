@@ -1,0 +1,38 @@
+"""Takes out of an object what its kind does not know, as the original's decoder does unless it is told to be strict. Pure.
+
+Must not know: HTTP, what is reported of it. Read next: `validation.py`, which reports.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minik8s.apiserver.schema.shapes import Field, Shape, Shapes
+
+Object = dict[str, Any]
+
+
+def prune(shapes: Shapes, gvk: tuple[str, str, str], obj: Object) -> None:
+    """Drop unknown fields, wherever they are; a kind that is not in the tables keeps all."""
+    shape = shapes.of_kind(gvk)
+    if shape is not None:
+        _object(shapes, shape, obj)
+
+
+def _object(shapes: Shapes, shape: Shape, obj: Object) -> None:
+    for name in [name for name in obj if name not in shape.fields] if not shape.open_ else ():
+        del obj[name]
+    for name, value in obj.items():
+        field = shape.fields.get(name)
+        if field is not None and isinstance(value, dict | list):
+            _value(shapes, field, value)
+
+
+def _value(shapes: Shapes, field: Field, value: Any) -> None:
+    if field.type in ("list", "map"):
+        items = value if isinstance(value, list) else value.values()
+        for item in items if field.item is not None else ():
+            if isinstance(item, dict | list) and field.item is not None:
+                _value(shapes, field.item, item)
+    elif isinstance(value, dict) and (shape := shapes.types.get(field.type)) is not None:
+        _object(shapes, shape, value)
