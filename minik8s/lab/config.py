@@ -19,6 +19,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 BACKENDS: dict[str, tuple[Family, ...]] = {
     "vxlan": tuple(Family), "host-gw": tuple(Family), "udp": (Family.IPV4,), "ipip": (Family.IPV4,), "wireguard": tuple(Family),
 }
+UNFIT_BACKENDS = {"ipsec": "its tunnels take pods' packets alone, and nodes here are to reach Services, with pods anywhere"}
 STORES = ("etcd", "kube")
 PROXY_MODES = ("nftables", "iptables")
 MAX_NODES = 20
@@ -118,6 +119,8 @@ def check(config: LabConfig, routes: Sequence[IPNetwork]) -> None:
     if config.etcd_members not in (1, 3) or config.etcd_members > config.nodes:
         raise UserError(f"--etcd-members: {config.etcd_members} must be 1 or 3, and not more than there are nodes")
     _one_of("--families", config.families, tuple(topology.CHOICES))
+    if config.backend in UNFIT_BACKENDS:
+        raise UserError(f"--backend: {config.backend!r} is not supported: {UNFIT_BACKENDS[config.backend]}")
     _one_of("--backend", config.backend, tuple(BACKENDS))
     if not set(config.stack) <= set(BACKENDS[config.backend]):
         raise UserError(f"--backend: {config.backend!r} carries IPv4 alone, and --families is {config.families}")

@@ -135,6 +135,7 @@ BAD = [
     (["up", "--pod-cidr", "fd00::/56"], "IPv4"),
     (["up", "--pod-cidr", "10.244.0.0/28"], "too small"),
     (["up", "--backend", "tencent-vpc"], "not supported"),
+    (["up", "--backend", "ipsec"], "'ipsec' is not supported: its tunnels take pods' packets alone"),
     (["up", "--backend", "udp", "--families", "dual"], "--backend"),
     (["up", "--families", "ipv5"], "--families"),
     (["up", "--flannel-store", "file"], "--flannel-store"),

@@ -134,30 +134,6 @@ def test_two_networks_on_a_host_leave_each_other_alone(site: Site) -> None:
                 second.stop()
 
 
-V6_ONLY = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00:5::/48", "Backend": {"Type": "vxlan"}}
-DUAL = {**V6_ONLY, "EnableIPv4": True, "Network": "10.5.0.0/16"}
-
-
-@pytest.mark.parametrize(("config", "devices"), [(V6_ONLY, {"flannel-v6.1"}), (DUAL, {"flannel.1", "flannel-v6.1"})])
-def test_ipv6_and_its_limit(site: Site, config: dict, devices: set[str]) -> None:
-    site.configure(config)
-    nodes = [site.add_node(), site.add_node()]
-    for node in nodes:
-        node.ns.run(["ip", "addr", "add", f"2001:db8::{node.number}/64", "dev", "eth0", "nodad"])
-        node.start()
-    one, two = nodes
-    target = two.env()["FLANNEL_IPV6_SUBNET"].removesuffix("1/64")
-    until(lambda: echo_passes(one.ns, target, 100, 0.3), "IPv6 works", 5)
-    assert {name for name in links(one) if name.startswith("flannel")} == devices
-    assert one.env()["FLANNEL_MTU"] == "1430"
-    assert ("FLANNEL_SUBNET" in one.env()) == (config is DUAL)
-    assert echo_passes(one.ns, target, 1430)
-    assert not echo_passes(one.ns, target, 1431, 0.3)
-    if config is DUAL:
-        assert echo_passes(one.ns, f"{two.subnet}.0", 1430)
-        assert not echo_passes(one.ns, f"{two.subnet}.0", 1431, 0.3)
-
-
 def test_cleanup_takes_everything_of_ours_and_nothing_else(site: Site) -> None:
     site.configure({"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": True}})
     site.etcd.put("/coreos.com/network/subnets/10.5.250.0-24", json.dumps({

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -241,26 +240,6 @@ def test_what_go_flanneld_left_is_taken_over(site: Site) -> None:
     assert one.ns.run(["ip", "-br", "link", "show", "flannel.1"]).stdout == index
     assert one.ns.run(["ip", "route", "show", "dev", "flannel.1"]).stdout == "10.5.8.0/24 via 10.5.8.0 proto 70 onlink \n"
     assert one.subnet == "10.5.7"
-
-
-@kernel
-@etcd
-def test_two_families(site: Site) -> None:
-    site.configure(CONFIG | {"EnableIPv6": True, "IPv6Network": "fd00:5::/48"})
-    nodes = [site.add_node(), site.add_node()]
-    for node in nodes:
-        node.ns.run(["ip", "addr", "add", f"2001:db8::{node.number}/64", "dev", "eth0", "nodad"])
-        node.start()
-    one, two = nodes
-    subnet = two.env()["FLANNEL_IPV6_SUBNET"].removesuffix("1/64")
-    route = f"{subnet}/64 via {subnet} dev flannel-v6.1 proto 70"
-    until(lambda: route in one.ns.run(["ip", "-6", "route"]).stdout, "the IPv6 route")
-    assert one.env()["FLANNEL_MTU"] == "1430", "the outer IPv6 header is 20 bytes longer"
-    with two.ns.enter():
-        server = socket.create_server(("::", 5000), family=socket.AF_INET6)
-    with server, one.ns.enter(), socket.create_connection((subnet, 5000), 5) as client:
-        assert client.getsockname()[0] == one.env()["FLANNEL_IPV6_SUBNET"].removesuffix("1/64")
-    assert "flannel-ipv6" in one.ns.run(["nft", "list", "tables"]).stdout
 
 
 # --- the store by itself -----------------------------------------------------------------------------------------

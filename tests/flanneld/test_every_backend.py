@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 import pytest
@@ -16,6 +16,14 @@ from site_of_nodes import ETCD_IP, Site, echo_passes, ping_once, pinging, until
 pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow]
 PATIENCE = 20.0  # less than the 30 s after which everything is looked at anyway; a virtual machine in software needs some
 SUBNETS = "/coreos.com/network/subnets/"
+
+
+def await_state(row: Row, node: RowNode, wanted: str) -> float:
+    """Wait until the node holds that again; says how long it took."""
+    with suppress(AssertionError):
+        return until(lambda: row.state(node) == wanted, "", PATIENCE)
+    assert row.state(node).splitlines() == wanted.splitlines()
+    return PATIENCE
 
 
 class Pair(NamedTuple):
@@ -106,17 +114,17 @@ def test_a_peer_comes_goes_expires_and_leaves_while_we_are_down(pair: Pair) -> N
     site.etcd.put(SUBNETS + key, json.dumps(value))
     until(lambda: knows(one, row, key), "a new peer is known", PATIENCE)
     site.etcd.ctl("del", SUBNETS + key)
-    until(lambda: row.state(one) == before, "one that left is forgotten", PATIENCE)
+    await_state(row, one, before)  # one that left is forgotten
     lease = site.etcd.ctl("lease", "grant", "3").split()[1]
     site.etcd.put(SUBNETS + key, json.dumps(value), f"--lease={lease}")
     until(lambda: knows(one, row, key), "known again", PATIENCE)
-    until(lambda: row.state(one) == before, "one whose lease ended is forgotten", PATIENCE)
+    await_state(row, one, before)  # one whose lease ended, too
     site.etcd.put(SUBNETS + key, json.dumps(value))
     until(lambda: knows(one, row, key), "known for the third time", PATIENCE)
     one.stop(signal.SIGKILL)
     site.etcd.ctl("del", SUBNETS + key)
     one.start()
-    until(lambda: row.state(one) == before, "one that left meanwhile is forgotten", PATIENCE)
+    await_state(row, one, before)
     assert ping_once(one.pod, two.pod_ips()[0], 3)
 
 
@@ -135,7 +143,7 @@ def test_a_flapping_underlay_heals(pair: Pair) -> None:
     for command in ("ip link set eth0 down", "ip link set eth0 up", f"ip route add default via {ETCD_IP}"):
         one.ns.run(command.split())
     print(f"traffic after {reach(one, two):.2f} s")
-    until(lambda: row.state(one) == before, "all is as before", PATIENCE)
+    await_state(row, one, before)
 
 
 def test_damage_by_hand_is_healed(pair: Pair, subtests: pytest.Subtests) -> None:
@@ -144,7 +152,7 @@ def test_damage_by_hand_is_healed(pair: Pair, subtests: pytest.Subtests) -> None
     for command in row.damage:
         with subtests.test(command):
             one.ns.run(command.format(**words).split())
-            took = until(lambda: row.state(one) == before, f"healed after {command}", PATIENCE)
+            took = await_state(row, one, before)
             print(f"{row.name} {row.families}: {command}: {took:.2f} s, traffic after {reach(one, two):.2f} s more")
 
 

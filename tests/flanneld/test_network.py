@@ -116,20 +116,6 @@ def test_damage_by_hand_is_healed_within_a_second(lasting_site: Site, damage: st
     assert ping_once(one.pod, two.pod_ip)
 
 
-def test_a_peer_that_left_while_we_were_down_is_forgotten(site: Site) -> None:
-    one, two, three_ = three(site)
-    one.stop()
-    three_.stop()
-    site.etcd.ctl("del", f"/coreos.com/network/subnets/{three_.subnet}.0-24")
-    gone = three_.subnet
-    assert gone in routes(one)
-    one.start()
-    assert gone not in routes(one)
-    assert three_.ip not in one.ns.run(["bridge", "fdb", "show", "dev", "flannel.1"]).stdout
-    assert gone not in one.ns.run(["ip", "neigh", "show", "dev", "flannel.1", "nud", "permanent"]).stdout
-    assert ping_once(one.pod, two.pod_ip)
-
-
 def test_a_revoked_lease_is_taken_back_without_a_gap(site: Site) -> None:
     one, two, _ = three(site)
     key = f"{one.subnet}.0-24"
