@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from minik8s.apiserver import documents
-from minik8s.apiserver.auth import authorize
+from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authenticate import NOBODY, by_certificate, by_token
-from minik8s.apiserver.auth.authorize import User
+from minik8s.apiserver.auth.authorize import Attributes, User
+from minik8s.apiserver.auth.questions import OPEN_PATHS, attributes, forbidden, open_to_all
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
@@ -28,7 +29,7 @@ from minik8s.apiserver.kinds.registry import refusal as not_served
 from minik8s.apiserver.request import bodies, routes
 from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
 from minik8s.apiserver.request.routes import Target
-from minik8s.apiserver.request.status import Refused, method_not_allowed, named, no_such_path, of
+from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
 from minik8s.apiserver.verbs.dispatch import Dispatch
 from minik8s.apiserver.verbs.stream import PATHS as STREAMS
 from minik8s.apiserver.verbs.stream import carry
@@ -45,7 +46,8 @@ class Handler:
     def __init__(self, cluster: Cluster, health: Health, tokens: Mapping[str, User], kubelets: ssl.SSLContext | None,
                  address: str) -> None:
         self._cluster, self._health, self._tokens, self._kubelets = cluster, health, tokens, kubelets
-        self._dispatch = Dispatch(cluster)
+        self._access = Access(cluster)
+        self._dispatch = Dispatch(cluster, self._access)
         self._address = address
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -73,38 +75,34 @@ class Handler:
 
     async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse:
         user = self._user(request)
+        await self._permit(user, attributes(verb, target, request.query) if target else Attributes(verb, path=path))
         if target is None:
-            if not authorize.may_path(user, path):
-                raise _unknown_or_forbidden(user, f'User "{user.name}" cannot {verb} path "{path[:200]}"')
             found = await documents.document(request, path, self._health, self._cluster.registry, self._address)
             if found is None:
                 raise no_such_path()
             return _respond(found)
-        self._permit(user, verb, target)
         return await self._resource(request, target, verb, user)
 
     def _user(self, request: web.BaseRequest) -> User:
         certificate = request.transport.get_extra_info("peercert") if request.transport else None
         return by_certificate(certificate) or by_token(request.headers.get("Authorization", ""), self._tokens) or NOBODY
 
-    def _permit(self, user: User, verb: str, target: Target) -> None:
-        name = f"{target.plural}/{target.subresource}" if target.subresource else target.plural
-        if verb and authorize.may(user, verb, name) and not authorize.own_node_only(user, target.plural, target.name, verb):
-            return
-        where = f' in the namespace "{target.namespace}"' if target.namespace else " at the cluster scope"
-        about = f' "{target.name}"' if target.name else ""
-        what = f'cannot {verb or "use"} resource "{name}" in API group "{target.group}"{where}'
-        text = f'{named(target.plural, target.group)}{about} is forbidden: User "{user.name}" {what}'
-        raise _unknown_or_forbidden(user, text)
+    async def _permit(self, user: User, asked: Attributes) -> None:
+        if not self._access.synced:
+            if asked.path in OPEN_PATHS:
+                return
+            await self._access.ready()
+        if not (user.known or open_to_all(asked)) or not self._access.allows(user, asked):
+            raise forbidden(user, asked)
 
     async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse:
         place = (target.group, target.version, target.plural)
         content = request.headers.get("Content-Type", "")
         review = REVIEW_BY_RESOURCE.get(place)
-        if review and not target.name and not target.namespace:
+        if review and not target.name and bool(target.namespace) == review.resource.namespaced:
             if verb != "create":
                 raise method_not_allowed()
-            return _respond(self._dispatch.review(review, await _body(request), content, user))
+            return _respond(await self._dispatch.review(review, await _body(request), content, user, target.namespace))
         if place == ("", "v1", "bindings") and verb == "create" and target.namespace:
             kind = BY_RESOURCE["", "v1", "pods"]
         else:
@@ -166,10 +164,6 @@ class Handler:
         finally:
             self._health.watches -= 1
         return web.StreamResponse()
-
-
-def _unknown_or_forbidden(user: User, text: str) -> Refused:
-    return Refused(403, text if ":" in text else f"forbidden: {text}") if user.known else Refused(401, "Unauthorized")
 
 
 async def _body(request: web.BaseRequest) -> bytes:

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.auth.authenticate import read_tokens
+from minik8s.apiserver.auth.bootstrap import aggregate_for_ever, ensure_policy
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.config import Flags
 from minik8s.apiserver.handler import Handler
@@ -58,8 +59,10 @@ async def serve(flags: Flags) -> None:
                 log.info("ready")
 
         try:
-            await run_tasks({**cluster.tasks(), "definitions": Definitions(cluster).run(),
-                             "default objects": look_after(cluster, where, prepared), "heap": keep_small()})
+            await run_tasks({
+                **cluster.tasks(), "definitions": Definitions(cluster).run(),
+                "default objects": look_after(cluster, where, ensure_policy, prepared),
+                "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small()})
         finally:
             health.stopping = True
             await runner.cleanup()

@@ -2,6 +2,7 @@
 
     every node   containerd, images (a job), flanneld, proxy, kubelet
     the first    etcd, network (a job: flannel's configuration in etcd), apiserver, controllers, scheduler as well
+                 or, where leases are at the nodes' objects, roles (a job: flannel's role) in the place of network
 
 The order is by readiness on the node itself; across nodes every agent retries by itself.
 Read next: `minik8s/lab/files.py`.
@@ -58,7 +59,10 @@ def agents(config: LabConfig, node: Node, programs: Programs) -> list[Agent]:
         found.insert(0, _etcd(config, node, programs))
     if node.leads:
         found += [_apiserver(config, node, programs), *_control_plane(config, programs)]
-        if not config.leases_are_annotations:
+        if config.leases_are_annotations:
+            argv = ["minik8s.lab.roles", kubeconfig("admin")]
+            found.append(_python(programs, "roles", argv, after=["apiserver"], job=True))
+        else:
             found.append(_network(config, programs))
     return found
 

@@ -141,7 +141,7 @@ def users(config: LabConfig, node: Node) -> dict[str, Identity]:
         "proxy": Identity("system:kube-proxy", ("system:node-proxier",)),
     }
     if config.leases_are_annotations:
-        found["flanneld"] = found["kubelet"]
+        found["flanneld"] = Identity("flannel")
     if node.leads:
         found["admin"] = Identity("admin", ("system:masters",))
         found["controllers"] = Identity("system:kube-controller-manager")

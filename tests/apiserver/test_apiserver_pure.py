@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minik8s.apiserver.auth import authorize
-from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.kinds import defaults, meta, service_fields, validate
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request import selectors
@@ -182,17 +180,6 @@ def test_a_service_keeps_what_it_was_given() -> None:
     plain: dict[str, Any] = {"spec": {"type": "ClusterIP", "ports": [{"protocol": "TCP", "port": 80, "nodePort": 30001}]}}
     service_fields.carry(old, plain)
     assert "nodePort" not in plain["spec"]["ports"][0]
-
-
-def test_permissions() -> None:
-    node = User("system:node:n1", ("system:nodes", "system:authenticated"))
-    assert authorize.may(node, "patch", "pods/status")
-    assert not authorize.may(node, "create", "deployments")
-    assert authorize.own_node_only(node, "nodes", "n2", "patch")
-    assert not authorize.own_node_only(node, "nodes", "n1", "patch")
-    assert not authorize.may(User("x", ("system:authenticated",)), "get", "secrets")
-    assert authorize.may_path(User("system:anonymous", ("system:unauthenticated",)), "/readyz/etcd")
-    assert not authorize.may_path(User("system:anonymous", ("system:unauthenticated",)), "/metrics")
 
 
 def test_forms() -> None:

@@ -288,9 +288,10 @@ def test_table_and_metadata_only(api: ApiServer, ns: str) -> None:
 
 
 @pytest.mark.parametrize(("user", "method", "path", "code"), [
-    ("", "GET", "/healthz", 200), ("", "GET", "/version", 200), ("", "GET", "/readyz/etcd", 200), ("", "GET", "/api", 401),
+    ("", "GET", "/healthz", 200), ("", "GET", "/version", 200), ("", "GET", "/readyz/etcd", 401), ("", "GET", "/api", 401),
     ("", "GET", "/api/v1/secrets", 401), ("nobody", "GET", "/api", 200), ("nobody", "GET", "/api/v1/pods", 403),
-    ("kubelet", "GET", "/api/v1/pods", 200), ("kubelet", "DELETE", "/api/v1/nodes/other", 403),
+    ("kubelet", "GET", "/api/v1/pods", 403), ("kubelet", "GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1", 200),
+    ("kubelet", "DELETE", "/api/v1/nodes/other", 403),
     ("proxy", "GET", "/api/v1/services", 200),
     ("proxy", "GET", "/api/v1/secrets", 403), ("admin", "GET", "/metrics", 200), ("admin", "GET", "/nowhere", 404),
     ("admin", "GET", "/apis/apps/v1/unicorns", 404), ("admin", "GET", "/api/v1/namespaces/default/nodes", 404),

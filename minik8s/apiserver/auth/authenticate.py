@@ -56,5 +56,5 @@ def read_tokens(path: str) -> dict[str, User]:
         if len(line) < 3 or not line[0].strip():
             raise UserError(f"--token-auth-file: {path}: line {number} is not token,user,uid[,groups]")
         groups = [group.strip() for group in line[3].split(",")] if len(line) > 3 else []
-        found[line[0].strip()] = User(line[1].strip(), (*groups, AUTHENTICATED))
+        found[line[0].strip()] = User(line[1].strip(), (*groups, AUTHENTICATED), line[2].strip())
     return found

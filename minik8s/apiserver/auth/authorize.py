@@ -1,87 +1,68 @@
-"""Who may do what: one table by user and group. (Roles and bindings are for a later issue.)
+"""The nouns of authorization: who asks (`User`), for what (`Attributes`).
 
-    system:masters everything | nodes, the proxy, the scheduler, the controllers what their work needs
-    everybody known: discovery and questions about oneself | everybody: health and version
-
-Pure. Must not know: how somebody was recognised. Read next: `authenticate.py`.
+Pure. Must not know: how somebody was recognised, what rules there are. Read next: `rbac.py`, `access.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
-OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/version"})
-KNOWN_PATHS = ("/api", "/apis", "/openapi", "/openid")
 READ = frozenset({"get", "list", "watch"})
-WRITE = frozenset({"create", "update", "patch", "delete"})
-ALL = READ | WRITE | {"deletecollection"}
+MASTERS, NODES = "system:masters", "system:nodes"
 ANONYMOUS, UNAUTHENTICATED, AUTHENTICATED = "system:anonymous", "system:unauthenticated", "system:authenticated"
+NODE_PREFIX = "system:node:"
+ACCOUNT_PREFIX = "system:serviceaccount:"
+Extra = tuple[tuple[str, tuple[str, ...]], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Who asks."""
 
     name: str
     groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: Extra = ()
 
     @property
     def known(self) -> bool:
         """Whether we know who it is."""
         return UNAUTHENTICATED not in self.groups
 
+    @property
+    def node(self) -> str:
+        """The node this is the kubelet of; empty for everybody else."""
+        if NODES in self.groups and self.name.startswith(NODE_PREFIX):
+            return self.name[len(NODE_PREFIX):]
+        return ""
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """These verbs on these resources (`pods`, `pods/status`, `*`)."""
-
-    verbs: frozenset[str]
-    resources: frozenset[str]
-
-
-def _rule(verbs: Iterable[str], *resources: str) -> Rule:
-    return Rule(frozenset(verbs), frozenset(resources))
-
-
-EVENTS = _rule(WRITE, "events")
-LEASES = _rule(READ | WRITE, "leases")
-RULES: dict[str, tuple[Rule, ...]] = {
-    "system:masters": (_rule(ALL, "*"),),
-    "system:nodes": (
-        _rule(READ, "pods", "nodes", "services", "endpoints", "endpointslices", "configmaps", "secrets", "serviceaccounts",
-              "namespaces"),
-        _rule(WRITE, "nodes", "nodes/status", "pods/status"), _rule({"create", "delete"}, "pods", "pods/eviction"),
-        _rule({"create"}, "subjectaccessreviews", "serviceaccounts/token"), EVENTS, LEASES,
-    ),
-    "system:node-proxier": (_rule(READ, "services", "endpoints", "endpointslices", "nodes", "namespaces"), EVENTS),
-    "system:kube-controller-manager": (_rule(ALL, "*"),),
-    "system:kube-scheduler": (
-        _rule(READ, "*"), _rule({"create"}, "pods/binding", "bindings", "pods/eviction"),
-        _rule({"update", "patch"}, "pods/status"), _rule({"delete"}, "pods"), EVENTS, LEASES,
-    ),
-    AUTHENTICATED: (_rule({"create"}, "selfsubjectreviews", "selfsubjectaccessreviews"),),
-}
-ALIASES = {"system:kube-proxy": "system:node-proxier"}
+    def info(self) -> dict[str, object]:
+        """As `UserInfo` of authentication.k8s.io."""
+        found: dict[str, object] = {"username": self.name}
+        if self.uid:
+            found["uid"] = self.uid
+        found["groups"] = list(self.groups)
+        if self.extra:
+            found["extra"] = {key: list(values) for key, values in self.extra}
+        return found
 
 
-def may(user: User, verb: str, resource: str) -> bool:
-    """Whether a user may do this to a resource (`pods/log` for a subresource)."""
-    names = {ALIASES.get(name, name) for name in (user.name, *user.groups)}
-    return any(verb in rule.verbs and (resource in rule.resources or "*" in rule.resources)
-               for name in names for rule in RULES.get(name, ()))
+class Attributes(NamedTuple):
+    """What is asked for: a verb on a resource (`pods/log` for a subresource), or on a path that is none."""
+
+    verb: str
+    group: str = ""
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    path: str = ""
+    fields: str = ""  # a list's field selector
 
 
-def may_path(user: User, path: str) -> bool:
-    """Whether a user may read a path that is no resource."""
-    if any(path == each or path.startswith(each + "/") for each in OPEN_PATHS):
-        return True
-    if not user.known:
-        return False
-    return "system:masters" in user.groups or any(path == each or path.startswith(each + "/") for each in KNOWN_PATHS)
+def account(namespace: str, name: str) -> str:
+    """The user name of a ServiceAccount."""
+    return f"{ACCOUNT_PREFIX}{namespace}:{name}"
 
 
-def own_node_only(user: User, plural: str, name: str, verb: str) -> bool:
-    """Whether a node is about to change another node."""
-    return plural == "nodes" and verb in WRITE and "system:nodes" in user.groups and bool(name) \
-        and "system:masters" not in user.groups and user.name != f"system:node:{name}"
+def account_groups(namespace: str) -> tuple[str, ...]:
+    """The groups every ServiceAccount of a namespace is in."""
+    return ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")

@@ -115,6 +115,9 @@ REVIEWS: tuple[Review, ...] = (
     Review(_wide(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"), "selfsubjectreview"),
     Review(_wide(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"), "selfsubjectaccessreview"),
     Review(_wide(AUTHORIZATION, "subjectaccessreviews", "SubjectAccessReview"), "subjectaccessreview"),
+    Review(_v1(AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview"), "localsubjectaccessreview"),
+    Review(_wide(AUTHORIZATION, "selfsubjectrulesreviews", "SelfSubjectRulesReview"), "selfsubjectrulesreview"),
+    Review(_wide(AUTHENTICATION, "tokenreviews", "TokenReview"), "tokenreview"),
 )
 EMPTY_GROUPS: tuple[tuple[str, str], ...] = ()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +98,21 @@ def _mended(obj: Object, part: Callable[[Object], Object], wanted: Object, field
     return obj
 
 
-async def look_after(cluster: Cluster, where: Advertised, done: Callable[[], None]) -> None:
-    """Ensure them as soon as the caches are there, then now and again; `done` is called after each good pass."""
+async def look_after(cluster: Cluster, where: Advertised, more: Callable[[Cluster], Awaitable[None]],
+                     done: Callable[[], None]) -> None:
+    """Ensure them as soon as the caches are there, then now and again; `more` once; `done` is called after each good pass."""
+    first = True
     await cluster.ready()
     await cluster.settled.wait()
     while True:
         try:
             await ensure(cluster, where)
+            if first:
+                await more(cluster)
+                first = False
             done()
             pause = PERIOD
-        except Fault as fault:
+        except* Fault as fault:
             log.warning("default objects: %s", fault)
             pause = 1.0
         await asyncio.sleep(pause)

@@ -31,10 +31,9 @@ EXTRAS: tuple[Extra, ...] = (
     Extra("autoscaling", "v1", "Scale"),
     Extra("policy", "v1", "Eviction"),
     Extra("authentication.k8s.io", "v1", "TokenRequest"),
-    Extra("authentication.k8s.io", "v1", "TokenReview", "/apis/authentication.k8s.io/v1/tokenreviews"),
     *(Extra(review.resource.group, review.resource.version, review.resource.kind,
             review.resource.path("{namespace}" if review.resource.namespaced else None))
-      for review in REVIEWS if review.resource.kind != "TokenReview"),
+      for review in REVIEWS),
 )
 
 

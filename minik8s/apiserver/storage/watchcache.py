@@ -189,6 +189,10 @@ class CacheWatch:
             events.append(event)
         return events
 
+    def pending(self) -> list[CacheEvent]:
+        """All events that are there, perhaps none, without waiting."""
+        return list(iter(self._take, None))
+
     def _take(self) -> CacheEvent | None:
         while event := self._cache.window.at(self._position):
             self._position += 1

@@ -10,14 +10,16 @@ from typing import Any
 
 import msgspec
 
+from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import Review
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Answer, Call, answer
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, success
-from minik8s.apiserver.verbs import reading, reviews, subresources
+from minik8s.apiserver.verbs import reading, subresources
 from minik8s.apiserver.verbs.reading import shown
+from minik8s.apiserver.verbs.reviews import Reviews
 from minik8s.apiserver.verbs.writing import Writer, delete_options
 
 Object = dict[str, Any]
@@ -27,14 +29,15 @@ RETURNED_WHEN_GONE = frozenset({"pods", "services", "namespaces"})
 class Dispatch:
     """The verbs over one cluster."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, access: Access) -> None:
         self._cluster = cluster
+        self._reviews = Reviews(access)
         self._writer = Writer(cluster)
         self._writes: set[asyncio.Task[Answer]] = set()
 
-    def review(self, review: Review, body: bytes, content: str, user: User) -> Answer:
+    async def review(self, review: Review, body: bytes, content: str, user: User, namespace: str) -> Answer:
         """Answer a question about permissions or identity."""
-        return answer(reviews.answer(review, decode(body, content), user), 201)
+        return answer(await self._reviews.answer(review, decode(body, content), user, namespace), 201)
 
     async def read(self, call: Call) -> Answer:
         """Get or list."""
