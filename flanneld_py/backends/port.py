@@ -3,7 +3,8 @@
     vxlan.py hostgw.py alloc.py ...    one class each: a frozen dataclass of its checked options
     choice.py                          from `Backend.Type` to such a class, and every device name any of them uses
 
-A new backend subclasses `Backend`, sets what differs from the defaults below and adds itself to the table in choice.py.
+A new backend subclasses `Backend`, sets what differs from the defaults below and adds itself to the table in choice.py,
+and a row to that of tests/flanneld/backend_rows.py, which asks it what every one is asked.
 Peers that no kernel record can serve (a user's commands, a daemon of its own) are named by `attended`; who serves
 them lives in `flanneld_py/attend`.
 
