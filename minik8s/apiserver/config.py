@@ -90,7 +90,7 @@ class Flags:
             address = ip_address(_own_address(Family.of(network)))
         if address.version != network.version:
             raise UserError(f"--advertise-address: {address} is not of the family of --service-cluster-ip-range {network}")
-        return Advertised(address, self.secure_port, network.network_address + 1)
+        return Advertised(address, self.secure_port, network.network_address + 1, tuple(str(each) for each in self.networks()))
 
     def server_tls(self) -> ssl.SSLContext:
         """Our certificate, and the CA a client's certificate must be from if it shows one."""

@@ -82,7 +82,7 @@ def held(dual: ApiServer) -> set[str]:
     import subprocess
 
     done = subprocess.run(
-        ["etcdctl", "--endpoints", dual.etcd.endpoint, "get", "--prefix", "--keys-only", "/registry/allocations/ips/"],
+        ["etcdctl", "--endpoints", dual.etcd.endpoint, "get", "--prefix", "--keys-only", "/registry/ipaddresses/"],
         env={**os.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, check=True)
     return {line.rpartition("/")[2] for line in done.stdout.split()}
 

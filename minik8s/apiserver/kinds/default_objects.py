@@ -1,4 +1,5 @@
-"""What is there before anybody made it: four namespaces, and the Service `kubernetes` with the way to this server.
+"""What is there before anybody made it: four namespaces, the Service `kubernetes` with the way to this server, the range its
+address is of, and the two priorities of the system.
 
 Made at the start and looked after from then on. Must not know: HTTP. Read next: `verbs/writing.py`.
 """
@@ -32,6 +33,7 @@ class Advertised:
     address: IPAddress
     port: int
     service: IPAddress
+    ranges: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -61,6 +63,22 @@ def endpoint_slice(where: Advertised) -> Object:
             "endpoints": [{"addresses": [str(where.address)], "conditions": {"ready": True}}], "ports": ports}
 
 
+def service_range(where: Advertised) -> Object:
+    """The ServiceCIDR of the ranges on the command line."""
+    return {"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": NAME},
+            "spec": {"cidrs": list(where.ranges)}}
+
+
+def priorities() -> list[Object]:
+    """The classes of what the cluster and its nodes cannot do without."""
+    words = "Used for system critical pods that must {}."
+    return [{"kind": "PriorityClass", "apiVersion": "scheduling.k8s.io/v1", "metadata": {"name": name}, "value": value,
+             "description": words.format(said)}
+            for name, value, said in (
+                ("system-node-critical", 2_000_001_000, "not be moved from their current node"),
+                ("system-cluster-critical", 2_000_000_000, "run in the cluster, but can be moved to another node if necessary"))]
+
+
 def _head(kind: str, version: str, labels: dict[str, str]) -> Object:
     return {"kind": kind, "apiVersion": version, "metadata": {"name": NAME, "namespace": "default", "labels": labels}}
 
@@ -71,6 +89,9 @@ async def ensure(cluster: Cluster, where: Advertised) -> None:
     for name in NAMESPACES:
         namespace = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
         await _ensure(cluster, writer, "namespaces", "", namespace, ())
+    for obj in priorities():
+        await _ensure(cluster, writer, "priorityclasses", "", obj, ())
+    await _ensure(cluster, writer, "servicecidrs", "", service_range(where), ())
     for plural, obj, fields in (("services", service(where), ("ports",)), ("endpoints", endpoints(where), ("subsets",)),
                                 ("endpointslices", endpoint_slice(where), ("endpoints", "ports"))):
         await _ensure(cluster, writer, plural, "default", obj, fields)

@@ -36,6 +36,9 @@ def prepare(kind: Kind, obj: Object) -> None:
         obj.pop("status", None)
     elif kind.has_status and name not in KEEPS_STATUS:
         obj["status"] = dict(EMPTY.get(name, {}))
+    if name == "ServiceCIDR":
+        ready = {"type": "Ready", "status": "True", "reason": "", "message": "addresses are given out of it"}
+        obj["status"] = {"conditions": [{**ready, "lastTransitionTime": obj["metadata"]["creationTimestamp"]}]}
     if name == "CustomResourceDefinition":
         finalizers = obj["metadata"].setdefault("finalizers", [])
         if CLEANUP not in finalizers:

@@ -36,6 +36,16 @@ def ports_in_need(obj: Object) -> list[Object]:
     return [port for port in each(spec, "ports") if not port.get("nodePort")]
 
 
+def needs_health_port(obj: Object) -> bool:
+    """Whether a balancer asks the nodes who has endpoints, and has no port yet to ask at."""
+    spec = section(obj, "spec")
+    return _asks_nodes(spec) and not spec.get("healthCheckNodePort")
+
+
+def _asks_nodes(spec: Object) -> bool:
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
+
+
 def agree(obj: Object) -> None:
     """Let `clusterIP` and `clusterIPs` say the same; an ExternalName has neither."""
     spec = section(obj, "spec")
@@ -56,6 +66,10 @@ def carry(old: Object, new: Object) -> None:
             if field in before and not after.get(field):
                 after[field] = before[field]
         service_families.downgrade(before, after)
+    if _asks_nodes(after) and _asks_nodes(before) and not after.get("healthCheckNodePort"):
+        after["healthCheckNodePort"] = before.get("healthCheckNodePort")
+    elif not _asks_nodes(after) and after.get("healthCheckNodePort") == before.get("healthCheckNodePort"):
+        after.pop("healthCheckNodePort", None)
     if after.get("type") in WITH_NODE_PORTS:
         held = {(port.get("protocol"), port.get("port")): port.get("nodePort") for port in each(before, "ports")}
         taken = node_ports_of(new)

@@ -37,6 +37,9 @@ def service(obj: Object) -> Iterator[Cause]:
     ports = each(spec, "ports")
     if not ports and spec.get("clusterIP") != "None":
         yield causes.required("spec.ports")
+    if spec.get("healthCheckNodePort") and (kind, spec.get("externalTrafficPolicy")) != ("LoadBalancer", "Local"):
+        yield causes.wrong("spec.healthCheckNodePort", spec["healthCheckNodePort"],
+                           "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'")
     yield from _ports(ports, node_ports=kind in ("NodePort", "LoadBalancer"))
 
 
@@ -108,4 +111,7 @@ def service_change(old: Object, new: Object) -> Iterator[Cause]:
         return
     if before.get("clusterIP") and before["clusterIP"] != after.get("clusterIP"):
         yield causes.immutable("spec.clusterIPs[0]", after.get("clusterIP"))
+    ports = [spec.get("healthCheckNodePort") for spec in (before, after)]
+    if all(ports) and ports[0] != ports[1]:
+        yield causes.immutable("spec.healthCheckNodePort", ports[1])
     yield from service_families.changed(before, after)
