@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minik8s.apiserver import schema
+from minik8s.apiserver.kinds import custom_fitting
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
@@ -56,6 +57,9 @@ def fits(call: Call, obj: Object, *, twice: Sequence[FieldError] = ()) -> None:
 
     Unknown fields that are not refused are dropped. `twice` are the fields that the body names twice.
     """
+    if call.kind.custom:
+        custom_fitting.fits(call, obj, twice)
+        return
     mode, gvk = call.strictness, call.kind.gvk
     found = [*schema.validate(gvk, obj), *twice]
     message = schema.refusal(gvk, found, strict=mode == "Strict")

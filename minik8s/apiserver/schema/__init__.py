@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minik8s.apiserver.schema import pruning, strategic, validation
+from minik8s.apiserver.schema import custom_shapes, pruning, strategic, validation
 from minik8s.apiserver.schema.cache import (
     OPENAPI_V2_TYPE,
     openapi_v2_protobuf,
@@ -26,8 +26,9 @@ from minik8s.apiserver.schema.tables import table
 from minik8s.apiserver.schema.validation import FieldError, duplicates, refusal
 
 __all__ = [
-    "GVK", "OPENAPI_V2_TYPE", "FieldError", "decode_protobuf", "duplicates", "json_patch", "merge_patch", "openapi_v2_protobuf",
-    "openapi_v3", "openapi_v3_index", "prepare", "prune", "refusal", "strategic_merge", "table", "validate",
+    "GVK", "OPENAPI_V2_TYPE", "FieldError", "decode_protobuf", "duplicates", "forget", "json_patch", "learn", "merge_patch",
+    "openapi_v2_protobuf", "openapi_v3", "openapi_v3_index", "prepare", "prune", "refusal", "strategic_merge", "table",
+    "validate",
 ]
 
 
@@ -39,6 +40,16 @@ def strategic_merge(obj: dict[str, Any], patch: dict[str, Any], gvk: tuple[str, 
 def validate(gvk: tuple[str, str, str], obj: dict[str, Any]) -> list[FieldError]:
     """What does not fit the kind; `refusal` makes the 400 of it, the `required` ones are causes of a 422."""
     return validation.validate(shapes(), gvk, obj)
+
+
+def learn(gvk: tuple[str, str, str], definition: dict[str, Any]) -> None:
+    """From now on know a custom kind by its definition's schema."""
+    custom_shapes.learn(shapes(), GVK(*gvk), definition)
+
+
+def forget(gvk: tuple[str, str, str]) -> None:
+    """Know a custom kind no more."""
+    custom_shapes.forget(shapes(), GVK(*gvk))
 
 
 def prune(gvk: tuple[str, str, str], obj: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from minik8s.apiserver.verbs.reviews import Reviews
 from minik8s.apiserver.verbs.writing import Writer, delete_options
 
 Object = dict[str, Any]
-RETURNED_WHEN_GONE = frozenset({"pods", "services", "namespaces"})
+RETURNED_WHEN_GONE = frozenset({"Pod", "Service", "Namespace"})
 
 
 class Dispatch:
@@ -48,7 +48,7 @@ class Dispatch:
             _known(call)
             return await reading.get(self._cluster, call)
         if target.subresource == "scale" and call.kind.sub("scale"):
-            return answer(subresources.scale_of(await self._cluster.get(call.kind, target.namespace, target.name)))
+            return answer(subresources.scale_of(call.kind, await self._cluster.get(call.kind, target.namespace, target.name)))
         raise _no(call)
 
     async def write_to_the_end(self, call: Call) -> Answer:
@@ -103,7 +103,7 @@ class Dispatch:
     async def _delete(self, call: Call) -> Answer:
         resource, target = call.kind.resource, call.target
         obj, gone = await self._writer.delete(call.kind, target.namespace, target.name, delete_options(call))
-        if gone and resource.plural not in RETURNED_WHEN_GONE:
+        if gone and call.kind.own not in RETURNED_WHEN_GONE:
             return answer(success(resource.plural, resource.group, target.name, obj["metadata"].get("uid", "")))
         return shown(call, obj)
 

@@ -95,9 +95,10 @@ def configuration(call: Call, gvk: tuple[str, str, str]) -> tuple[Object, list[F
 def patched(call: Call, gvk: tuple[str, str, str] | None = None) -> Change:
     """What the call's patch makes of an object of its kind (or of `gvk`)."""
     media = media_of(call)
-    if media not in (MERGE, STRATEGIC, JSON_PATCH):
-        raise Refused(415, f"the body of the request was in an unknown format - accepted media types include: {JSON_PATCH}, "
-                           f"{MERGE}, {STRATEGIC}, {APPLY}")
+    known = (JSON_PATCH, MERGE, *(() if call.kind.custom else (STRATEGIC,)))
+    if media not in known:
+        words = ", ".join((*known, APPLY))
+        raise Refused(415, f"the body of the request was in an unknown format - accepted media types include: {words}")
     patch = decode_json(call.body)
     if isinstance(patch, list) != (media == JSON_PATCH) or not isinstance(patch, list | dict):
         raise bad_request(f"the body is not a patch of the kind {media}")

@@ -10,7 +10,8 @@ from typing import Any
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.fields import tracking
 from minik8s.apiserver.fields.ownership import Who
-from minik8s.apiserver.kinds import fitting, meta
+from minik8s.apiserver.kinds import fitting, meta, scaling
+from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Call, now
 from minik8s.apiserver.request.status import Cause, bad_request, conflict, invalid
@@ -21,12 +22,11 @@ from minik8s.apiserver.verbs.writing import Writer
 Object = dict[str, Any]
 SCALE = ("autoscaling", "v1", "Scale")
 REPLICAS: Object = {"f:spec": {"f:replicas": {}}}
-OPERATORS = {"In": "in", "NotIn": "notin"}
 
 
-def scale_of(obj: Object) -> Object:
+def scale_of(kind: Kind, obj: Object) -> Object:
     """The Scale of a workload."""
-    own, spec, status = obj["metadata"], obj["spec"], obj.get("status") or {}
+    own, (wanted, there, selector) = obj["metadata"], scaling.replicas(kind, obj)
     kept = {key: own[key] for key in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp") if key in own}
     owners = [{**entry, "apiVersion": "autoscaling/v1", "fieldsV1": REPLICAS} for entry in own.get("managedFields") or []
               if "f:replicas" in (entry.get("fieldsV1") or {}).get("f:spec", {})]
@@ -34,28 +34,15 @@ def scale_of(obj: Object) -> Object:
         kept["managedFields"] = owners
     return {
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept,
-        "spec": {"replicas": spec.get("replicas", 0)},
-        "status": {"replicas": status.get("replicas", 0), "selector": selector_text(spec.get("selector") or {})},
+        "spec": {"replicas": wanted}, "status": {"replicas": there, "selector": selector},
     }
-
-
-def selector_text(selector: Object) -> str:
-    """A label selector as the query string writes it."""
-    terms = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
-    for each in selector.get("matchExpressions") or []:
-        key, operator = each.get("key", ""), each.get("operator", "")
-        if operator in OPERATORS:
-            terms.append(f"{key} {OPERATORS[operator]} ({','.join(each.get('values') or [])})")
-        else:
-            terms.append(key if operator == "Exists" else f"!{key}")
-    return ",".join(terms)
 
 
 async def change_scale(writer: Writer, call: Call) -> Object:
     """Set a workload's replicas by the Scale (or the patch of one) in the body."""
     who = author(call, "scale")
     if media_of(call) == APPLY and call.verb == "patch":
-        return scale_of(await writer.change(call, _applied_scale(call, who), who))
+        return scale_of(call.kind, await writer.change(call, _applied_scale(call, who), who))
     if call.verb == "patch":
         change = patched(call, SCALE)
     else:
@@ -65,14 +52,13 @@ async def change_scale(writer: Writer, call: Call) -> Object:
             return body
 
     def make(obj: Object) -> Object:
-        new = change(scale_of(obj))
+        new = change(scale_of(call.kind, obj))
         version = (new.get("metadata") or {}).get("resourceVersion")
         if version and version != obj["metadata"]["resourceVersion"]:
             raise conflict(call.kind.resource.plural, call.kind.resource.group, call.target.name)
-        obj["spec"]["replicas"] = _replicas(call, new)
-        return obj
+        return scaling.scaled(call.kind, obj, _replicas(call, new))
 
-    return scale_of(await writer.change(call, make, who))
+    return scale_of(call.kind, await writer.change(call, make, who))
 
 
 def _replicas(call: Call, scale: Object) -> int:
@@ -91,7 +77,7 @@ def _applied_scale(call: Call, who: Who) -> Change:
     resource = call.kind.resource
     claim: Object = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {}}
     if isinstance(config.get("spec"), dict) and "replicas" in config["spec"]:
-        claim["spec"] = {"replicas": _replicas(call, config)}
+        scaling.scaled(call.kind, claim, _replicas(call, config))
     return lambda live: tracking.apply(call.kind, live, claim, who, stamp, force=forced(call))
 
 

@@ -77,7 +77,7 @@ class Writer:
             if await self._cluster.etcd.get(key):
                 raise AlreadyExists(key)
             return obj
-        if kind.resource.plural != "services":
+        if kind.own != "Service":
             return await self._cluster.storage.create(key, obj, lease=await self._cluster.lease(kind))
         if await self._cluster.etcd.get(key):
             raise AlreadyExists(key)
@@ -157,7 +157,7 @@ class Writer:
             new = converting.stored(call.kind, new)
             meta.kept(kind, old, new, sub=sub)
             defaults.default(kind.resource.kind, new)
-            if kind.resource.plural == "services":
+            if kind.own == "Service":
                 service_fields.carry(old, new)
             if who.operation != APPLIES:
                 tracking.track(kind, old, new, sent, who, stamp)
@@ -178,7 +178,7 @@ class Writer:
             if dry:
                 old = await self._cluster.storage.get(key)
                 return alter(clone(old)) or old
-            if kind.resource.plural == "services":
+            if kind.own == "Service":
                 return await self._alter_service(key, alter)
             return await self._cluster.storage.update(key, alter, lease=await self._cluster.lease(kind))
         except NotFound:
@@ -208,7 +208,7 @@ class Writer:
         def alter(old: Object) -> Object | None:
             nonlocal gone
             meta.check_preconditions(kind, old, options)
-            if kind.resource.plural == "namespaces" and name in UNDELETABLE:
+            if kind.own == "Namespace" and name in UNDELETABLE:
                 raise Refused(403, f'namespaces "{name}" is forbidden: this namespace may not be deleted',
                               details={"name": name, "kind": "namespaces"})
             new = meta.deleting(kind, old, options, stamp, later)
