@@ -7,14 +7,15 @@ Each in every mode, by all protocols, from a pod by the ClusterIP and from outsi
 from __future__ import annotations
 
 import contextlib
+import socket
 from typing import Any
 
 import pytest
-from asking import NODE_PORT, VIP, await_state, lines
+from asking import NODE_PORT, PATIENCE, VIP, await_state, lines
 from conformance_rows import LOCAL, ZONE, B, C, Object, leaving, made, member
 from conftest import Agent
 from proxy_api import Api
-from proxy_net import FAR_POD, World, in_family
+from proxy_net import FAR_POD, World, eventually, in_family, of
 
 from nodecore.net import Family
 
@@ -114,3 +115,39 @@ def test_killed(net: World, told: Api, running: Agent, family: Family, feature: 
         told.put(*(in_family(family, item) for item in moving(*state(C, FAR_POD)[:2])))
         running.start()
         await_state(net, family, {"pod-c", "far"}, {"pod-c", "far"})
+
+
+def flows(net: World, family: Family, protocol: str, address: str, endpoint: str) -> int:
+    """How many are remembered from a caller to this address, answered by that endpoint."""
+    listed = ["conntrack", "-L", "-f", f"ipv{family.value}", "-p", protocol,
+              "--orig-dst", of(family, address), "--reply-src", of(family, endpoint)]
+    return len(net.spaces["node"].run(listed, check=False).stdout.splitlines())
+
+
+@EACH_FAMILY
+@pytest.mark.parametrize("feature", ["transition: flows to who is gone are forgotten, others are kept"])
+def test_flows(net: World, told: Api, running: Agent, family: Family, feature: str) -> None:
+    """A caller of UDP who goes on sending from one port finds who answers now; a call past the Service is left alone."""
+    told.put(*(in_family(family, item) for item in moving(*state(B, leaving(C))[:2])))
+    await_state(net, family, {"pod-b"}, {"pod-b"})
+    sockets = []
+    for address, port in ((VIP, 80), (B, 8080)):
+        with net.spaces["pod-a"].enter():
+            sockets.append(socket.socket(family.af, socket.SOCK_DGRAM))
+        sockets[-1].settimeout(1)
+        sockets[-1].connect((of(family, address), port))
+    with sockets[0] as flow, sockets[1] as direct:
+        assert {talk(flow), talk(direct)} == {"pod-b"}
+        assert flows(net, family, "sctp", VIP, B) > 0
+        told.put(*(in_family(family, item) for item in moving(*state(C)[:2])))
+        eventually(lambda: talk(flow) == "pod-c", PATIENCE)
+        eventually(lambda: flows(net, family, "udp", VIP, B) == flows(net, family, "sctp", VIP, B) == 0, PATIENCE)
+        assert flows(net, family, "udp", B, B) == 1
+        assert talk(direct) == "pod-b"
+
+
+def talk(flow: socket.socket) -> str:
+    with contextlib.suppress(TimeoutError, ConnectionRefusedError):
+        flow.send(b"?")
+        return flow.recv(100).decode().split()[0]
+    return ""
