@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ PSK = "1f2e" * 24
 WG_PSK = b64encode(bytes(range(32))).decode()
 STRANGER = b64encode(bytes([9] * 32)).decode()
 LIBIPSEC = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"
+NUMBER = re.compile(r"\d+:")  # of a link, which is another one when it is made again
 STRONGSWAN = """charon {{
   load_modular = no
   load = random nonce openssl aes sha1 sha2 hmac gmp kdf gcm socket-default {kernel} vici
@@ -229,7 +231,8 @@ class Row:
             found.append(str(sorted(link(node, device).items(), key=str)))
             known = (f"ip -o addr show dev {device} scope global", f"ip neigh show dev {device} nud permanent",
                      f"ip -6 neigh show dev {device} nud permanent", f"bridge fdb show dev {device}")
-            found += [str(sorted(node.sh(command).split()[1:])) for command in known]
+            words = [node.sh(command).split() for command in known]
+            found += [str(sorted(word for word in line if not NUMBER.fullmatch(word))) for line in words]
         return "\n".join(found)
 
 
