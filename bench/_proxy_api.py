@@ -24,6 +24,11 @@ def pod(number: int) -> str:
     return f"10.{128 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 
+def six(address: str) -> str:
+    """The same in IPv6."""
+    return "fd00:{}::{}:{}:{}".format(*address.split("."))
+
+
 def meta(name: str, version: int, **more: Any) -> dict[str, Any]:
     fields = {"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": {"f:ports": {}}}
     written = [{"manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1", "time": WRITTEN,
@@ -32,10 +37,12 @@ def meta(name: str, version: int, **more: Any) -> dict[str, Any]:
             "resourceVersion": str(version), "creationTimestamp": WRITTEN, **more, "managedFields": written}
 
 
-def service(number: int, version: int = 1) -> dict[str, Any]:
+def service(number: int, version: int = 1, *, dual: bool = False) -> dict[str, Any]:
+    addresses = [vip(number), six(vip(number))] if dual else [vip(number)]
     spec = {
-        "clusterIP": vip(number), "clusterIPs": [vip(number)], "type": "ClusterIP", "sessionAffinity": "None",
-        "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "internalTrafficPolicy": "Cluster",
+        "clusterIP": vip(number), "clusterIPs": addresses, "type": "ClusterIP", "sessionAffinity": "None",
+        "ipFamilies": ["IPv4", "IPv6"] if dual else ["IPv4"],
+        "ipFamilyPolicy": "PreferDualStack" if dual else "SingleStack", "internalTrafficPolicy": "Cluster",
         "selector": {"app": f"s{number}"},
         "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080}],
     }
@@ -43,32 +50,34 @@ def service(number: int, version: int = 1) -> dict[str, Any]:
             "spec": spec, "status": {"loadBalancer": {}}}
 
 
-def endpoint_slice(number: int, *pods: int, version: int = 1) -> dict[str, Any]:
+def endpoint_slice(number: int, *pods: int, version: int = 1, ipv6: bool = False) -> dict[str, Any]:
     labels = {"app": f"s{number}", "kubernetes.io/service-name": f"s{number}",
               "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}
     endpoints = [
-        {"addresses": [pod(item)], "conditions": {"ready": True, "serving": True, "terminating": False}, "nodeName": "elsewhere",
+        {"addresses": [six(pod(item)) if ipv6 else pod(item)], "conditions": {"ready": True, "serving": True, "terminating": False}, "nodeName": "elsewhere",
          "targetRef": {"kind": "Pod", "namespace": "default", "name": f"s{number}-{item}",
                        "uid": f"10000000-0000-4000-8000-{item:012x}"}}
         for item in pods
     ]
-    return {"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv4", "endpoints": endpoints,
+    return {"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv6" if ipv6 else "IPv4",
+            "endpoints": endpoints,
             "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
-            "metadata": meta(f"s{number}-abcde", version, labels=labels)}
+            "metadata": meta(f"s{number}-{'six' if ipv6 else 'abcde'}", version, labels=labels)}
 
 
 class Api:
-    """Lists and watches of `size` Services with two endpoints each, on a listening socket of whatever namespace."""
+    """Lists and watches of `size` Services with two endpoints each (of each family), on a listening socket of whatever namespace."""
 
-    def __init__(self, sock: socket.socket, size: int) -> None:
+    def __init__(self, sock: socket.socket, size: int, *, dual: bool = False) -> None:
         self._sock, self._version = sock, 10
         self._watchers: dict[str, socket.socket] = {}
         self._ready = threading.Condition()
         self._lists = {
             "Node": listed("Node", []),
-            "Service": listed("Service", (service(number) for number in range(size))),
-            "EndpointSlice": listed(
-                "EndpointSlice", (endpoint_slice(number, 2 * number, 2 * number + 1) for number in range(size))),
+            "Service": listed("Service", (service(number, dual=dual) for number in range(size))),
+            "EndpointSlice": listed("EndpointSlice", (
+                endpoint_slice(number, 2 * number, 2 * number + 1, ipv6=ipv6)
+                for number in range(size) for ipv6 in ((False, True) if dual else (False,)))),
         }
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -11,33 +11,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
-from _proxy_api import Api, pod, vip  # noqa: E402
+from _proxy_api import Api, pod, six, vip  # noqa: E402
 
+from nodecore.kernel.iptables import Iptables  # noqa: E402
 from nodecore.kernel.netns import Netns  # noqa: E402
 from nodecore.kernel.nft import open_monitor  # noqa: E402
+from nodecore.net import Family  # noqa: E402
 
 PATIENCE = 120.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Site:
-    """A namespace with an API server of `size` Services; `start` runs a proxy there."""
+    """A namespace with an API server of `size` Services; `start` runs a proxy there, in `nftables` or `iptables-VARIANT` mode."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, mode: str = "nftables", *, dual: bool = False) -> None:
+        self.size, self.dual = size, dual
+        self.mode, _, self.variant = mode.partition("-")
         self._stack = contextlib.ExitStack()
         self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-proxy-")))
         self.space = self._stack.enter_context(Netns.create())
         with self.space.enter():
             sock = socket.create_server(("127.0.0.1", 0))
-        self.api = Api(sock, size)
+        self.api = Api(sock, size, dual=dual)
         self._stack.callback(self.api.close)
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._stack.callback(self._ready.close)
@@ -58,8 +61,10 @@ class Site:
 
     def start(self, *flags: str) -> float:
         """Start a proxy and return the seconds until it says that everything is written, which is checked."""
-        argv = [sys.executable, "-m", "proxy", "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", "nftables",
-                "--hostname-override", "node-1", "--cluster-cidr", "10.128.0.0/9", *flags]
+        argv = [sys.executable, "-m", "proxy", "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", self.mode,
+                "--hostname-override", "node-1", "--cluster-cidr", "10.128.0.0/9" + ",fd00:10::/32" * self.dual, *flags]
+        if self.variant:  # told by a chain of the kubelet's
+            self.space.run([f"iptables-{self.variant}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=False)
         with (self.directory / "log").open("ab") as log:
             begun = time.perf_counter()
             self.process = self.space.popen(argv, cwd=ROOT, stderr=log, stdout=log,
@@ -70,16 +75,30 @@ class Site:
             raise RuntimeError((self.directory / "log").read_text()[-4000:]) from None
         took = time.perf_counter() - begun
         assert said == b"READY=1", said
-        self.space.run(["nft", "get", "element", "ip", "kube-proxy", "services", f"{{ {vip(self.size - 1)} . tcp . 80 }}"])
+        self._check()
         return took
 
-    def stop(self) -> None:
+    def _check(self) -> None:
+        last = vip(self.size - 1)
+        if self.variant:
+            saved = self.space.run([f"iptables-{self.variant}-save", "-t", "nat"]).stdout
+            if saved.count(f"-d {last}/32 ") != 2:
+                raise RuntimeError(f"{last} is not in the rules")
+            return
+        for family, address in (("ip", last), ("ip6", six(last)))[:1 + self.dual]:
+            self.space.run(["nft", "get", "element", family, "kube-proxy", "services", f"{{ {address} . tcp . 80 }}"])
+
+    def stop(self, *, rules_too: bool = True) -> None:
         """End the proxy, and its rules."""
         if self.process:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             self.process = None
+        if rules_too:
             self.space.run(["nft", "flush", "ruleset"])
+            for table in ("nat", "filter", "mangle") if self.variant == "legacy" else ():
+                for verb in "-F", "-X":
+                    self.space.run(["iptables-legacy", "-t", table, verb])
 
     def memory(self) -> tuple[float, float]:
         """MB resident now, and at most so far."""
@@ -99,24 +118,17 @@ class Site:
         with self.space.enter():
             return open_monitor()
 
+    @contextlib.contextmanager
+    def size_of_table(self) -> Iterator[Callable[[], bytes]]:
+        """Of iptables-legacy, which tells nobody of changes: asks for the size of the table nat."""
+        tool = Iptables()
+        with self.space.enter():
+            yield lambda: tool.registered(Family.IPV4).get("nat", b"")
+
 
 def packed(number: int) -> bytes:
     """A pod's address as it stands in a message to or from the kernel."""
     return socket.inet_aton(pod(number))
-
-
-@contextlib.contextmanager
-def real_time() -> Iterator[bool]:
-    """Run this, and what is started meanwhile, before everything else on the machine, where that is allowed."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
-    except PermissionError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def load() -> list[float]:
