@@ -46,9 +46,6 @@ def start(at: Site) -> dict[str, float]:
 
 
 def requests(at: Site) -> dict[str, float]:
-    at.start()
-    created = wrk(at, PODS, create="made-", seconds=6)
-    at.stop()
     fill(at.etcd, MANY)
     at.start()
     wrk(at, f"{PODS}/{pod(7)['metadata']['name']}", seconds=1)
@@ -60,6 +57,7 @@ def requests(at: Site) -> dict[str, float]:
         size = len(at.call(connection, "GET", PODS))
         lists.append(time.perf_counter() - began)
     connection.close()
+    created = wrk(at, PODS, create="made-", seconds=6)
     found = {f"create_{name}": value for name, value in created.items()} | {f"get_{name}": value for name, value in got.items()}
     return found | {"list_5000_s": statistics.median(lists), "list_mb": size / 1e6, "mb_after_requests": at.resident}
 
@@ -70,7 +68,7 @@ def watches(at: Site) -> dict[str, float]:
     connection = at.connection()
     at.call(connection, "POST", PODS, new_pod())
     name = f"{PODS}/{new_pod()['metadata']['name']}"
-    path = f"{PODS}?watch=1&resourceVersion={json.loads(at.call(connection, 'GET', PODS))['metadata']['resourceVersion']}"
+    path = watch_from_now(at, connection)
     with watchers(at, WATCHERS, path) as process:
         assert process.stdin
         assert process.stdout
@@ -85,7 +83,11 @@ def watches(at: Site) -> dict[str, float]:
     cuts = statistics.quantiles(delays, n=100)
     complete = len(delays) / WATCHERS / CHANGES
     return {"watchers_1000_p50_ms": cuts[49], "watchers_1000_p99_ms": cuts[98], "watchers_complete": complete,
-            "watch_server_cpu_us": used / len(delays) * 1e6, **idle(at, path, before)}
+            "watch_server_cpu_us": used / len(delays) * 1e6, **idle(at, watch_from_now(at, connection), before)}
+
+
+def watch_from_now(at: Site, connection: Any) -> str:
+    return f"{PODS}?watch=1&resourceVersion={json.loads(at.call(connection, 'GET', PODS))['metadata']['resourceVersion']}"
 
 
 def idle(at: Site, path: str, before: float) -> dict[str, float]:
