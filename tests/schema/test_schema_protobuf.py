@@ -148,8 +148,8 @@ def test_packed_numbers_and_managed_fields():
 
 
 def test_a_kind_not_served_is_named():
-    with pytest.raises(Invalid, match='no kind "CronJob" is registered for version "batch/v1"'):
-        decode_protobuf(envelope("batch/v1", "CronJob"))
+    with pytest.raises(Invalid, match='no kind "CronTab" is registered for version "stable.example.com/v1"'):
+        decode_protobuf(envelope("stable.example.com/v1", "CronTab"))
 
 
 def test_zeros_are_kept_where_kubernetes_keeps_them():

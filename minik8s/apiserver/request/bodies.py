@@ -31,6 +31,7 @@ def decode(body: bytes, content: str) -> Object:
             found = schema.decode_protobuf(body)
         except Invalid as error:
             raise bad_request(str(error)) from None
+        bounded(found)
     elif media == YAML:
         found, _ = read_yaml(body)
         bounded(found)

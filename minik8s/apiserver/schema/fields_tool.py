@@ -27,17 +27,28 @@ Messages = dict[str, dict[str, str]]
 HERE = Path(__file__).parent
 GROUPS = {
     "api/core/v1": "core.v1", "api/apps/v1": "apps.v1", "api/autoscaling/v1": "autoscaling.v1",
+    "api/autoscaling/v2beta2": "autoscaling.v2", "api/batch/v1": "batch.v1", "api/batch/v1beta1": "batch.v1",
     "api/coordination/v1": "coordination.v1", "api/authentication/v1": "authentication.v1",
     "api/authorization/v1": "authorization.v1", "api/policy/v1beta1": "policy.v1", "api/discovery/v1beta1": "discovery.v1",
-    "apimachinery/pkg/apis/meta/v1": "meta.v1",
+    "api/networking/v1": "networking.v1", "api/rbac/v1": "rbac.v1", "api/scheduling/v1": "scheduling.v1",
+    "api/node/v1": "node.v1",
+    "api/storage/v1alpha1": "storage.v1", "api/storage/v1": "storage.v1", "api/certificates/v1": "certificates.v1",
+    "api/events/v1": "events.v1", "api/admissionregistration/v1": "admissionregistration.v1",
+    "apiextensions-apiserver/pkg/apis/apiextensions/v1": "apiextensions.v1", "apimachinery/pkg/apis/meta/v1": "meta.v1",
 }
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
 MESSAGE = re.compile(r"^message (\w+) \{\n(.*?)^\}", re.M | re.S)
 FIELD = re.compile(r"(?:map<\s*string\s*,\s*([\w.]+)\s*>|(optional|repeated)\s+([\w.]+))\s+(\w+) = (\d+);")
 STRUCT = re.compile(r"^type (\w+) struct \{\n(.*?)^\}", re.M | re.S)
 POINTER = re.compile(r"\*[\w.]+\s+`json:\"(\w+)")
+ROOTS = ("meta.v1.LabelSelector", "meta.v1.PartialObjectMetadata", "meta.v1.PartialObjectMetadataList", "meta.v1.WatchEvent")
 SCALARS = frozenset({"string", "bytes", "bool", "int32", "int64", "double"})
 LATER_POINTERS = {  # strings of fields_later.proto that Go holds by pointer; its other scalars all are
+    "IngressClassParametersReference": "apiGroup scope namespace", "IngressPortStatus": "error",
+    "JobSpec": "completionMode podReplacementPolicy managedBy", "PodFailurePolicyOnExitCodesRequirement": "containerName",
+    "SuccessPolicyRule": "succeededIndexes", "JobStatus": "failedIndexes", "CronJobSpec": "timeZone",
+    "PersistentVolumeClaimStatus": "currentVolumeAttributesClassName", "PersistentVolumeSpec": "volumeAttributesClassName",
+    "PodDisruptionBudgetSpec": "unhealthyPodEvictionPolicy", "ValidationRule": "reason",
     "AppArmorProfile": "localhostProfile", "ClusterTrustBundleProjection": "name signerName", "Container": "restartPolicy",
     "ContainerStatus": "stopSignal", "Endpoint": "zone", "EphemeralContainerCommon": "restartPolicy", "GRPCAction": "service",
     "LeaseSpec": "strategy preferredHolder", "Lifecycle": "stopSignal", "LoadBalancerIngress": "ipMode",
@@ -48,7 +59,12 @@ LATER_POINTERS = {  # strings of fields_later.proto that Go holds by pointer; it
     "VolumeMountStatus": "recursiveReadOnly",
 }
 WELL_KNOWN = {"Quantity": "quantity", "IntOrString": "intorstring", "Time": "time", "MicroTime": "time",
-              "FieldsV1": "json", "RawExtension": "json", "ExtraValue": "strings"}
+              "FieldsV1": "json", "RawExtension": "json", "ExtraValue": "strings", "JSON": "json",
+              "JSONSchemaPropsOrArray": "schemas", "JSONSchemaPropsOrBool": "schemabool",
+              "JSONSchemaPropsOrStringArray": "schemastrings"}
+DASHED = re.compile(r"xKubernetes(\w+)")
+RENAMED = {("apiextensions.v1.JSONSchemaProps", "ref"): "$ref", ("apiextensions.v1.JSONSchemaProps", "schema"): "$schema"}
+POINTERS = ("$ref", "x-kubernetes-preserve-unknown-fields")
 
 
 @click.command()
@@ -60,9 +76,10 @@ def command(source: Path, out: Path) -> None:
     messages: Messages = {}
     for place, package in GROUPS.items():
         folder = source / "staging/src/k8s.io" / place
-        pointers = set(read_pointers((folder / "types.go").read_text()))
+        pointers = {each for path in sorted(folder.glob("types*.go")) for each in read_pointers(path.read_text())}
         merge(messages, read_proto((folder / "generated.proto").read_text(), package, pointers))
     merge(messages, read_later((HERE / "fields_later.proto").read_text()))
+    rename(messages)
     mark_inlined(messages, shapes)
     mark_always_shown(messages, shapes)
     kept = reachable(messages, shapes)
@@ -122,6 +139,18 @@ def type_name(kind: str, package: str) -> str:
     return ".".join(kind.split(".")[-3:]) if "." in kind else f"{package}.{kind}"
 
 
+def rename(messages: Messages) -> None:
+    """Give fields the names they have in JSON where the .proto spells them otherwise."""
+    for message, fields in messages.items():
+        for number, line in fields.items():
+            field, _, kind = line.partition(" ")
+            found = DASHED.fullmatch(field)
+            dashed = re.sub(r"[A-Z]", lambda letter: "-" + letter[0].lower(), found[1]) if found else ""
+            known = RENAMED.get((message, field)) or (f"x-kubernetes{dashed}" if found else field)
+            known = "webhooks" if known == "Webhooks" else known
+            fields[number] = f"{known} {'*' if known in POINTERS else ''}{kind}"
+
+
 def mark_inlined(messages: Messages, shapes: Shapes) -> None:
     """A field whose name JSON does not know is a Go struct embedded in its holder, or one that is no more."""
     for name, fields in messages.items():
@@ -147,7 +176,7 @@ def mark_always_shown(messages: Messages, shapes: Shapes) -> None:
 
 def reachable(messages: Messages, shapes: Shapes) -> set[str]:
     """The served kinds' messages and those they refer to."""
-    todo = [name for name in (*shapes.kinds.values(), "meta.v1.LabelSelector") if name in messages]
+    todo = [name for name in (*shapes.kinds.values(), *ROOTS) if name in messages]
     seen: set[str] = set()
     while todo:
         name = todo.pop()

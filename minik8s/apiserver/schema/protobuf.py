@@ -3,8 +3,8 @@
 A body is `k8s\\0` and a runtime.Unknown {1 typeMeta {1 apiVersion, 2 kind}, 2 raw}; `raw` is the object by the numbers in
 `fields.json`. Go writes every plain field even when empty: as there, empty strings, zeros and false are left out again unless
 the field is held by pointer, or JSON always shows it. Numbers of a later Kubernetes are passed over, as the original does.
-Answers are never protobuf. Pure but for reading the table once.
-Must not know: HTTP. Read next: `fields_tool.py`, which made the table.
+Pure but for reading the table once.
+Must not know: HTTP. Read next: `protobuf_out.py`, the way out; `fields_tool.py`, which made the table.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from nodecore.errors import Invalid
 
 MAGIC = b"k8s\0"
+ALWAYS = ("intorstring", "schemabool")  # their zeros are values
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 Value = int | bytes
 CORE_ONLY = {"DeleteOptions": "meta.v1.DeleteOptions", "CreateOptions": "meta.v1.CreateOptions", "Status": "meta.v1.Status"}
@@ -32,15 +33,17 @@ def decode_protobuf(body: bytes) -> dict[str, Any]:
         raise Invalid("protobuf body does not begin with its k8s mark")
     try:
         api_version, kind, raw = _unwrap(body[len(MAGIC):])
-        obj = decode_message(_message_of(api_version, kind), raw)
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
+        obj = decode_message(message_of(api_version, kind), raw)
+    except RecursionError:
+        raise Invalid("protobuf body is nested too deep") from None
+    except (IndexError, struct.error, UnicodeDecodeError, OverflowError) as error:
         raise Invalid(f"protobuf body is damaged: {error}") from None
     return {"apiVersion": api_version, "kind": kind, **obj}
 
 
 def decode_message(name: str, raw: bytes) -> dict[str, Any]:
     """One message of the table as a JSON object."""
-    fields = _table()[name]
+    fields = table()[name]
     made: dict[str, Any] = {}
     for number, value in _wire(raw):
         line = fields.get(str(number))
@@ -50,7 +53,8 @@ def decode_message(name: str, raw: bytes) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _table() -> dict[str, dict[str, str]]:
+def table() -> dict[str, dict[str, str]]:
+    """Message -> number -> name and type."""
     found: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("fields.json").read_bytes())
     return found
 
@@ -61,10 +65,11 @@ def _unwrap(envelope: bytes) -> tuple[str, str, bytes]:
     return _octets(meta.get(1, b"")).decode(), _octets(meta.get(2, b"")).decode(), _octets(parts.get(2, b""))
 
 
-def _message_of(api_version: str, kind: str) -> str:
+def message_of(api_version: str, kind: str) -> str:
+    """The message of a kind; Invalid for one that has none."""
     group, _, version = api_version.rpartition("/")
     name = CORE_ONLY.get(kind) or f"{group.partition('.')[0] or 'core'}.{version}.{kind}"
-    if name not in _table():
+    if name not in table():
         raise Invalid(f'no kind "{kind}" is registered for version "{api_version}" in protobuf')
     return name
 
@@ -82,7 +87,7 @@ def _add(made: dict[str, Any], line: str, value: Value) -> None:
         made[name] = _value(kind[1:], value)
     else:
         found = _value(kind, value)
-        if found or isinstance(found, dict):
+        if found or isinstance(found, dict) or kind in ALWAYS:
             made[name] = found
 
 
@@ -137,12 +142,32 @@ def _embedded(value: Value) -> Any:
     raw = _octets(dict(_wire(_octets(value))).get(1, b""))
     try:
         return json.loads(raw) if raw else None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Invalid("protobuf body holds an embedded object that is not JSON") from None
 
 
 def _strings(value: Value) -> list[str]:
     return [_octets(item).decode() for number, item in _wire(_octets(value)) if number == 1]
+
+
+def _schemas(value: Value) -> Any:
+    """A schema, or a list of them."""
+    parts = list(_wire(_octets(value)))
+    if any(number == 1 for number, _ in parts):
+        return _value("apiextensions.v1.JSONSchemaProps", dict(parts)[1])
+    return [_value("apiextensions.v1.JSONSchemaProps", item) for number, item in parts if number == 2]
+
+
+def _schema_or_bool(value: Value) -> Any:
+    parts = dict(_wire(_octets(value)))
+    return _value("apiextensions.v1.JSONSchemaProps", parts[2]) if 2 in parts else bool(_signed(parts.get(1, 0)))
+
+
+def _schema_or_strings(value: Value) -> Any:
+    parts = list(_wire(_octets(value)))
+    if any(number == 1 for number, _ in parts):
+        return _value("apiextensions.v1.JSONSchemaProps", dict(parts)[1])
+    return [_octets(item).decode() for number, item in parts if number == 2]
 
 
 SPECIAL: dict[str, Callable[[Value], Any]] = {
@@ -157,6 +182,9 @@ SPECIAL: dict[str, Callable[[Value], Any]] = {
     "time": _time,
     "json": _embedded,
     "strings": _strings,
+    "schemas": _schemas,
+    "schemabool": _schema_or_bool,
+    "schemastrings": _schema_or_strings,
 }
 
 
