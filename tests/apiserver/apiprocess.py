@@ -133,12 +133,13 @@ class ApiServer:
                 return _answer(error.code, error.read(), error.headers)
 
     def kubectl(self, *argv: str, user: str = "admin", stdin: str = "", check: bool = True, binary: str = "kubectl",
-                seconds: float = 30) -> subprocess.CompletedProcess[str]:
+                seconds: float = 30, editor: str = "false") -> subprocess.CompletedProcess[str]:
         home = self.file("home")
         home.mkdir(exist_ok=True)
         done = subprocess.run(
             [binary, "--kubeconfig", str(self.file(f"{user}.kubeconfig")), *argv], input=stdin, text=True, capture_output=True,
-            timeout=seconds, check=False, env={"HOME": str(home), "PATH": os.environ["PATH"], "KUBECTL_BINARY": binary})
+            timeout=seconds, check=False, env={"HOME": str(home), "PATH": os.environ["PATH"], "KUBECTL_BINARY": binary,
+                                               "KUBE_EDITOR": editor})
         if check and done.returncode:
             raise AssertionError(f"kubectl {' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}\n"
                                  f"{self.file('log').read_text()[-2000:]}")

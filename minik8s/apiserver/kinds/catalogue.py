@@ -22,7 +22,7 @@ ALL, API = ("all",), ("api-extensions",)
 WHOLE = (SCALE, STATUS)
 POD_SUBS = (
     Sub("attach", ("create", "get"), "PodAttachOptions"), Sub("binding", ("create",), "Binding"),
-    Sub("eviction", ("create",), "Eviction", "policy", "v1"),
+    Sub("ephemeralcontainers", ("get", "patch", "update")), Sub("eviction", ("create",), "Eviction", "policy", "v1"),
     Sub("exec", ("create", "get"), "PodExecOptions"), Sub("log", ("get",)),
     Sub("portforward", ("create", "get"), "PodPortForwardOptions"), STATUS,
 )
@@ -123,6 +123,7 @@ EMPTY_GROUPS: tuple[tuple[str, str], ...] = ()
 
 REFUSED: dict[tuple[str, str], str] = {  # by group and plural, "" for a whole group
     ("", "componentstatuses"): "they are deprecated: ask /readyz",
+    ("", "pods/resize"): "containers are not resized in place",
     (ADMISSION, "validatingadmissionpolicies"): "CEL is not evaluated here",
     (ADMISSION, "validatingadmissionpolicybindings"): "CEL is not evaluated here",
     (ADMISSION, "mutatingadmissionpolicies"): "CEL is not evaluated here",

@@ -56,5 +56,5 @@ class Registry:
 
 def refusal(group: str, plural: str) -> str:
     """Why a kind of the original's is not served; empty for one that nobody knows."""
-    why = REFUSED.get((group, plural)) or REFUSED.get((group, ""), "")
+    why = REFUSED.get((group, plural), "") or REFUSED.get((group, ""), "")
     return f"{plural}{'.' if group else ''}{group} is not served: {why}" if why else ""

@@ -14,7 +14,7 @@ from typing import Any
 from minik8s.apiserver.kinds import causes, rules
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.kinds.defaults_pod import each, section
-from minik8s.apiserver.kinds.validate_pod import pod, pod_change, pod_template
+from minik8s.apiserver.kinds.validate_pod import debug_change, pod, pod_change, pod_template
 from minik8s.apiserver.kinds.validate_service import service, service_change
 from minik8s.apiserver.request.status import Cause, invalid
 
@@ -31,9 +31,10 @@ def check_new(kind: Kind, obj: Object) -> None:
     _refuse(kind, obj, [*_meta(kind, obj), *_content(kind, obj)])
 
 
-def check_change(kind: Kind, old: Object, new: Object) -> None:
-    """Refuse a change to something that does not hold together or may not become that."""
-    change, further = CHANGES.get(kind.own), rules.CHANGES.get(kind.own, ())
+def check_change(kind: Kind, old: Object, new: Object, *, sub: str = "") -> None:
+    """Refuse a change (through a subresource) to something that does not hold together or may not become that."""
+    name = f"{kind.own}/{sub}" if f"{kind.own}/{sub}" in CHANGES else kind.own
+    change, further = CHANGES.get(name), rules.CHANGES.get(name, ())
     found = [*(change(old, new) if change else ()), *(cause for each_rule in further for cause in each_rule(old, new))]
     _refuse(kind, new, [*_meta(kind, new), *_content(kind, new), *found])
 
@@ -202,7 +203,8 @@ CONTENT: dict[str, Callable[[Object], Iterator[Cause]]] = {
     "Lease": _lease,
 }
 CHANGES: dict[str, Callable[[Object, Object], Iterator[Cause]]] = {
-    "Pod": pod_change, "Service": service_change, "Deployment": _same("spec", "selector"),
-    "ReplicaSet": _same("spec", "selector"), "DaemonSet": _same("spec", "selector"), "ConfigMap": _frozen, "Secret": _frozen,
-    "EndpointSlice": _same("addressType"), "ControllerRevision": _same("data"), "Node": _same("spec", "podCIDR"),
+    "Pod": pod_change, "Pod/ephemeralcontainers": debug_change, "Service": service_change,
+    **dict.fromkeys(("Deployment", "ReplicaSet", "DaemonSet"), _same("spec", "selector")), "ConfigMap": _frozen,
+    "Secret": _frozen, "EndpointSlice": _same("addressType"), "ControllerRevision": _same("data"),
+    "Node": _same("spec", "podCIDR"),
 }

@@ -145,6 +145,27 @@ def _resources(field: str, resources: Object) -> Iterator[Cause]:
                                                                                  f"{resources['limits'][name]}")
 
 
+def debug_change(old: Object, new: Object) -> Iterator[Cause]:
+    """Ephemeral containers come, and then stay as they are."""
+    before, after = (each(section(obj, "spec"), "ephemeralContainers") for obj in (old, new))
+    spec = section(new, "spec")
+    kept = {item.get("name"): item for item in after}
+    for item in before:
+        name = item.get("name")
+        if kept.get(name) != item:
+            what = "changed" if name in kept else "removed"
+            yield causes.forbidden("spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be {what}")
+    yield from _unique("spec.ephemeralContainers", [*after, *each(spec, "containers"), *each(spec, "initContainers")])
+    targets = {item.get("name") for item in each(spec, "containers")}
+    for index, item in enumerate(after):
+        field = f"spec.ephemeralContainers[{index}]"
+        if item.get("targetContainerName") and item["targetContainerName"] not in targets:
+            yield Cause(f"{field}.targetContainerName", f'Not found: "{item["targetContainerName"]}"', "FieldValueNotFound")
+        for key in ("ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"):
+            if item.get(key):
+                yield causes.forbidden(f"{field}.{key}", "cannot be set for an Ephemeral Container")
+
+
 def pod_change(old: Object, new: Object) -> Iterator[Cause]:
     """What a running pod may not become: all but its images, its deadline and more tolerations is fixed."""
     before, after = dict(section(old, "spec")), dict(section(new, "spec"))

@@ -14,6 +14,7 @@ from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import Review
+from minik8s.apiserver.kinds.registry import refusal
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Answer, Call, answer
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, success
@@ -44,7 +45,7 @@ class Dispatch:
         target = call.target
         if call.verb == "list":
             return await reading.list_(self._cluster, call)
-        if target.subresource in ("", "status"):
+        if target.subresource in ("", "status", "ephemeralcontainers"):
             _known(call)
             return await reading.get(self._cluster, call)
         if target.subresource == "scale" and call.kind.sub("scale"):
@@ -94,6 +95,8 @@ class Dispatch:
                 return answer(await subresources.change_scale(self._writer, call))
             case "binding":
                 return answer(await subresources.bind(self._writer, call, target.name), 201)
+            case "ephemeralcontainers":
+                return shown(call, await subresources.debug(self._writer, call))
             case "eviction":
                 return answer(await subresources.evict(self._writer, call), 201)
             case "finalize":
@@ -133,4 +136,4 @@ def _known(call: Call) -> Any:
 
 
 def _no(call: Call) -> Refused:
-    return no_such_path()
+    return no_such_path(refusal(call.target.group, f"{call.target.plural}/{call.target.subresource}"))

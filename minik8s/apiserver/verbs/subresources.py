@@ -81,6 +81,24 @@ def _applied_scale(call: Call, who: Who) -> Change:
     return lambda live: tracking.apply(call.kind, live, claim, who, stamp, force=forced(call))
 
 
+async def debug(writer: Writer, call: Call) -> Object:
+    """Add ephemeral containers to a pod; nothing else of what is sent counts."""
+    who = author(call, "ephemeralcontainers")
+    body = {} if call.verb == "patch" else decode(call.body, call.content)
+    change: Change = patched(call) if call.verb == "patch" else lambda _: body
+
+    def make(pod: Object) -> Object:
+        spec = change(clone(pod)).get("spec")
+        found = (spec.get("ephemeralContainers") or []) if isinstance(spec, dict) else None
+        if not isinstance(found, list):
+            raise bad_request("spec.ephemeralContainers is not a list")
+        if found or pod["spec"].get("ephemeralContainers"):
+            pod["spec"]["ephemeralContainers"] = found
+        return pod
+
+    return await writer.change(call, make, who, sub="ephemeralcontainers")
+
+
 async def bind(writer: Writer, call: Call, name: str = "") -> Object:
     """Give a pod its node."""
     body = decode(call.body, call.content)

@@ -164,7 +164,7 @@ class Writer:
             elif sent is not tracking.UNSAID:
                 new["metadata"]["managedFields"] = sent
             if sub != "status":
-                validate.check_change(kind, old, new)
+                validate.check_change(kind, old, new, sub=sub)
             return None if meta.finished(kind, new) else new
 
         done = await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)
