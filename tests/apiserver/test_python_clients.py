@@ -1,0 +1,98 @@
+"""Other people's clients, unmodified: the official Python client with its watches and dynamic kinds, and lightkube."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.apiserver.apiprocess import ApiServer
+from tests.apiserver.test_crd import Widgets
+
+kubernetes = pytest.importorskip("kubernetes", reason="the Python client is not installed")
+lightkube = pytest.importorskip("lightkube", reason="lightkube is not installed")
+pytestmark = pytest.mark.etcd
+SPACE = "python-clients"
+
+
+@pytest.fixture(scope="module")
+def client(api: ApiServer) -> Any:
+    made = kubernetes.config.new_client_from_config(str(api.file("admin.kubeconfig")))
+    kubernetes.client.CoreV1Api(made).create_namespace({"metadata": {"name": SPACE}})
+    return made
+
+
+def test_the_official_client_reads_and_writes(client: Any) -> None:
+    core, apps = kubernetes.client.CoreV1Api(client), kubernetes.client.AppsV1Api(client)
+    core.create_namespaced_config_map(SPACE, kubernetes.client.V1ConfigMap(metadata={"name": "one"}, data={"k": "v"}))
+    core.patch_namespaced_config_map("one", SPACE, {"data": {"k": "w"}})
+    assert core.read_namespaced_config_map("one", SPACE).data == {"k": "w"}
+    container = kubernetes.client.V1Container(name="c", image="x")
+    pod = kubernetes.client.V1PodSpec(containers=[container])
+    template = kubernetes.client.V1PodTemplateSpec(metadata={"labels": {"a": "b"}}, spec=pod)
+    spec = kubernetes.client.V1DeploymentSpec(selector={"matchLabels": {"a": "b"}}, template=template)
+    apps.create_namespaced_deployment(SPACE, kubernetes.client.V1Deployment(metadata={"name": "d"}, spec=spec))
+    apps.patch_namespaced_deployment_scale("d", SPACE, {"spec": {"replicas": 4}})
+    assert apps.read_namespaced_deployment("d", SPACE).spec.replicas == 4
+    with pytest.raises(kubernetes.client.ApiException) as refused:
+        core.read_namespaced_pod("nobody", SPACE)
+    assert refused.value.status == 404
+    assert "apps" in {group.name for group in kubernetes.client.ApisApi(client).get_api_versions().groups}
+    assert kubernetes.client.VersionApi(client).get_code().major == "1"
+
+
+def test_the_official_client_watches(client: Any) -> None:
+    core, seen = kubernetes.client.CoreV1Api(client), []
+    listed = core.list_namespaced_secret(SPACE)
+    watch = kubernetes.watch.Watch()
+
+    def follow() -> None:
+        for event in watch.stream(core.list_namespaced_secret, SPACE, resource_version=listed.metadata.resource_version,
+                                  timeout_seconds=10):
+            seen.append((event["type"], event["object"].metadata.name, dict(event["object"].metadata.labels or {})))
+            if event["type"] == "DELETED":
+                watch.stop()
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    core.create_namespaced_secret(SPACE, {"metadata": {"name": "s"}, "stringData": {"k": "v"}})
+    core.patch_namespaced_secret("s", SPACE, {"metadata": {"labels": {"a": "b"}}})
+    core.delete_namespaced_secret("s", SPACE)
+    follower.join(15)
+    assert seen == [("ADDED", "s", {}), ("MODIFIED", "s", {"a": "b"}), ("DELETED", "s", {"a": "b"})]
+
+
+def test_the_dynamic_client_finds_custom_kinds(api: ApiServer, client: Any) -> None:
+    widgets = Widgets(api)
+    widgets.define()
+    dynamic = kubernetes.dynamic.DynamicClient(client)
+    found = dynamic.resources.get(api_version=f"{widgets.group}/v1", kind="Widget")
+    found.create(body=widgets.widget("dyn"), namespace="default")
+    assert found.get(name="dyn", namespace="default").spec.size == 3
+    applied = widgets.widget("dyn", size=7)
+    found.server_side_apply(body=applied, name="dyn", namespace="default", field_manager="tester", force_conflicts=True)
+    assert found.get(name="dyn", namespace="default").spec.size == 7
+    assert [event["type"] for event in found.watch(namespace="default", timeout=1)][:1] == ["ADDED"]
+    found.delete(name="dyn", namespace="default")
+    api.call("DELETE", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.{widgets.group}")
+
+
+async def test_lightkube_lists_watches_and_applies(api: ApiServer, client: Any) -> None:
+    from lightkube.models.meta_v1 import ObjectMeta
+    from lightkube.resources.core_v1 import ConfigMap
+    from lightkube.types import PatchType
+
+    config = lightkube.KubeConfig.from_file(str(api.file("admin.kubeconfig")))
+    made = lightkube.AsyncClient(config=config.get(), namespace=SPACE, field_manager="light")
+    one = ConfigMap(apiVersion="v1", kind="ConfigMap", metadata=ObjectMeta(name="light", namespace=SPACE), data={"a": "1"})
+    assert (await made.apply(one)).data == {"a": "1"}
+    await made.patch(ConfigMap, "light", {"data": {"b": "2"}}, patch_type=PatchType.MERGE)
+    assert (await made.get(ConfigMap, "light")).data == {"a": "1", "b": "2"}
+    names = [item.metadata.name async for item in made.list(ConfigMap, labels=None)]
+    assert "light" in names
+    async for kind, obj in made.watch(ConfigMap, fields={"metadata.name": "light"}):
+        assert (kind, obj.metadata.name) == ("ADDED", "light")
+        break
+    await made.delete(ConfigMap, "light")
+    await made.close()
