@@ -33,7 +33,7 @@ from minik8s.apiserver.request.status import Refused, method_not_allowed, no_suc
 from minik8s.apiserver.verbs.dispatch import Dispatch
 from minik8s.apiserver.verbs.stream import PATHS as STREAMS
 from minik8s.apiserver.verbs.stream import carry
-from minik8s.apiserver.verbs.watching import Watching, content_of
+from minik8s.apiserver.verbs.watching import Watching
 
 log = logging.getLogger(__name__)
 MOST_IN_FLIGHT = 400
@@ -68,7 +68,7 @@ class Handler:
             code = refused.code
             if refused.code == 500 and not isinstance(error, Refused):
                 log.exception("%s %s", request.method, path)
-            response = _respond(refusal(refused))
+            response = _respond(refusal(refused, request.headers.get("Accept", "")))
         finally:
             self._health.count(verb, target.plural if target else "", code, time.monotonic() - began)
         return response
@@ -140,7 +140,7 @@ class Handler:
     async def _watch(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         watching = Watching(self._cluster, call)
         first, events = await watching.begin()
-        response = web.StreamResponse(headers={"Content-Type": content_of(watching.form), "Cache-Control": "no-cache, private"})
+        response = web.StreamResponse(headers={"Content-Type": watching.form.stream, "Cache-Control": "no-cache, private"})
         response.enable_chunked_encoding()
         self._health.watches += 1
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from minik8s.apiserver.schema.cache import shapes
 from minik8s.apiserver.schema.protobuf import decode_protobuf, table
-from minik8s.apiserver.schema.protobuf_out import envelope, known, listed, watch_frame
+from minik8s.apiserver.schema.protobuf_out import envelope, item_of, joined, known, watch_frame
 from minik8s.apiserver.schema.served import kinds
 from minik8s.apiserver.schema.shapes import Field
 from nodecore.errors import Invalid
@@ -126,10 +126,12 @@ def test_zeros_live_where_go_keeps_them() -> None:
 
 def test_lists_metadata_and_frames() -> None:
     items = [{"metadata": {"name": name}} for name in "ab"]
-    body = listed("v1", "ConfigMapList", {"resourceVersion": "7", "remainingItemCount": 0}, items)
+    partial = ("meta.k8s.io/v1", "PartialObjectMetadataList")
+    body = joined("v1", "ConfigMapList", {"resourceVersion": "7", "remainingItemCount": 0},
+                  map(item_of("v1", "ConfigMapList"), items))
     assert decode_protobuf(body) == {"apiVersion": "v1", "kind": "ConfigMapList", "items": items,
                                      "metadata": {"resourceVersion": "7", "remainingItemCount": 0}}
-    assert decode_protobuf(listed("meta.k8s.io/v1", "PartialObjectMetadataList", {}, items))["items"] == items
+    assert decode_protobuf(joined(*partial, {}, map(item_of(*partial), items)))["items"] == items
     frame = watch_frame("ADDED", body)
     assert struct.unpack(">I", frame[:4])[0] == len(frame) - 4
     assert frame[4:12] == b"\x0a\x05ADDED\x12"

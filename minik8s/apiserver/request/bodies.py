@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from minik8s.apiserver import schema
+from minik8s.apiserver.request.negotiation import PROTOBUF
 from minik8s.apiserver.request.status import Refused, bad_request
 from minik8s.apiserver.request.yamltext import read_yaml
 from minik8s.apiserver.schema.validation import DUPLICATE, FieldError
@@ -18,7 +19,6 @@ from nodecore.errors import Invalid
 Object = dict[str, Any]
 LARGEST = 3 * 1024 * 1024
 DEEPEST = 100
-PROTOBUF = "application/vnd.kubernetes.protobuf"
 YAML = "application/yaml"
 JSON_TYPES = ("", "application/json", "*/*")
 

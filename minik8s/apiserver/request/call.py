@@ -15,8 +15,10 @@ import msgspec
 
 from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.kinds.catalogue import Kind
+from minik8s.apiserver.request.negotiation import PROTOBUF, prefers_protobuf
 from minik8s.apiserver.request.routes import Target
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
+from minik8s.apiserver.schema.protobuf_out import envelope
 
 Object = dict[str, Any]
 JSON = "application/json"
@@ -78,9 +80,11 @@ def answer(body: Object, status: int = 200) -> Answer:
     return Answer(status, msgspec.json.encode(body))
 
 
-def refusal(refused: Refused) -> Answer:
+def refusal(refused: Refused, accept: str = "") -> Answer:
     """A Status of failure."""
     headers = {"Retry-After": "1"} if refused.code in (429, 503) else {}
+    if prefers_protobuf(accept):
+        return Answer(refused.code, envelope(refused.body()), PROTOBUF, headers)
     return Answer(refused.code, msgspec.json.encode(refused.body()), headers=headers)
 
 

@@ -1,7 +1,7 @@
 """JSON objects -> protobuf: the answers Go components ask for, in the frames they read.
 
     envelope(obj)                 `k8s\\0` and a runtime.Unknown {1 typeMeta {1 apiVersion, 2 kind}, 2 raw}
-    listed(version, kind, meta, items)   a list in one envelope, item by item
+    item_of, joined               a list in one envelope, item by item
     watch_frame(type, envelope)   one event of a watch: its length in four bytes, then the event
 
 What an object does not say is left out, as a reader takes it for the field's zero. Encoders are made of the table of field
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from minik8s.apiserver.schema.protobuf import MAGIC, message_of, table
+from nodecore.errors import Invalid
 
 Object = dict[str, Any]
 Encode = Callable[[Any], bytes]
@@ -35,19 +36,25 @@ def envelope(obj: Object) -> bytes:
     return _enveloped(version, kind, message(message_of(version, kind))(obj))
 
 
-def listed(version: str, kind: str, meta: Object, items: Iterable[Object]) -> bytes:
-    """A list; the items may come one at a time."""
-    name = message_of(version, kind)
-    item = message(table()[name]["2"].partition(" []")[2])
+def item_of(version: str, kind: str) -> Encode:
+    """What makes the bytes of one item of a list."""
+    return message(table()[message_of(version, kind)]["2"].partition(" []")[2])
+
+
+def joined(version: str, kind: str, meta: Object, items: Iterable[bytes]) -> bytes:
+    """A list of items made by `item_of`."""
     parts = [_field(0x0A, message("meta.v1.ListMeta")(meta))]
-    parts += [_field(0x12, item(obj)) for obj in items]
+    for raw in items:
+        parts += (b"\x12", _size(len(raw)), raw)
     return _enveloped(version, kind, b"".join(parts))
 
 
 def known(version: str, kind: str) -> bool:
     """Whether a kind can be said in protobuf."""
-    group, _, number = version.rpartition("/")
-    return f"{group.partition('.')[0] or 'core'}.{number}.{kind}" in table()
+    try:
+        return bool(message_of(version, kind))
+    except Invalid:
+        return False
 
 
 def watch_frame(type: str, object_envelope: bytes) -> bytes:

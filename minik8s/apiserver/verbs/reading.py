@@ -7,6 +7,7 @@ Must not know: HTTP's machinery. Read next: `watching.py`, `request/negotiation.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from minik8s.apiserver.request.call import Answer, Call, number
 from minik8s.apiserver.request.negotiation import Form, form_of
 from minik8s.apiserver.request.selectors import Matches
 from minik8s.apiserver.request.status import Refused, bad_request, expired
+from minik8s.apiserver.schema import protobuf_out
 from minik8s.apiserver.storage.watchcache_window import Entry
 from nodecore.errors import Expired, Unreachable
 
 Object = dict[str, Any]
+BREATH = 100
 
 
 @dataclass(slots=True)
@@ -53,18 +56,24 @@ async def get(cluster: Cluster, call: Call) -> Answer:
 
 def shown_entry(call: Call, entry: Entry) -> Answer:
     """One object of a cache: its bytes, if JSON is what the client wants."""
-    form = form_of(call.accept)
-    return shown(call, entry.object) if form.as_ else Answer(200, entry.data, form.content)
+    form = wanted(call)
+    return Answer(200, entry.data, form.content) if form.plain else shown(call, entry.object)
+
+
+def wanted(call: Call) -> Form:
+    """The form the client wants of what this kind can be had in."""
+    resource = call.kind.resource
+    return form_of(call.accept, binary=call.kind.custom is None and protobuf_out.known(resource.api_version, resource.kind))
 
 
 def shown(call: Call, obj: Object, status: int = 200) -> Answer:
     """One object in the form the client wants."""
-    form = form_of(call.accept)
+    form = wanted(call)
     if form.table:
         body = tabled(call, form, [obj], {"resourceVersion": obj["metadata"].get("resourceVersion", "")})
     else:
         body = partial(obj, form) if form.partial else obj
-    return Answer(status, msgspec.json.encode(body), form.content)
+    return Answer(status, protobuf_out.envelope(body) if form.binary else msgspec.json.encode(body), form.content)
 
 
 def tabled(call: Call, form: Form, objects: Iterable[Object], metadata: Object, *, headers: bool = True) -> Object:
@@ -86,7 +95,7 @@ def partial(obj: Object, form: Form) -> Object:
 
 async def list_(cluster: Cluster, call: Call) -> Answer:
     """Answer with a list."""
-    form = form_of(call.accept)
+    form = wanted(call)
     page = await page_of(cluster, call)
     meta: Object = {"resourceVersion": str(page.revision)}
     if page.rest:
@@ -100,9 +109,22 @@ async def list_(cluster: Cluster, call: Call) -> Answer:
     name, version, items = f"{resource.kind}List", resource.api_version, page.items
     if form.partial:
         name, version = "PartialObjectMetadataList", f"meta.k8s.io/{form.version}"
+    if form.binary:
+        return Answer(200, await _binary(name, version, meta, items), form.content)
+    if form.partial:
         items = [msgspec.json.encode(partial(msgspec.json.decode(item), form)) for item in items]
     head = msgspec.json.encode({"kind": name, "apiVersion": version, "metadata": meta})
     return Answer(200, head[:-1] + b',"items":[' + b",".join(items) + b"]}", form.content)
+
+
+async def _binary(name: str, version: str, meta: Object, items: list[bytes]) -> bytes:
+    """A list in protobuf; other requests are served meanwhile."""
+    encode, made = protobuf_out.item_of(version, name), []
+    for at, item in enumerate(items, 1):
+        made.append(encode(msgspec.json.decode(item)))
+        if at % BREATH == 0:
+            await asyncio.sleep(0)
+    return protobuf_out.joined(version, name, meta, made)
 
 
 async def page_of(cluster: Cluster, call: Call) -> Page:

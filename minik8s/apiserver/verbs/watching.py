@@ -18,12 +18,12 @@ import msgspec
 
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.request.call import Call, number
-from minik8s.apiserver.request.negotiation import Form, form_of
 from minik8s.apiserver.request.routes import truthy
 from minik8s.apiserver.request.status import Cause, expired, invalid
+from minik8s.apiserver.schema.protobuf_out import envelope, watch_frame
 from minik8s.apiserver.storage.watchcache import CacheWatch
 from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry, watch_line
-from minik8s.apiserver.verbs.reading import freshen, matcher_of, partial, tabled
+from minik8s.apiserver.verbs.reading import freshen, matcher_of, partial, tabled, wanted
 from nodecore.errors import Expired
 
 Object = dict[str, Any]
@@ -37,7 +37,7 @@ class Watching:
 
     def __init__(self, cluster: Cluster, call: Call) -> None:
         self._cluster, self._call = cluster, call
-        self.form = form_of(call.accept)
+        self.form = wanted(call)
         self._folder = call.kind.folder(call.target.namespace)
         test = matcher_of(call)
         self._matches: Callable[[Entry], bool] | None = (lambda entry: test(entry.object)) if test else None
@@ -89,12 +89,21 @@ class Watching:
             if not event.entry.key.startswith(self._folder):
                 continue
             if self._matches is None:
-                yield event.line if not self.form.as_ else self._line(event.type, event.entry)
+                yield event.line if self.form.plain else self._line(event.type, event.entry)
             elif seen := event.as_seen_by(self._matches):
                 yield self._line(*seen)
 
     def _line(self, type: str, entry: Entry) -> bytes:
-        return watch_line(type, entry.data if not self.form.as_ else msgspec.json.encode(self._shaped(entry.object)))
+        if self.form.plain:
+            return watch_line(type, entry.data)
+        if self.form.binary and not self.form.as_:
+            return frames.of(type, entry)
+        return self._encoded(type, self._shaped(entry.object))
+
+    def _encoded(self, type: str, obj: Object) -> bytes:
+        if self.form.binary:
+            return watch_frame(type, envelope(obj))
+        return watch_line(type, msgspec.json.encode(obj))
 
     def _shaped(self, obj: Object) -> Object:
         if not self.form.table:
@@ -112,12 +121,28 @@ class Watching:
         if self.form.table:
             obj = {"kind": "Table", "apiVersion": f"meta.k8s.io/{self.form.version}", "columnDefinitions": [], "rows": [],
                    "metadata": {"resourceVersion": meta["resourceVersion"]}}
-        await send(watch_line("BOOKMARK", msgspec.json.encode(obj)))
+        await send(self._encoded("BOOKMARK", obj))
 
     def _gone(self, why: str) -> bytes:
-        return watch_line("ERROR", msgspec.json.encode(expired(why).body()))
+        return self._encoded("ERROR", expired(why).body())
 
 
-def content_of(form: Form) -> str:
-    """The Content-Type of a watch."""
-    return form.content if form.as_ else "application/json"
+class Frames:
+    """The last events in protobuf, each made once however many clients want it so."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: dict[tuple[str, str, int], bytes] = {}
+
+    def of(self, type: str, entry: Entry) -> bytes:
+        """An object of a cache as one event."""
+        key = (type, entry.key, entry.revision)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = watch_frame(type, envelope(entry.object))
+            if len(self._made) > self._most:
+                del self._made[next(iter(self._made))]
+        return found
+
+
+frames = Frames(256)
