@@ -43,9 +43,15 @@ def start(*, dry_run: bool, version: bool, cleanup: bool, **given: Any) -> None:
         asyncio.run(clean_up(settings, rehearsal=dry_run))
         return
 
-    from flanneld_py import agent, rehearsal
+    if dry_run:
+        from flanneld_py import rehearsal
 
-    asyncio.run(rehearsal.dry_run(settings) if dry_run else agent.run(settings))
+        asyncio.run(rehearsal.dry_run(settings))
+        return
+
+    from flanneld_py import agent
+
+    asyncio.run(agent.run(settings))
 
 
 command = click.Command(

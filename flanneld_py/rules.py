@@ -20,13 +20,14 @@ Must not know: leases, tunnels, which adapter is behind a port. Read next: `flan
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from flanneld_py.masq import RuleSet, Wanted
 from flanneld_py.render import iptables, nftables
 from nodecore.errors import Conflict, Fault, NotFound
 from nodecore.kernel.ports import EVERYTHING, Chains, Firewall, Variant
 from nodecore.net import Family
+from nodecore.record import dataclass
 
 UNKNOWN = "?"
 THOROUGH = 6  # each so many passes everything is looked at
