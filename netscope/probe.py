@@ -17,6 +17,7 @@ from nodecore.kernel.host import KernelHost
 from nodecore.kernel.netns import inside
 from nodecore.net import parse_address
 
+OWN = "/proc/self/ns/net"
 UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}  # our own routes say so, or somebody on the way did by ICMP
 
 
@@ -32,10 +33,13 @@ def send(probe: Probe) -> Outcome:
 
 
 def namespace_of(address: str) -> str:
-    """A path to the network namespace that has an address; empty where none has it."""
-    wanted = parse_address(address)
+    """A path to the network namespace that has an address: this one, or one that a link leads to; empty where none has it.
+
+    Others on this machine may have the same address, in another cluster.
+    """
+    wanted, here = parse_address(address), KernelHost()
     for path in _namespaces():
-        if any(wanted in each.addresses for each in KernelHost(path).interfaces()):
+        if any(wanted in each.addresses for each in KernelHost(path).interfaces()) and (path == OWN or here.leads_to(path)):
             return path
     return ""
 
@@ -43,8 +47,7 @@ def namespace_of(address: str) -> str:
 def _namespaces() -> Iterator[str]:
     """One path for each namespace that a process lives in, this one's first."""
     met: set[int] = set()
-    for pid in ("self", *filter(str.isdigit, os.listdir("/proc"))):
-        path = f"/proc/{pid}/ns/net"
+    for path in (OWN, *(f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdigit())):
         try:
             number = os.stat(path).st_ino
         except OSError:  # it has ended

@@ -20,6 +20,9 @@ from nodecore.kernel.notify import notifications
 from nodecore.kernel.ports import Interface, Path
 from nodecore.net import Family, IPAddress
 
+RTM_GETNSID, NETNSA_NSID, NETNSA_FD = 90, 1, 3
+RTGENMSG = bytes(4)  # struct rtgenmsg: no address family, and padding
+
 
 class KernelHost:
     """What can be asked about the machine we are on."""
@@ -56,6 +59,13 @@ class KernelHost:
         (index,) = struct.unpack("=I", found[nl.RTA_OIF])
         source, gateway = found.get(nl.RTA_PREFSRC), found.get(nl.RTA_GATEWAY)
         return Path(names[index], ip_address(source) if source else None, ip_address(gateway) if gateway else None)
+
+    def leads_to(self, netns: str) -> bool:
+        """Whether a link of this network namespace has its other end in the one at that path (or ever had)."""
+        with open(netns, "rb") as other, self._socket() as sock:
+            request = RTGENMSG + attribute(NETNSA_FD, struct.pack("=I", other.fileno()))
+            found = attributes(sock.get(RTM_GETNSID, request, netns), len(RTGENMSG))
+        return bool(struct.unpack("=i", found[NETNSA_NSID])[0] >= 0)
 
     def driver(self, link: str) -> str:
         """The name of its driver, empty where it has none."""

@@ -13,6 +13,7 @@ import pytest
 from labs import until
 from net_by_hand import Net
 
+from netscope import probe
 from netscope.drawing import draw
 from netscope.records import Start
 from netscope.story import Trace
@@ -108,6 +109,16 @@ def test_what_is_broken_is_named(net: Net, fault: str) -> None:
     if verdict.mend:
         net.on(letter, verdict.mend)
         assert net.trace().verdict.what == "answered"
+
+
+def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -> None:
+    with ExitStack() as stack:
+        other = net_by_hand.make(stack)
+        for each in (net, other):
+            with each.node["a"].enter():
+                path = probe.namespace_of("10.1.0.2")
+                assert os.path.samefile(path, each.pod["a"].path)
+                assert probe.namespace_of("10.2.0.2") == ""
 
 
 def test_nobody_listens(net: Net) -> None:
