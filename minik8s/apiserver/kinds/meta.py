@@ -14,6 +14,7 @@ Object = dict[str, Any]
 SUFFIX_LENGTH = 5
 LONGEST_GENERATED = 63 - SUFFIX_LENGTH
 OWN_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink")
+ORPHANS = frozenset({"Job", "ReplicationController"})  # whose dependants stay unless it is said otherwise
 BACKGROUND_ORPHANS = {"Orphan": "orphan", "Foreground": "foregroundDeletion"}
 
 
@@ -101,7 +102,7 @@ def deleting(kind: Kind, obj: Object, options: Object, now: str, stamp: Any) -> 
     """
     meta = obj["metadata"]
     grace = _grace(kind, obj, options)
-    finalizers = _finalizers(meta, options)
+    finalizers = _finalizers(kind, meta, options)
     if finalizers:
         meta["finalizers"] = finalizers
     else:
@@ -142,10 +143,12 @@ def _grace(kind: Kind, obj: Object, options: Object) -> int:
     return max(grace, 1) if grace < 0 else grace
 
 
-def _finalizers(meta: Object, options: Object) -> list[str]:
+def _finalizers(kind: Kind, meta: Object, options: Object) -> list[str]:
     """The finalizers with those added that the propagation policy asks the garbage collector to serve."""
     found = [name for name in meta.get("finalizers") or []]
     policy = options.get("propagationPolicy") or ("Orphan" if options.get("orphanDependents") else "")
+    if not policy and options.get("orphanDependents") is None and not set(found) & set(BACKGROUND_ORPHANS.values()):
+        policy = "Orphan" if kind.own in ORPHANS else ""
     wanted = BACKGROUND_ORPHANS.get(policy)
     if policy:
         found = [name for name in found if name not in BACKGROUND_ORPHANS.values() or name == wanted]

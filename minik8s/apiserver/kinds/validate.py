@@ -36,7 +36,16 @@ def check_change(kind: Kind, old: Object, new: Object, *, sub: str = "") -> None
     name = f"{kind.own}/{sub}" if f"{kind.own}/{sub}" in CHANGES else kind.own
     change, further = CHANGES.get(name), rules.CHANGES.get(name, ())
     found = [*(change(old, new) if change else ()), *(cause for each_rule in further for cause in each_rule(old, new))]
-    _refuse(kind, new, [*_meta(kind, new), *_content(kind, new), *found])
+    _refuse(kind, new, [*_meta(kind, new), *_content(kind, new), *_late_finalizers(old, new), *found])
+
+
+def _late_finalizers(old: Object, new: Object) -> Iterator[Cause]:
+    """Who is on the way out is not held up by anybody who was not there before."""
+    before, after = (obj["metadata"].get("finalizers") or [] for obj in (old, new))
+    added = [name for name in after if name not in before]
+    if added and old["metadata"].get("deletionTimestamp"):
+        words = f"no new finalizers can be added if the object is being deleted, found new finalizers {added}"
+        yield causes.forbidden("metadata.finalizers", words)
 
 
 def _refuse(kind: Kind, obj: Object, found: list[Cause]) -> None:

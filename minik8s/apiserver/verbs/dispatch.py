@@ -19,6 +19,7 @@ from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Answer, Call, answer
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, success
 from minik8s.apiserver.verbs import reading, subresources
+from minik8s.apiserver.verbs.eviction import evict
 from minik8s.apiserver.verbs.reading import shown
 from minik8s.apiserver.verbs.reviews import Reviews
 from minik8s.apiserver.verbs.writing import Writer, delete_options
@@ -98,7 +99,7 @@ class Dispatch:
             case "ephemeralcontainers":
                 return shown(call, await subresources.debug(self._writer, call))
             case "eviction":
-                return answer(await subresources.evict(self._writer, call), 201)
+                return answer(await evict(self._cluster, self._writer, call), 201)
             case "finalize":
                 return shown(call, await subresources.finalize(self._cluster, self._writer, call))
         raise _no(call)

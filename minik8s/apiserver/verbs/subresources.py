@@ -1,6 +1,6 @@
-"""Subresources that are stored with their object: scale, binding, eviction, finalize. (Status goes through `writing.py`.)
+"""Subresources that are stored with their object: scale, ephemeral containers, binding, finalize. (Status: `writing.py`.)
 
-Must not know: HTTP's machinery. Read next: `writing.py`; `stream.py` for log, exec and the like.
+Must not know: HTTP's machinery. Read next: `writing.py`, `eviction.py`; `stream.py` for log, exec and the like.
 """
 
 from __future__ import annotations
@@ -126,17 +126,6 @@ async def bind(writer: Writer, call: Call, name: str = "") -> Object:
         return pod
 
     await writer.alter(call.kind, call.target.namespace, name, alter, dry=call.dry)
-    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-
-
-async def evict(writer: Writer, call: Call) -> Object:
-    """Delete a pod as an eviction asks (there are no disruption budgets yet that could forbid it)."""
-    options = decode(call.body, call.content).get("deleteOptions") or {}
-    if not isinstance(options, dict):
-        raise bad_request("deleteOptions is not an object")
-    if call.dry:
-        options = {**options, "dryRun": ["All"]}
-    await writer.delete(call.kind, call.target.namespace, call.target.name, options)
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
 

@@ -24,6 +24,7 @@ from minik8s.apiserver.kinds import converting, defaults, fitting, initial, meta
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Call, dry_run, later, now, suffix
+from minik8s.apiserver.request.routes import truthy
 from minik8s.apiserver.request.status import Refused, already_exists, bad_request, conflict, not_found
 from minik8s.apiserver.schema.patch import clone
 from minik8s.apiserver.schema.validation import FieldError
@@ -229,6 +230,8 @@ def delete_options(call: Call) -> Object:
     for name in ("gracePeriodSeconds", "propagationPolicy"):
         if call.query.get(name):
             options[name] = call.query[name]
+    if call.query.get("orphanDependents"):
+        options["orphanDependents"] = truthy(call.query["orphanDependents"])
     if call.query.get("dryRun"):
         options["dryRun"] = [call.query["dryRun"]]
     _checked(options)
@@ -239,6 +242,8 @@ def _checked(options: Object) -> None:
     policy, grace = options.get("propagationPolicy"), options.get("gracePeriodSeconds")
     if policy not in (None, "", "Background", "Foreground", "Orphan"):
         raise bad_request(f'invalid propagationPolicy {str(policy)[:50]!r}: it is one of "Background", "Foreground", "Orphan"')
+    if policy and options.get("orphanDependents") is not None:
+        raise bad_request("orphanDependents and propagationPolicy cannot be both set")
     if grace is not None:
         try:
             options["gracePeriodSeconds"] = int(grace)
