@@ -55,7 +55,7 @@ def measure(directory: Path, start: Callable[[list[Node], list[int]], None]) -> 
         nodes = [site.add_node() for _ in range(NODES)]
         begun = time.monotonic()
         start(nodes, pids)
-        leased = wait(lambda: len(site.etcd.subnets()) == NODES, begun, nodes)
+        leased = wait(lambda: all("Allocated lease" in node.log.read_text() for node in nodes), begun, nodes)
         ready = wait(lambda: all(node.subnet_file.exists() for node in nodes), begun, nodes)
         subnets = {node.subnet for node in nodes}
         assert len(subnets) == NODES, "a subnet was given out twice"

@@ -4,7 +4,7 @@ The script deletes the table and makes it anew within one transaction: whatever 
 Rules of another network, by another flanneld on this host, are told by their addresses and written again as they were.
 
 The tunnel's own packets are kept out of connection tracking: the packets inside are tracked anyway, and no rule asks about
-the outer ones. That is worth several percent of throughput (`lab bench throughput`).
+the outer ones. What that is worth, and what it is not: docs/explanation/traffic-rules.md.
 
 Pure. Must not know: nft's command line. Read next: `flanneld_py/render/iptables.py`.
 """
