@@ -11,7 +11,10 @@ from minik8s.apiserver.schema import protobuf
 
 GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"
 FIELDS = json.loads(Path(protobuf.__file__).with_name("fields.json").read_text())
-RENAMED = {("authentication.v1.BoundObjectReference", "aPIVersion"), ("authentication.v1.BoundObjectReference", "uID")}
+RENAMED = {("authentication.v1.BoundObjectReference", "aPIVersion"), ("authentication.v1.BoundObjectReference", "uID"),
+           ("networking.v1.IngressClassParametersReference", "aPIGroup"),
+           ("admissionregistration.v1.MutatingWebhookConfiguration", "Webhooks"),
+           ("admissionregistration.v1.ValidatingWebhookConfiguration", "Webhooks")}
 INLINED = {"handler", "probeHandler"}  # Go's name for an embedded struct, changed in 1.23
 
 

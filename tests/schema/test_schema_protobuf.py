@@ -148,7 +148,7 @@ def test_packed_numbers_and_managed_fields():
 
 
 def test_a_kind_not_served_is_named():
-    with pytest.raises(Invalid, match='no kind "CronTab" is registered for version "stable.example.com/v1"'):
+    with pytest.raises(Invalid, match=r'no kind "CronTab" is registered for version "stable\.example\.com/v1"'):
         decode_protobuf(envelope("stable.example.com/v1", "CronTab"))
 
 

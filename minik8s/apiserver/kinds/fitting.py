@@ -14,7 +14,7 @@ from minik8s.apiserver.kinds import custom_fitting
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
-from minik8s.apiserver.schema.validation import FieldError
+from minik8s.apiserver.schema.validation import MOST, FieldError
 
 Object = dict[str, Any]
 
@@ -52,6 +52,16 @@ def _patched_wrongly(obj: Object, message: str) -> Refused:
     return Refused(422, f' "" is invalid: patch: {text}', details={"causes": [cause]})
 
 
+def _misfits(call: Call, obj: Object) -> list[FieldError]:
+    """All that does not fit; of very many unknown fields only the first ones, but then whatever else is wrong."""
+    gvk = call.kind.gvk
+    found = schema.validate(gvk, obj)
+    if len(found) < MOST or call.strictness == "Strict":
+        return found
+    schema.prune(gvk, obj)
+    return [each for each in found if each.kind == "unknown"] + schema.validate(gvk, obj)
+
+
 def fits(call: Call, obj: Object, *, twice: Sequence[FieldError] = ()) -> None:
     """Hold the object to its schema: wrong types and (if strict) unknown fields 400 (422 in what a patch makes), missing 422.
 
@@ -61,7 +71,7 @@ def fits(call: Call, obj: Object, *, twice: Sequence[FieldError] = ()) -> None:
         custom_fitting.fits(call, obj, twice)
         return
     mode, gvk = call.strictness, call.kind.gvk
-    found = [*schema.validate(gvk, obj), *twice]
+    found = [*_misfits(call, obj), *twice]
     message = schema.refusal(gvk, found, strict=mode == "Strict")
     if message:
         raise _patched_wrongly(obj, message) if call.verb == "patch" else bad_request(message)

@@ -13,7 +13,7 @@ from typing import Any
 from minik8s.apiserver.request.status import Refused, bad_request
 
 DEEPEST = 100
-MOST_NODES = 2_000_000
+MOST_NODES = 200_000
 Value = Any
 STR = "tag:yaml.org,2002:str"
 

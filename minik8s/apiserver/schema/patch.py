@@ -12,6 +12,11 @@ from typing import Any
 from nodecore.errors import Invalid
 
 Operation = dict[str, Any]
+MOST_COPIED = 3 * 1024 * 1024
+
+
+class TooLarge(Invalid):
+    """A patch that would make a small body a large object."""
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -31,13 +36,32 @@ def json_patch(document: Any, operations: list[Operation]) -> Any:
     """The document after every operation in turn; the first that does not apply raises Invalid and nothing is changed."""
     if not isinstance(operations, list):
         raise Invalid("a JSON patch is a list of operations")
-    result = clone(document)
+    result, copied = clone(document), 0
     for operation in operations:
         verb = operation.get("op") if isinstance(operation, dict) else None
         if not isinstance(verb, str) or verb not in VERBS:
             raise Invalid(f"JSON patch: unknown operation {verb!r}")
+        if verb == "copy":
+            copied += weight(_read(result, _pointer(operation, "from")))
+            if copied > MOST_COPIED:
+                raise TooLarge(f"JSON patch: copies add up to more than {MOST_COPIED} bytes")
         result = VERBS[verb](result, operation)
     return result
+
+
+def weight(value: Any) -> int:
+    """About as many bytes as a value has in JSON."""
+    total, todo = 0, [value]
+    for each in todo:
+        total += len(each) + 8 if isinstance(each, str) else 8
+        if isinstance(each, dict):
+            total += sum(map(len, each))
+            todo.extend(each.values())
+        elif isinstance(each, list):
+            todo.extend(each)
+        if total > MOST_COPIED:
+            return total
+    return total
 
 
 def clone(value: Any) -> Any:

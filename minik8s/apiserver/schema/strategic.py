@@ -7,8 +7,11 @@ Must not know: HTTP, storage. Read next: `shapes.py`, where merge keys come from
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import msgspec
 
 from minik8s.apiserver.schema.shapes import Field, Shape, Shapes
 from nodecore.errors import Invalid
@@ -85,24 +88,28 @@ class Merger:
                 raise Invalid(f"{name} has no merge key: it cannot be merged")
             made = self._objects(old, change, order, field)
         else:
-            made = _primitives([item for item in old if item not in gone], change, order)
+            taken = {_hashed(item) for item in gone}
+            made = _primitives([item for item in old if _hashed(item) not in taken], change, order)
         merged[name] = made
 
     def _objects(self, old: list[Any], change: list[Any], order: list[Any], field: Field) -> list[Any]:
         key = _key_of(field.merge_key)
         if any(isinstance(item, dict) and item.get(PATCH) == "replace" for item in change):
             return list(_without_directives(change))  # as it stands: two items may have the same key
-        doomed = [key(item) for item in change if isinstance(item, dict) and item.get(PATCH) == "delete"]
+        doomed = {_hashed(key(item)) for item in change if isinstance(item, dict) and item.get(PATCH) == "delete"}
         change = [item for item in change if not (isinstance(item, dict) and item.get(PATCH) == "delete")]
-        result = [item for item in old if not (isinstance(item, dict) and item.get(field.merge_key) in doomed)]
+        result = [item for item in old if not (isinstance(item, dict) and _hashed(item.get(field.merge_key)) in doomed)]
         shape = self._shapes.of_field(field.item)
+        places: dict[Any, int] = {}
+        for at, had in enumerate(result):
+            places.setdefault(_hashed(key(had)), at)
         for item in change:
-            wanted = key(item)
-            at = next((i for i, had in enumerate(result) if key(had) == wanted), None)
-            if at is None:
+            wanted = _hashed(key(item))
+            if wanted not in places:
+                places[wanted] = len(result)
                 result.append(self.merge({}, item, shape))
             else:
-                result[at] = self.merge(result[at], item, shape)
+                result[places[wanted]] = self.merge(result[places[wanted]], item, shape)
         return _ordered(result, change, order, old, key)
 
 
@@ -141,27 +148,37 @@ def _key_of(merge_key: str) -> Key:
 
 
 def _primitives(old: list[Any], change: list[Any], order: list[Any]) -> list[Any]:
-    merged = [*old, *(item for item in change if item not in old)]
-    unique = [item for at, item in enumerate(merged) if item not in merged[:at]]
-    return _ordered(unique, change, order, old, lambda item: item)
+    unique = {_hashed(item): item for item in reversed([*old, *change])}
+    return _ordered(list(reversed(unique.values())), change, order, old, lambda item: item)
+
+
+def _hashed(value: Any) -> Any:
+    """What stands for a value in a table: equal for equal JSON values, true apart from 1."""
+    if isinstance(value, str):
+        return value
+    return (type(value) is bool, value) if isinstance(value, int | float) else msgspec.json.encode(value, order="sorted")
 
 
 def _ordered(merged: list[Any], change: list[Any], order: list[Any], old: list[Any], key: Key) -> list[Any]:
     """The patch (or its $setElementOrder) decides the order of what it names; the rest keeps the server's order around it."""
-    first = [key(item) for item in order or change]
+    first: dict[Any, int] = {}
+    for item in order or change:
+        first.setdefault(_hashed(key(item)), len(first))
     if order:
-        positions = [first.index(key(item)) if key(item) in first else -1 for item in change]
+        positions = [first.get(_hashed(key(item)), -1) for item in change]
         if -1 in positions or positions != sorted(positions):
             raise Invalid("the order in the patch list does not match its $setElementOrder list")
-    server = [key(item) for item in old]
-    named = sorted((item for item in merged if key(item) in first), key=lambda item: first.index(key(item)))
-    rest = sorted((item for item in merged if key(item) not in first), key=lambda item: server.index(key(item)))
+    server: dict[Any, int] = {}
+    for at, item in enumerate(old):
+        server.setdefault(_hashed(key(item)), at)
+    known = [(_hashed(key(item)), item) for item in merged]
+    named = deque(sorted((pair for pair in known if pair[0] in first), key=lambda pair: first[pair[0]]))
+    rest = deque(sorted((pair for pair in known if pair[0] not in first), key=lambda pair: server[pair[0]]))
     result: list[Any] = []
     while named and rest:
-        left, right = key(rest[0]), key(named[0])
-        earlier = right in server and server.index(left) < server.index(right)
-        result.append(rest.pop(0) if earlier else named.pop(0))
-    return [*result, *named, *rest]
+        earlier = server[rest[0][0]] < server.get(named[0][0], -1)
+        result.append((rest if earlier else named).popleft()[1])
+    return [*result, *(item for _, item in (*named, *rest))]
 
 
 def _without_directives(value: Any) -> Any:

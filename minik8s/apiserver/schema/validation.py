@@ -11,8 +11,10 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -21,6 +23,7 @@ from minik8s.apiserver.schema.shapes import Field, Shape, Shapes
 from nodecore.errors import UserError
 from nodecore.kube.quantity import parse_quantity
 
+MOST, MOST_TOLD = 1000, 100
 UNKNOWN, DUPLICATE, TYPE, REQUIRED = "unknown", "duplicate", "type", "required"
 LENIENT = {("discovery.v1.EndpointSlice", "endpoints"), ("authentication.v1.TokenRequestSpec", "audiences"),
            ("events.v1.Event", "eventTime")}
@@ -41,10 +44,10 @@ class FieldError:
 
 
 def validate(shapes: Shapes, gvk: tuple[str, str, str], obj: dict[str, Any]) -> list[FieldError]:
-    """All that is wrong with an object; nothing for a kind that is not known."""
+    """What is wrong with an object, the first MOST things; nothing for a kind that is not known."""
     shape = shapes.of_kind(gvk)
     name = shapes.kinds.get("/".join(gvk), "")
-    return list(_Walk(shapes).object(shape, name, obj, "", "")) if shape else []
+    return list(islice(_Walk(shapes).object(shape, name, obj, "", ""), MOST)) if shape else []
 
 
 def duplicates(body: bytes) -> list[FieldError]:
@@ -57,8 +60,8 @@ def duplicates(body: bytes) -> list[FieldError]:
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice[id(made)] = [name for name in made if names.count(name) > 1]
+            counts = Counter(name for name, _ in pairs)
+            twice[id(made)] = [name for name in made if counts[name] > 1]
             kept.append(made)
         return made
 
@@ -103,7 +106,7 @@ def refusal(gvk: tuple[str, str, str], errors: list[FieldError], *, strict: bool
     loose = [error.message for error in errors if error.kind in (UNKNOWN, DUPLICATE)]
     if not wrong and not (strict and loose):
         return ""
-    reason = wrong[0] if wrong else "strict decoding error: " + ", ".join(loose)
+    reason = wrong[0] if wrong else "strict decoding error: " + ", ".join(loose[:MOST_TOLD])
     return f'{kind} in version "{version}" cannot be handled as a {kind}: {reason}'
 
 

@@ -20,6 +20,7 @@ from minik8s.apiserver.request.call import JSON, Call
 from minik8s.apiserver.request.routes import truthy
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
 from minik8s.apiserver.request.yamltext import read_yaml
+from minik8s.apiserver.schema.patch import TooLarge
 from minik8s.apiserver.schema.validation import FieldError
 from nodecore.errors import Invalid
 
@@ -115,8 +116,12 @@ def _applied(media: str, obj: Object, patch: Any, gvk: tuple[str, str, str]) -> 
             found = schema.merge_patch(obj, patch)
         else:
             found = schema.strategic_merge(obj, patch, gvk)
+    except TooLarge as error:
+        raise Refused(413, str(error)) from None
     except Invalid as error:
         raise Refused(422 if media == JSON_PATCH else 400, str(error)) from None
+    except RecursionError:
+        raise bad_request("the patch nests too deep") from None
     if not isinstance(found, dict):
         raise Refused(422, "the patch leaves no object")
     bounded(found)
