@@ -207,6 +207,22 @@ def test_an_api_that_replays_old_versions(
     assert lives(line)
 
 
+@pytest.mark.slow
+def test_an_api_that_vanishes_without_a_word(net: World, api: Api, agent: Agent, served: tuple[Api, int]) -> None:
+    """Its machine has lost power: no packet says that the watches are dead, and whoever answers now knows nothing of them."""
+    api.put(web(B), WEB)
+    agent.start()
+    await_answers(net, agent, {"pod-b"})
+    eventually(lambda: len(api.connections) >= 3)
+    old = ", ".join(str(sock.getpeername()[1]) for sock in api.connections)
+    sh(net.spaces["node"], "nft add table ip dark; nft 'add chain ip dark out { type filter hook output priority -300; }';"
+                           f"nft add rule ip dark out tcp sport {served[1]} tcp dport '{{ {old} }}' drop;"
+                           f"nft add rule ip dark out tcp dport {served[1]} tcp sport '{{ {old} }}' drop")
+    api.put(web(C))
+    took = eventually(lambda: answers(net) == {"pod-c"}, within=60)
+    assert took > 1, "nothing was cut"
+
+
 def resident(agent: Agent) -> int:
     """kB."""
     assert agent.process
