@@ -8,7 +8,6 @@ Requests are answered from the first moment; those that need a cache wait for it
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import socket
 import ssl
@@ -26,7 +25,7 @@ from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.default_objects import look_after
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.verbs.definitions import Definitions
-from nodecore.daemon.heap import keep_small
+from nodecore.daemon.heap import keep_small, settle
 from nodecore.daemon.systemd import listen_sockets, notify
 from nodecore.etcd.client import EtcdClient
 from nodecore.loop.supervise import run_tasks
@@ -54,7 +53,7 @@ async def serve(flags: Flags) -> None:
         def prepared() -> None:
             if not health.prepared:
                 health.prepared = True
-                _settle()
+                settle()
                 notify("READY=1")
                 log.info("ready")
 
@@ -66,12 +65,6 @@ async def serve(flags: Flags) -> None:
         finally:
             health.stopping = True
             await runner.cleanup()
-
-
-def _settle() -> None:
-    """What is loaded by now stays: the collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
 
 
 async def _start(handler: Handler, sockets: list[socket.socket], tls: ssl.SSLContext) -> web.ServerRunner:

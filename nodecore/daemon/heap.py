@@ -65,9 +65,11 @@ def settle() -> None:
     """Take what is held now as held for good: collections pass over it, and what it took to come to it is given back."""
     gc.collect()
     gc.freeze()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    libc = ctypes.CDLL(None)
+    trim = getattr(libc, "malloc_trim", None)
     if trim:
         trim(0)
+    drop_idle_text(libc)
 
 
 def drop_idle_text(libc: ctypes.CDLL) -> None:

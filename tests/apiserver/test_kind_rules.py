@@ -18,7 +18,8 @@ Object = dict[str, Any]
 def made(plural: str, **changes: Any) -> Object:
     kind = BY_PLURAL[plural]
     obj: Object = {"kind": kind.resource.kind, "apiVersion": kind.resource.api_version,
-                   "metadata": {"name": "a", "uid": "u-1", "namespace": "n"}, **copy.deepcopy(OBJECTS[plural])}
+                   "metadata": {"name": "a", "uid": "u-1", "namespace": "n", "creationTimestamp": "2026-11-21T00:00:00Z"},
+                   **copy.deepcopy(OBJECTS[plural])}
     for path, value in copy.deepcopy(changes).items():
         *steps, last = path.split("__")
         holder = obj
