@@ -54,7 +54,8 @@ def endpoint_slice(number: int, *pods: int, version: int = 1, ipv6: bool = False
     labels = {"app": f"s{number}", "kubernetes.io/service-name": f"s{number}",
               "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}
     endpoints = [
-        {"addresses": [six(pod(item)) if ipv6 else pod(item)], "conditions": {"ready": True, "serving": True, "terminating": False}, "nodeName": "elsewhere",
+        {"addresses": [six(pod(item)) if ipv6 else pod(item)], "nodeName": "elsewhere",
+         "conditions": {"ready": True, "serving": True, "terminating": False},
          "targetRef": {"kind": "Pod", "namespace": "default", "name": f"s{number}-{item}",
                        "uid": f"10000000-0000-4000-8000-{item:012x}"}}
         for item in pods
@@ -66,7 +67,7 @@ def endpoint_slice(number: int, *pods: int, version: int = 1, ipv6: bool = False
 
 
 class Api:
-    """Lists and watches of `size` Services with two endpoints each (of each family), on a listening socket of whatever namespace."""
+    """Lists and watches of `size` Services with two endpoints each, on a listening socket of whatever namespace."""
 
     def __init__(self, sock: socket.socket, size: int, *, dual: bool = False) -> None:
         self._sock, self._version = sock, 10

@@ -1,8 +1,8 @@
 """kube-proxy-py, one Service's change among 10,000, in each mode: API event sent to rule in the kernel.
 
 Changes come one at a time, three a second. nftables and iptables-nft: an endpoint is replaced, and the kernel's own news tells
-when; iptables-legacy tells nobody, so an endpoint comes or goes, and the table's size tells. Targets: nftables p50 15 ms, p99 40 ms;
-iptables p99 100 ms. Beside it the layout with a chain a Service, in the same run: `nft -f` alone. Run it on a machine that
+when; iptables-legacy tells nobody, so an endpoint comes or goes, and the table's size tells. Targets: nftables p50 15 ms, p99
+40 ms; iptables p99 100 ms. Beside it the layout with a chain a Service, in the same run: `nft -f` alone. Run it on a machine that
 does nothing else. BENCH_CHANGES and BENCH_MODES (names with commas) shorten it.
 """
 

@@ -23,6 +23,7 @@ from nodecore.kernel.conntrack import Conntrack
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.model import Sysctl
 from nodecore.kernel.nft import Nft
+from nodecore.kernel.sysctl import read_sysctl
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import KubeClient
 from nodecore.kube.informer import Informer
@@ -31,7 +32,7 @@ from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
 from nodecore.loop.backoff import Backoff
 from nodecore.loop.reconcile import Outcome, Reconciler
 from nodecore.loop.supervise import run_tasks
-from nodecore.net import parse_network
+from nodecore.net import Family, parse_network
 
 from . import health, modes
 from .checks import Checks
@@ -41,7 +42,7 @@ from .modes import layouts
 from .pace import Pace
 from .probe import Probe
 from .snapshot import Snapshot
-from .sysctls import IPVS, STRICT_ARP, WANTED, conntrack_switches
+from .sysctls import AFTER_RULES, BRIDGED, IPVS, ROUTE_LOCALNET, STRICT_ARP, WANTED, conntrack_switches
 from .takeover import remove
 from .target import Rules, set_switches
 
@@ -101,7 +102,8 @@ def open_client(config: Config) -> KubeClient:
 def switches_of(config: Config) -> tuple[Sysctl, ...]:
     """The kernel's switches that follow from the flags."""
     ipvs = (*IPVS, *(STRICT_ARP if config.ipvs.strict_arp else ())) if config.mode == "ipvs" else ()
-    return (*conntrack_switches(config.conntrack, os.cpu_count() or 1), *ipvs)
+    loopback = (ROUTE_LOCALNET,) if config.loopback_node_ports and Family.IPV4 in config.families else ()
+    return (*conntrack_switches(config.conntrack, os.cpu_count() or 1), *ipvs, *loopback)
 
 
 def prepare(config: Config) -> None:
@@ -111,7 +113,12 @@ def prepare(config: Config) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adj))
     except OSError as error:
         log.warning("--oom-score-adj: %d could not be set: %s", config.oom_score_adj, error.strerror)
-    set_switches((*switches_of(config), *(switch for family in config.families for switch in WANTED[family])))
+    wanted = (*switches_of(config), *(switch for family in config.families for switch in WANTED[family]))
+    set_switches(switch for switch in wanted if switch not in AFTER_RULES)
+    for family in config.families:
+        if read_sysctl(BRIDGED[family]) != "1":
+            log.warning("%s is not 1 (is the module br_netfilter loaded?): where a node's pods share a bridge, they do not reach "
+                        "one another through a Service", BRIDGED[family].replace("/", "."))
 
 
 async def at_home(config: Config, client: KubeClient) -> Config:

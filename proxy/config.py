@@ -30,6 +30,7 @@ LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefi
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq")  # a kernel's, ip_vs_NAME
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 PRIMARY = "primary"
+LOCALHOST = "iptables-localhost-nodeports"
 BY_NAME = {flag.name: flag for flag in FLAGS}
 
 
@@ -88,6 +89,7 @@ class Config:
     locality: Locality = field(default_factory=Locality)
     node_port_addresses: tuple[IPNetwork, ...] = ()
     node_ports_on_primary: bool = False
+    loopback_node_ports: bool = False
     masquerade_all: bool = False
     masquerade_bit: int = 14
     conntrack: ConntrackLimits = field(default_factory=ConntrackLimits)
@@ -135,6 +137,7 @@ def build(flags: Values, file: Values | None = None) -> Config:
         bind_address=_bind_address(str(values["bind-address"])),
         cluster_cidrs=cidrs, locality=_locality(values, cidrs),
         node_port_addresses=node_ports, node_ports_on_primary=on_primary,
+        loopback_node_ports=mode == "iptables" and _switch(values, LOCALHOST) and _has_loopback(node_ports, on_primary),
         masquerade_all=_switch(values, "masquerade-all"),
         masquerade_bit=_number(values, "iptables-masquerade-bit", 0, 31),
         conntrack=_conntrack(values), ipvs=_ipvs(values), oom_score_adj=_number(values, "oom-score-adj", -1000, 1000),
@@ -143,13 +146,21 @@ def build(flags: Values, file: Values | None = None) -> Config:
         bind_hard_fail=_switch(values, "bind-address-hard-fail"), forget_tcp=_switch(values, "conntrack-forget-removed-tcp"),
         traffic_metrics=_switch(values, "traffic-metrics"), verify_programming=_switch(values, "verify-programming"),
         sync_period=_seconds(values, "iptables-sync-period"), min_sync_period=_seconds(values, "iptables-min-sync-period"),
-        unused=(*_without_effect(given), *strange), values=values,
+        unused=(*_without_effect(given), *_not_on_loopback(mode, flags, node_ports), *strange), values=values,
     )
 
 
 def _without_effect(given: Values) -> list[str]:
     flags = [BY_NAME[name] for name in given]
     return [f"--{flag.name}: {flag.unused}" for flag in flags if flag.unused and given[flag.name] != flag.default]
+
+
+def _not_on_loopback(mode: str, flags: Values, networks: tuple[IPNetwork, ...]) -> list[str]:
+    """What asks for NodePorts on loopback where there are none: a flag that was given, a network."""
+    asked = [f"--{LOCALHOST}"] if flags.get(LOCALHOST) is True and mode != "iptables" else []
+    asked += [f"--nodeport-addresses: {network}" for network in networks
+              if network.is_loopback and (mode != "iptables" or network.version == 6)]
+    return [f"{what}: {mode} mode has no NodePorts on loopback{' of IPv6' * (mode == 'iptables')}" for what in asked]
 
 
 def parse_mode(text: str) -> str:
@@ -235,6 +246,11 @@ def _node_port_addresses(value: Any) -> tuple[tuple[IPNetwork, ...], bool]:
     if words and len(texts) > 1:
         raise UserError(f"{what}: `{words[0]}` stands alone")
     return (() if words else _networks(texts, what)), PRIMARY in words
+
+
+def _has_loopback(networks: tuple[IPNetwork, ...], on_primary: bool) -> bool:  # noqa: FBT001
+    """Whether NodePorts may answer on IPv4's loopback: on all addresses, or where a network says so."""
+    return not on_primary and (not networks or any(network.is_loopback and network.version == 4 for network in networks))
 
 
 def parse_listen(text: str, what: str, port: int) -> Listen | None:

@@ -51,6 +51,8 @@ FLAGS = (
          "With InterfaceNamePrefix: how the pods' interfaces begin."),
     Flag("nodeport-addresses", "nodePortAddresses", (), "Networks whose local addresses answer for NodePorts, or one of the "
          "words all (but loopback; the default here) and primary (the Node's own).", many=True),
+    Flag("iptables-localhost-nodeports", "iptables.localhostNodePorts", ON, "In iptables mode: NodePorts answer on 127.0.0.1 "
+         "too; sets net.ipv4.conf.all.route_localnet."),
     Flag("masquerade-all", "*.masqueradeAll", OFF, "Masquerade whatever goes to a ClusterIP."),
     Flag("iptables-masquerade-bit", "*.masqueradeBit", 14, "The bit of the packet mark that says masquerade, 0 to 31.",
          also=("nftables-masquerade-bit",)),
@@ -86,7 +88,6 @@ FLAGS = (
     Flag("kube-api-qps", "clientConnection.qps", 5.0, "Accepted.", unused=NO_TUNING),
     Flag("kube-api-burst", "clientConnection.burst", 10, "Accepted.", unused=NO_TUNING),
     Flag("kube-api-content-type", "clientConnection.contentType", "", "Accepted.", unused="JSON is spoken"),
-    Flag("iptables-localhost-nodeports", "iptables.localhostNodePorts", ON, "Accepted.", unused="none answers on loopback"),
     Flag("profiling", "enableProfiling", OFF, "Accepted.", unused="there is nothing to serve"),
     Flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", "", "Accepted.", unused="no metric is hidden"),
     Flag("logging-format", "logging.format", "text", "Accepted.", unused="logs are text"),

@@ -99,7 +99,7 @@ def prepare(config: Config) -> None:
 def layouts(config: Config) -> Sequence[nftables.Layout | iptables.Layout | ipvs.Layout]:
     """The words for what was told, one per family."""
     settings = Settings(config.locality, config.node_port_addresses, config.masquerade_all, config.masquerade_mark,
-                        config.traffic_metrics)
+                        config.traffic_metrics, config.loopback_node_ports, not config.conntrack.tcp_be_liberal)
     if config.mode == "ipvs":
         return [ipvs.Layout(family, settings, config.ipvs.scheduler) for family in config.families]
     kind = iptables.Layout if config.mode == "iptables" else nftables.Layout

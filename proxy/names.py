@@ -114,6 +114,8 @@ NAT_CHAINS = {
 FILTER_CHAINS = {
     "UNSERVED": "new connections no endpoint was chosen for: drop or refuse what was for a Service",
     "NODEPORTS": "packets for this node itself, where NodePorts answer",
+    "FORWARD": "let Services' packets pass where the policy of FORWARD is DROP",
+    "LOOPBACK": "drop what others send to 127.0.0.0/8, which is open for NodePorts there",
     "REFUSE": "tell the caller: TCP reset, or ICMP port unreachable",
 }
 # Trees of chains: the root jumps by the low bits of an address (or the high ones of a port) to a chain of a few Services.

@@ -10,14 +10,15 @@ from nodecore.net import Family
 
 from .config import ConntrackLimits
 
+BRIDGED = {Family.IPV4: "net/bridge/bridge-nf-call-iptables", Family.IPV6: "net/bridge/bridge-nf-call-ip6tables"}
 WANTED = {
     Family.IPV4: (
         Sysctl("net/ipv4/ip_forward", "1"),  # NodePorts answer from other nodes' pods
-        Sysctl("net/bridge/bridge-nf-call-iptables", "1"),  # pods on one bridge reach each other through a Service
+        Sysctl(BRIDGED[Family.IPV4], "1"),  # pods on one bridge reach each other through a Service
     ),
     Family.IPV6: (
         Sysctl("net/ipv6/conf/all/forwarding", "1"),
-        Sysctl("net/bridge/bridge-nf-call-ip6tables", "1"),
+        Sysctl(BRIDGED[Family.IPV6], "1"),
     ),
 }
 # without it a late segment counts as INVALID, leaves untranslated, and the caller resets the connection
@@ -28,6 +29,9 @@ IPVS = (
     Sysctl("net/ipv4/vs/expire_quiescent_template", "1"),  # and so do clients with affinity
 )
 STRICT_ARP = (Sysctl("net/ipv4/conf/all/arp_ignore", "1"), Sysctl("net/ipv4/conf/all/arp_announce", "2"))
+# NodePorts on loopback: a pod's answer may come to 127.0.0.1. Our rules drop what others send there, so these come first.
+ROUTE_LOCALNET = Sysctl("net/ipv4/conf/all/route_localnet", "1")
+AFTER_RULES = frozenset({ROUTE_LOCALNET})
 TIMEOUTS = {
     "tcp_established": "net/netfilter/nf_conntrack_tcp_timeout_established",
     "tcp_close_wait": "net/netfilter/nf_conntrack_tcp_timeout_close_wait",

@@ -26,7 +26,7 @@ from .probe import OWNER, Probe
 from .services import Skipped
 from .snapshot import Route, Snapshot
 from .stale import Target, Targets, changed, is_stale, targets_of
-from .sysctls import WANTED
+from .sysctls import AFTER_RULES, WANTED
 
 log = logging.getLogger(__name__)
 SWEEP_SECONDS = 15.0  # until what could not be removed is tried again
@@ -232,7 +232,7 @@ class Rules:
 
     def plan(self, actual: Actual, wanted: Mapping[Family, Ledger]) -> list[RuleOp]:
         """The switches, one transaction per family that needs one, then the flows to forget."""
-        ops: list[RuleOp] = list(actual.wrong)
+        ops: list[RuleOp] = [switch for switch in actual.wrong if switch not in AFTER_RULES]
         for family, ledger in wanted.items():
             half = self._halves[family]
             if family not in actual.known:
@@ -241,6 +241,7 @@ class Rules:
                 ops.append(Update(half.layout, delta))
             if half.stale:
                 ops.append(ForgetFlows(family, half.stale))
+        ops += [switch for switch in actual.wrong if switch in AFTER_RULES]
         checks = {port: check for found in self._wanted_checks.values() for port, check in found.items()}
         if self._checks and self._checks.now != checks:
             ops.append(AnswerChecks(checks))
@@ -252,8 +253,8 @@ class Rules:
         """Write; a failure in one family leaves the other its chance."""
         failed: list[Exception] = []
         for op in ops:
-            if isinstance(op, Sweep) and failed:
-                continue  # the old rules stay until all the new ones stand
+            if failed and (isinstance(op, Sweep) or (isinstance(op, Sysctl) and op in AFTER_RULES)):
+                continue  # the old rules stay until all the new ones stand, and what those allow waits for them
             try:
                 await self._write(op)
             except Fault as error:

@@ -15,6 +15,8 @@ A packet's way, of the first packet of a connection, as only that meets the nat 
     INPUT, FORWARD, OUTPUT of filter, new connections only -> UNSERVED
         D, P           addresses and ports that are dropped or refused
         U              any other port of a ClusterIP is refused
+    FORWARD -> FORWARD       let what is marked pass, and what belongs to a connection that did, whatever the policy says
+    INPUT -> LOOPBACK        where NodePorts answer on loopback: drop what others send there
 
 What counts is how few rules there are, and how few matches in them: the kernel takes a table as a whole, and a change of
 one rule costs as much as all there are. So a Service with few endpoints has no chain, but one rule for each of them, in a
@@ -55,10 +57,12 @@ PORT_SHIFTS = (8, 4)  # and of a port: the chains hold those that have all but t
 FEW = 4  # endpoints a Service has at most to go without a chain of its own
 REFUSE, DROP, LEAVE = f"-j {names.PREFIX}REFUSE", "-j DROP", "-j ACCEPT"
 TABLES = ("nat", "filter")
-HOOKS = {
-    "nat": {"PREROUTING": "-j KPY-SERVICES", "OUTPUT": "-j KPY-SERVICES", "POSTROUTING": "-j KPY-POSTROUTING"},
-    "filter": dict.fromkeys(("INPUT", "FORWARD", "OUTPUT"), "-m conntrack --ctstate NEW -j KPY-UNSERVED"),
-}
+LOOPBACK = "127.0.0.0/8"
+Jumps = tuple[tuple[str, str], ...]  # a built-in chain, and our rule in it
+UNSERVED = "-m conntrack --ctstate NEW -j KPY-UNSERVED"
+NAT_JUMPS: Jumps = (("PREROUTING", "-j KPY-SERVICES"), ("OUTPUT", "-j KPY-SERVICES"), ("POSTROUTING", "-j KPY-POSTROUTING"))
+FILTER_JUMPS: Jumps = (("INPUT", UNSERVED), ("FORWARD", UNSERVED), ("FORWARD", "-j KPY-FORWARD"), ("OUTPUT", UNSERVED))
+LOOPBACK_JUMP = "INPUT", f"! -s {LOOPBACK} -d {LOOPBACK} -j KPY-LOOPBACK"
 NOTHING_HELD: Mapping[str, Held] = {}
 Shared = tuple[Element | Chain, ...]
 
@@ -166,7 +170,7 @@ class Layout:
             *_rules(everything.added_chains, table),
             *_changes("-A", everything.added, table),
             *(f"-D{line.removeprefix('-A')}" for line in held.jumps),
-            *(f"-I {hook} {jump}" for hook, jump in HOOKS[table].items()),
+            *(f"-I {hook} {jump}" for hook, jump in reversed(self.jumps(table))),
             *(f"-X {name}" for name in gone),
         ))
 
@@ -190,6 +194,10 @@ class Layout:
             + _count(delta.added_chains, delta.added, table) - _count(delta.removed_chains, delta.removed, table)
             for table in TABLES
         })
+
+    def jumps(self, table: str) -> Jumps:
+        """Our rules in the built-in chains, before everybody else's and in this order."""
+        return NAT_JUMPS if table == "nat" else (*FILTER_JUMPS, *((LOOPBACK_JUMP,) if self._on_loopback() else ()))
 
     def fixed(self, table: str) -> Iterator[str]:
         """The rules that are always there."""
@@ -217,6 +225,10 @@ class Layout:
         return {
             "UNSERVED": ["-j KPY-D", f"{self._here()} -j KPY-NODEPORTS", "-j KPY-U"],
             "NODEPORTS": self._node_ports("P"),
+            "FORWARD": [*(["-m conntrack --ctstate INVALID -j DROP"] if self.settings.drop_invalid else []),
+                        f"-m mark --mark {self.settings.mark:#x}/{self.settings.mark:#x} -j ACCEPT",
+                        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"],
+            "LOOPBACK": ["-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"],
             "REFUSE": ["-p tcp -j REJECT --reject-with tcp-reset", "-j REJECT"],
         }
 
@@ -226,8 +238,12 @@ class Layout:
         return [f"-d {network} -j KPY-{tree}" for network in own] or [f"-j KPY-{tree}"]
 
     def _here(self) -> str:
-        """The match for an address of this node but loopback."""
-        return f"! -d {'127.0.0.0/8' if self.family is Family.IPV4 else '::1'} -m addrtype --dst-type LOCAL"
+        """The match for an address of this node where NodePorts may answer."""
+        loopback = "" if self._on_loopback() else f"! -d {LOOPBACK if self.family is Family.IPV4 else '::1'} "
+        return f"{loopback}-m addrtype --dst-type LOCAL"
+
+    def _on_loopback(self) -> bool:
+        return self.settings.loopback_node_ports and self.family is Family.IPV4
 
     def _own(self) -> list[str]:
         """The matches for callers of the cluster; none where that is not known."""

@@ -24,6 +24,8 @@ class Settings:
     masquerade_all: bool = False
     mark: int = names.MASQUERADE_MARK
     count_traffic: bool = False
+    loopback_node_ports: bool = False  # of iptables mode, as the next one
+    drop_invalid: bool = False  # packets that belong to no connection; else they are tracked liberally
 
 
 UNSAID = Settings()

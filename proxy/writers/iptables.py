@@ -21,12 +21,13 @@ from nodecore.net import Family
 
 from ..ledger import Delta
 from ..names import PREFIX
-from ..render.iptables import HOOKS, TABLES, Layout
+from ..render.iptables import FILTER_JUMPS, NAT_JUMPS, TABLES, Layout
 from ..render.leftovers import read_held
 from ..takeover import remove
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
+HOOKED = {"nat": {hook for hook, _ in NAT_JUMPS}, "filter": {hook for hook, _ in FILTER_JUMPS}}
 Stamps = Mapping[str, bytes]
 
 
@@ -47,7 +48,7 @@ class IptablesWriter:
         stamps = self._stamps(family)
         if self._suspect_now(family, stamps):
             legacy = await self._chains.chosen() is Variant.LEGACY
-            if not await (self._is_whole(family) if legacy else self._is_jumped_to(family)):
+            if not await (self._is_whole(layout) if legacy else self._is_jumped_to(layout)):
                 log.warning("%s: our rules were changed by somebody else: writing them anew", layout.where)
                 self._known.pop(family, None)
                 return False
@@ -60,20 +61,20 @@ class IptablesWriter:
         self._suspect.discard(family)
         return suspect
 
-    async def _is_whole(self, family: Family) -> bool:
+    async def _is_whole(self, layout: Layout) -> bool:
         """Whether there are as many rules of ours as there should be, and the jumps to them."""
         for table in TABLES:
-            held = read_held(await self._chains.save(Variant.LEGACY, family, table))
-            if held.rules != self._counts[family][table] or len(held.jumps) != len(HOOKS[table]):
+            held = read_held(await self._chains.save(Variant.LEGACY, layout.family, table))
+            if held.rules != self._counts[layout.family][table] or len(held.jumps) != len(layout.jumps(table)):
                 return False
         return True
 
-    async def _is_jumped_to(self, family: Family) -> bool:
-        for table, hooks in HOOKS.items():
-            for hook, jump in hooks.items():
-                lines = await self._chains.list_chain(await self._chains.chosen(), family, table, hook) or ()
-                if f"-A {hook} {jump}" not in lines:
-                    return False
+    async def _is_jumped_to(self, layout: Layout) -> bool:
+        variant = await self._chains.chosen()
+        for table in TABLES:
+            there = {hook: await self._chains.list_chain(variant, layout.family, table, hook) or () for hook in HOOKED[table]}
+            if any(f"-A {hook} {jump}" not in there[hook] for hook, jump in layout.jumps(table)):
+                return False
         return True
 
     async def replace(self, layout: Layout, everything: Delta) -> None:
@@ -130,7 +131,7 @@ class IptablesWriter:
             log.warning("%s %s: our rules were changed by somebody else: writing them anew", table, chain)
             self._known.pop(family)
             return True
-        if chain in HOOKS[table]:
+        if chain in HOOKED[table]:
             self._suspect.add(family)
             return True
         return False

@@ -178,6 +178,18 @@ def test_the_file_written_says_the_same_when_read(tmp_path: Path) -> None:
     assert again.unused == ()
 
 
+def test_node_ports_on_loopback_are_refused_by_name_where_there_are_none() -> None:
+    asked = {"iptables-localhost-nodeports": True, "nodeport-addresses": ("127.0.0.0/8,::1/128",)}
+    here = settings.build({**asked, "proxy-mode": "iptables"})
+    assert (here.loopback_node_ports, len(here.unused)) == (True, 1)
+    for mode in ("nftables", "ipvs"):
+        made = settings.build({**asked, "proxy-mode": mode})
+        assert not made.loopback_node_ports
+        assert [line.endswith(f"{mode} mode has no NodePorts on loopback") for line in made.unused] == [True] * 3
+    for addresses in ("10.0.0.0/8", "primary"):
+        assert not settings.build({"proxy-mode": "iptables", "nodeport-addresses": (addresses,)}).loopback_node_ports
+
+
 def test_what_has_no_effect_is_told() -> None:
     made = settings.build({"kube-api-qps": 50.0}, {
         "mode": "nftables", "nftables": {"masqueradeBit": 15}, "iptables": {"syncPeriod": "1s"}, "ipvs": {"scheduler": "rr"},

@@ -19,7 +19,7 @@ from proxy_net import FAMILIES, FAR_POD, NODE, World, eventually, in_family, of
 from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
-FLAGS = ("--cluster-cidr", "10.244.0.0/16,fd00::10:244:0:0/96")
+FLAGS = ("--cluster-cidr", "10.244.0.0/16,fd00::10:244:0:0/96", "--iptables-localhost-nodeports=false")
 EACH_FAMILY = pytest.mark.parametrize("family", [Family.IPV4, pytest.param(Family.IPV6, marks=pytest.mark.slow)])
 EACH_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
 

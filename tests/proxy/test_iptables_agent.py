@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+import struct
 import sys
 import threading
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import VARIANTS, Agent, settled
 from proxy_api import Api
-from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh
+from proxy_net import GATEWAY, NODE, OUTSIDE, PODS, World, endpoints, eventually, service, sh
 
 pytestmark = pytest.mark.kernel
 A, B, C = PODS.values()
@@ -123,6 +125,76 @@ def test_sticky_clients_stay_and_move_when_they_must(net: World, api: Api, agent
     api.put(web(A, B, C))
     eventually(lambda: f"{PODS[first]}:8080" in saved(net, mode))
     assert {net.ask("outside", VIP, 80)[0] for _ in range(12)} == {second}, "the old one is back: no reason to move"
+
+
+@pytest.fixture
+def forward_drops(net: World, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A node that forwards nothing of itself, as Docker leaves one behind."""
+    for policy in ("DROP", "ACCEPT"):
+        net.spaces["node"].run([request.param, "-P", "FORWARD", policy])
+        if policy == "DROP":
+            yield request.param
+
+
+@pytest.mark.parametrize("forward_drops", EACH, indirect=True)
+def test_what_was_masqueraded_is_forwarded_whatever_the_policy(net: World, api: Api, agent: Agent, forward_drops: str) -> None:
+    agent.mode = forward_drops
+    api.put(web(B, C), WEB)
+    sh(net.spaces["outside"], f"ip route add 10.244.1.0/24 via {NODE}")
+    try:
+        assert net.ask("outside", B, 8080, timeout=0.5)[0] == "timeout"
+        agent.start()
+        for _ in range(4):
+            with net.connect("outside", NODE, 30090) as line:
+                assert line.recv(100).decode() in (f"pod-b {GATEWAY}", f"pod-c {GATEWAY}")
+                line.sendall(b"x" * 3000)  # and what follows the first packet
+                assert line.recv(1)
+        assert net.ask("outside", B, 8080, timeout=0.5)[0] == "timeout", "what is no Service's is left to the policy"
+    finally:
+        sh(net.spaces["outside"], f"ip route del 10.244.1.0/24 via {NODE}")
+
+
+def knock(net: World, port: int) -> None:
+    """Send a datagram to 127.0.0.1 from outside, as a neighbour can who cares for no routes."""
+    source, target = (socket.inet_aton(address) for address in (OUTSIDE, "127.0.0.1"))
+    datagram = struct.pack("!HHHH", 4000, port, 9, 0) + b"!"  # without a checksum
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, socket.IPPROTO_UDP, 0) + source + target
+    total = sum(struct.unpack("!10H", header))
+    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    frame = bytes.fromhex("020000000002") + bytes.fromhex("020000000099") + b"\x08\x00"
+    with net.spaces["outside"].enter():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with sock:
+        sock.bind(("eth0", 0))
+        sock.send(frame + header[:10] + struct.pack("!H", total) + header[12:] + datagram)
+
+
+@pytest.mark.parametrize("mode", EACH)
+def test_node_ports_on_loopback_and_nobody_elses_packets_there(net: World, api: Api, agent: Agent, mode: str) -> None:
+    node = net.spaces["node"]
+    agent.mode = mode
+    api.put(web(B, C), WEB)
+    agent.start()
+    try:
+        eventually(lambda: net.ask("node", "127.0.0.1", 30090) in (("pod-b", GATEWAY), ("pod-c", GATEWAY)))
+        with node.enter():
+            private = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with private:
+            private.bind(("127.0.0.1", 0))
+            private.settimeout(0.5)
+            knock(net, private.getsockname()[1])
+            with pytest.raises(TimeoutError):
+                private.recv(10)
+            agent.kill()
+            sh(node, f"{mode} -F KPY-LOOPBACK")
+            knock(net, private.getsockname()[1])
+            assert private.recv(10) == b"!", "or else the test above says nothing"
+        agent.flags = ("--iptables-localhost-nodeports=false",)
+        agent.start()
+        assert net.ask("node", "127.0.0.1", 30090)[0] == "refused"
+        assert net.ask("node", NODE, 30090)[0] in ("pod-b", "pod-c")
+    finally:
+        sh(node, "sysctl -qw net.ipv4.conf.all.route_localnet=0")
 
 
 @pytest.mark.slow

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service
-from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, final, steps, v6
+from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, Settings, final, steps, v6
 
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netns import Netns
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 from proxy.ledger import Element
-from proxy.render.iptables import HOOKS, TABLES, Layout, balance
+from proxy.render.iptables import TABLES, Layout, balance
 from proxy.render.leftovers import Held, read_held, removal_script
 
 GOLDENS = Path(__file__).with_name("goldens")
@@ -28,6 +28,8 @@ MANY = [f"10.244.1.{number}" for number in range(10, 17)]
 ALL_SCENES = {name: (Layout(layout.family, layout.settings), objects) for name, (layout, objects) in SCENES.items()
               if name != "counted"} | {
     "guarded": (V4, (GUARDED, endpoints("web", HERE, THERE, ports=TARGETS))),
+    "loopback": (Layout(Family.IPV4, Settings(loopback_node_ports=True, drop_invalid=True)), (
+        service("web", "10.96.0.1", *WEB[:1], type="NodePort"), endpoints("web", HERE, ports=TARGETS))),
     "many": (V4, (service("web", "10.96.0.1", *WEB, type="NodePort"), endpoints("web", *MANY, ports=TARGETS))),
 }
 
@@ -206,8 +208,11 @@ def test_hooks_are_first(space: Netns) -> None:
         model = Model(V4)
         for _ in range(2):
             load(space, variant, V4.full_script(model.ledger.everything(), held(space, variant)))
-            first = next(line for line in listing(space, variant, "nat").splitlines() if line.startswith("-A PREROUTING"))
-            assert first == f"-A PREROUTING {HOOKS['nat']['PREROUTING']}"
+            for table in TABLES:
+                for hook in {hook for hook, _ in V4.jumps(table)}:
+                    ours = [f"-A {hook} {jump}" for at, jump in V4.jumps(table) if at == hook]
+                    there = [line for line in listing(space, variant, table).splitlines() if line.startswith(f"-A {hook} ")]
+                    assert there[:len(ours)] == ours
         load(space, variant, "*nat\n-D PREROUTING -j OTHER\n-X OTHER\nCOMMIT\n")
 
 
@@ -221,7 +226,7 @@ def test_ipv6_carries(variant: Variant) -> None:
               v6(endpoints("web", HERE, THERE, ports=(("t", "TCP", 8080), ("u", "UDP", 8080)))),
               v6(service("none", "10.96.0.2", ("t", "TCP", 80, 0))))
     with Netns.create() as space:
-        for command in ("addr add fd44::1:5/128 dev lo", "addr add fd44::2:6/128 dev lo", "addr add fd77::1/128 dev lo",
+        for command in (*(f"addr add {address}/128 dev lo nodad" for address in ("fd44::1:5", "fd44::2:6", "fd77::1")),
                         "route add fd96::/64 dev lo"):
             space.run(["ip", "-6", *command.split()])
         load(space, variant, model.full(), Family.IPV6)
