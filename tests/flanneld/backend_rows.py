@@ -344,8 +344,8 @@ ROWS = (
     wireguard("dual", "ipv6", 6),
     Row("ipsec in user space", 1400, options={"PSK": PSK}, tells=charon_state, kind=IpsecNode, need=need_charon),
     Row("ipsec in the kernel", 1423, options={"PSK": PSK}, tells=charon_state, kind=KernelIpsecNode, need=need_esp, limit=1446),
-    Row("ipsec in UDP", 1415, options={"PSK": PSK, "UDPEncap": True}, tells=charon_state, kind=KernelIpsecNode, need=need_esp,
-        limit=1438),
+    Row("ipsec encapsulated", 1415, options={"PSK": PSK, "UDPEncap": True}, tells=charon_state, kind=KernelIpsecNode,
+        need=need_esp, limit=1438),
 )
 
 
