@@ -71,7 +71,8 @@ def test_long_pointers_and_paths() -> None:
 POINTERS = ["", "/", "/spec", "/spec/replicas", "/spec/template/spec/containers/0", "/spec/template/spec/containers/-",
             "/spec/template/spec/containers/01", "/metadata/labels/a", "/metadata/finalizers/0", "/none", "no", 7, None, "/a~2b"]
 VALUES: list[Any] = [None, 1, -1, True, "x", [], {}, [1, [2]], {"name": "c"}, [{"name": "c"}, {"name": "c"}],
-                     {"$patch": "replace"}, {"$patch": "delete"}, {"$retainKeys": ["a"]}, [{"$patch": "delete", "name": "c"}], {"$patch": []},
+                     {"$patch": "replace"}, {"$patch": "delete"}, {"$retainKeys": ["a"]}, [{"$patch": "delete", "name": "c"}],
+                     {"$patch": []},
                      [None], 1e300]
 KEYS = ["spec", "template", "containers", "metadata", "labels", "finalizers", "$setElementOrder/containers", "$patch", "replicas",
         "$deleteFromPrimitiveList/finalizers", "$retainKeys", "name", "ports", "containerPort", "strategy", "env", "x"]

@@ -1,7 +1,8 @@
 """What the verbs ask of this room: keep `managedFields` right over a write, or carry out a server-side apply.
 
-    track(form, old, new, sent, who, now)      after a create, PUT or patch; `sent` is what its author put into managedFields
-    apply(form, live, config, who, now)        the object a server-side apply makes
+    track(kind, old, new, sent, who, now)      after a create, PUT or patch; `sent` is what its author put into managedFields
+    apply(kind, live, config, who, now)        the object a server-side apply makes
+    settle(old, new, sent)                     after it: nothing is written if nothing but times would change
 
 Must not know: HTTP, storage. Read next: `ownership.py`; `verbs/writing.py`, which calls this.
 """
@@ -108,6 +109,23 @@ def put(obj: Object, owners: Owners) -> None:
         obj["metadata"]["managedFields"] = encode(owners)
     else:
         obj["metadata"].pop("managedFields", None)
+
+
+def settle(old: Object, new: Object, sent: Any) -> None:
+    """Give an applied object its owners; as they were, times too, if nothing else differs now that the defaults are in."""
+    before = old["metadata"].get("managedFields")
+    if before is not None and sent is not UNSAID and list(map(_timeless, before)) == list(map(_timeless, sent)):
+        new["metadata"]["managedFields"] = before
+        if new == old:
+            return
+    if sent is UNSAID:
+        new["metadata"].pop("managedFields", None)
+    else:
+        new["metadata"]["managedFields"] = sent
+
+
+def _timeless(entry: Object) -> Object:
+    return {name: value for name, value in entry.items() if name != "time"}
 
 
 def _owners(old: Object | None, sent: Any, *, foreign: bool) -> Owners:

@@ -165,12 +165,12 @@ def mark_inlined(messages: Messages, shapes: Shapes) -> None:
 
 
 def mark_always_shown(messages: Messages, shapes: Shapes) -> None:
-    """What the schema requires has no `omitempty` in Go, so that its zero is part of the object."""
+    """What the schema requires has no `omitempty` in Go, so that its zero, or its empty list, is part of the object."""
     for name, fields in messages.items():
         required = shapes.types[name].required if name in shapes.types else ()
         for number, line in fields.items():
             field, _, kind = line.partition(" ")
-            if field in required and kind in SCALARS:
+            if field in required and (kind in SCALARS or kind.startswith("[]")):
                 fields[number] = f"{field} !{kind}"
 
 

@@ -49,7 +49,15 @@ def decode_message(name: str, raw: bytes) -> dict[str, Any]:
         line = fields.get(str(number))
         if line is not None:
             _add(made, line, value)
+    for listed in _lists(name):
+        made.setdefault(listed, [])
     return made
+
+
+@functools.cache
+def _lists(name: str) -> tuple[str, ...]:
+    """The lists that JSON always shows."""
+    return tuple(line.partition(" ")[0] for line in table()[name].values() if line.partition(" ")[2].startswith("![]"))
 
 
 @functools.lru_cache(maxsize=1)
@@ -79,8 +87,8 @@ def _add(made: dict[str, Any], line: str, value: Value) -> None:
     if kind.startswith("map "):
         key, item = _entry(kind[4:], _octets(value))
         made.setdefault(name, {})[key] = item
-    elif kind.startswith("[]"):
-        made.setdefault(name, []).extend(_items(kind[2:], value))
+    elif kind.startswith(("[]", "![]")):
+        made.setdefault(name, []).extend(_items(kind.removeprefix("!")[2:], value))
     elif kind.startswith("<"):
         made.update(decode_message(kind[1:], _octets(value)))
     elif kind.startswith(("*", "!")):

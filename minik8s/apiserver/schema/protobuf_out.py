@@ -38,7 +38,7 @@ def envelope(obj: Object) -> bytes:
 
 def item_of(version: str, kind: str) -> Encode:
     """What makes the bytes of one item of a list."""
-    return message(table()[message_of(version, kind)]["2"].partition(" []")[2])
+    return message(table()[message_of(version, kind)]["2"].partition("[]")[2])
 
 
 def joined(version: str, kind: str, meta: Object, items: Iterable[bytes]) -> bytes:
@@ -122,8 +122,8 @@ def _names(name: str) -> frozenset[str]:
 def _encoder(number: int, kind: str) -> Encode:
     if kind.startswith("map "):
         return _map(_tag(number, 2), _encoder(2, kind[4:]))
-    if kind.startswith("[]"):
-        one = _encoder(number, kind[2:])
+    if kind.startswith(("[]", "![]")):
+        one = _encoder(number, kind.removeprefix("!")[2:])
         return lambda values: b"".join([one(value) for value in values])
     kind = kind.lstrip("*!")
     if kind == "string":

@@ -156,14 +156,14 @@ class Writer:
             meta.check_identity(kind, old, new)
             fitting.fits(call, new, twice=twice)
             new = converting.stored(call.kind, new)
-            meta.kept(kind, old, new, sub=sub)
             defaults.default(kind.resource.kind, new)
+            meta.kept(kind, old, new, sub=sub)
             if kind.own == "Service":
                 service_fields.carry(old, new)
             if who.operation != APPLIES:
                 tracking.track(kind, old, new, sent, who, stamp)
-            elif sent is not tracking.UNSAID:
-                new["metadata"]["managedFields"] = sent
+            else:
+                tracking.settle(old, new, sent)
             if sub != "status":
                 validate.check_change(kind, old, new, sub=sub)
             return None if meta.finished(kind, new) else new
