@@ -13,7 +13,7 @@ import pytest
 from tests.apiserver.apiprocess import ApiServer
 
 pytestmark = pytest.mark.etcd
-MERGE = "application/merge-patch+json"
+MERGE, APPLY = "application/merge-patch+json", "application/apply-patch+yaml"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 Object = dict[str, Any]
@@ -168,6 +168,22 @@ def test_columns_and_field_selectors(api: ApiServer, shared: Widgets) -> None:
     assert [column["name"] for column in found["columnDefinitions"]] == ["Name", "Color", "Heaviest", "Age"]
     assert [row["cells"][:3] for row in found["rows"]] == [["x", "blue", 7]]
     assert "not supported" in api.call("GET", shared.collection + "?fieldSelector=spec.size=3").body["message"]
+
+
+def test_applied_by_its_lists_keys(api: ApiServer, shared: Widgets) -> None:
+    """Two managers own an item each of a list that the schema calls a map; defaults are nobody's."""
+    path = f"{shared.collection}/applied"
+    one, two = (shared.widget("applied", parts=[{"name": name, "weight": 2}]) for name in "ab")
+    for manager, body in (("one", one), ("two", two)):
+        found = api.call("PATCH", f"{path}?fieldManager={manager}", body, content=APPLY)
+        assert found.code in (200, 201), found.body
+    assert [part["name"] for part in found.body["spec"]["parts"]] == ["a", "b"]
+    other = shared.widget("applied", parts=[{"name": "a", "weight": 5}])
+    conflict = api.call("PATCH", f"{path}?fieldManager=two", other, content=APPLY)
+    assert conflict.code == 409
+    assert conflict.body["details"]["causes"][0]["field"] == '.spec.parts[name="a"].weight'
+    dropped = api.call("PATCH", f"{path}?fieldManager=two", shared.widget("applied"), content=APPLY).body
+    assert [part["name"] for part in dropped["spec"]["parts"]] == ["a"]
 
 
 def test_kubectl_and_a_custom_kind(api: ApiServer, shared: Widgets) -> None:

@@ -19,8 +19,9 @@ from tests.apiserver.every_kind import OBJECTS, TESTED, name_of
 pytestmark = pytest.mark.etcd
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
+JSON_PATCH, APPLY = "application/json-patch+json", "application/apply-patch+yaml"
 SPACE = "every-kind"
+GONE = "?gracePeriodSeconds=0&propagationPolicy=Background"
 Object = dict[str, Any]
 
 
@@ -75,7 +76,7 @@ def life(api: ApiServer, space: str, request: pytest.FixtureRequest) -> Iterator
     for number in (1, 2, 3):
         with contextlib.suppress(AssertionError):
             life.call("PATCH", life.path(number), {"metadata": {"finalizers": None}}, MERGE)
-            life.call("DELETE", life.path(number) + "?gracePeriodSeconds=0")
+            life.call("DELETE", life.path(number) + GONE)
     life.connection.close()
 
 
@@ -102,16 +103,32 @@ def test_a_whole_life(life: Life) -> None:
     if "generation" in patched["metadata"]:
         assert patched["metadata"]["generation"] == 1, "labels and annotations are not the spec"
     assert (life.kind.stored.counted) == ("generation" in patched["metadata"])
-    assert life.good("DELETE", life.path() + "?gracePeriodSeconds=0")
+    assert life.good("DELETE", life.path() + GONE)
     gone = life.call("GET", life.path())
     assert gone.code == 404 or gone.body["metadata"].get("deletionTimestamp")
+
+
+def test_applied_on_the_server(life: Life) -> None:
+    """Made by one manager, changed by another, taken over by force; each owns what it said."""
+    body = life.object()
+    made = life.good("PATCH", life.path() + "?fieldManager=one", body, APPLY)
+    assert {each["manager"] for each in made["metadata"]["managedFields"]} == {"one"}
+    again = life.good("PATCH", life.path() + "?fieldManager=one", body, APPLY)
+    assert again == made, "nothing changed"
+    other = {**body, "metadata": {"name": life.name(), "labels": {"suite": "other"}}}
+    refused = life.call("PATCH", life.path() + "?fieldManager=two", other, APPLY)
+    assert refused.code == 409
+    assert refused.body["details"]["causes"][0]["field"] == ".metadata.labels.suite"
+    taken = life.good("PATCH", life.path() + "?fieldManager=two&force=true", other, APPLY)
+    assert taken["metadata"]["labels"]["suite"] == "other"
+    assert {each["manager"] for each in taken["metadata"]["managedFields"]} >= {"two"}
 
 
 def test_watch_and_table(life: Life) -> None:
     version = life.good("GET", life.collection)["metadata"]["resourceVersion"]
     life.good("POST", life.collection, life.object())
     life.good("PATCH", life.path(), {"metadata": {"labels": {"b": "c"}}}, MERGE)
-    life.good("DELETE", life.path() + "?gracePeriodSeconds=0")
+    life.good("DELETE", life.path() + GONE)
     query = f"?watch=true&resourceVersion={version}&timeoutSeconds=1&fieldSelector=metadata.name={life.name()}"
     events = watched(life, query, "application/json", 3)
     expected = ["ADDED", "MODIFIED", "MODIFIED" if life.kind.resource.kind == "Namespace" else "DELETED"]
@@ -144,7 +161,7 @@ def test_collection_is_deleted(life: Life) -> None:
     for number in (1, 2):
         life.good("POST", life.collection, life.object(number, labels={"doomed": "yes"}))
     life.good("POST", life.collection, life.object(3))
-    life.good("DELETE", life.collection + "?labelSelector=doomed=yes&gracePeriodSeconds=0")
+    life.good("DELETE", life.collection + "?labelSelector=doomed=yes&" + GONE[1:])
     left = {item["metadata"]["name"] for item in life.good("GET", life.collection)["items"]
             if not item["metadata"].get("deletionTimestamp")}
     assert life.name(3) in left
