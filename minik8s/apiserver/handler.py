@@ -147,8 +147,10 @@ class Handler:
             await response.prepare(request)
             await watching.run(first, events, response.write)
             await response.write_eof()
-        except ConnectionError:
-            log.debug("watch of %s: the client has gone", call.target.plural)
+        except ConnectionError as error:
+            log.debug("watch of %s: the client has gone: %s", call.target.plural, error)
+            if request.transport:
+                request.transport.abort()
         finally:
             self._health.watches -= 1
         return response

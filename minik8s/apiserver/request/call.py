@@ -17,7 +17,7 @@ from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.negotiation import PROTOBUF, prefers_protobuf
 from minik8s.apiserver.request.routes import Target
-from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
+from minik8s.apiserver.request.status import Cause, Refused, invalid
 from minik8s.apiserver.schema.protobuf_out import envelope
 
 Object = dict[str, Any]
@@ -86,16 +86,6 @@ def refusal(refused: Refused, accept: str = "") -> Answer:
     if prefers_protobuf(accept):
         return Answer(refused.code, envelope(refused.body()), PROTOBUF, headers)
     return Answer(refused.code, msgspec.json.encode(refused.body()), headers=headers)
-
-
-def number(query: Mapping[str, str], name: str) -> int | None:
-    """A whole number of the query, if it is there."""
-    text = query.get(name, "")
-    if not text:
-        return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise bad_request(f"{name}: {text[:50]!r} is not a whole number")
-    return int(text)
 
 
 def now() -> str:

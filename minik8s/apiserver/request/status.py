@@ -32,13 +32,16 @@ class Cause:
 class Refused(errors.Fault):
     """A request that is answered with a Status of failure."""
 
-    def __init__(self, code: int, message: str, *, reason: str = "", details: Body | None = None) -> None:
+    def __init__(self, code: int, message: str, *, reason: str = "", details: Body | None = None,
+                 metadata: Body | None = None) -> None:
         super().__init__(message)
+        self.metadata = metadata or {}
         self.code, self.reason, self.details = code, reason or REASONS.get(code, ""), details or {}
 
     def body(self) -> Body:
         """The Status object."""
-        status: Body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": str(self)}
+        status: Body = {"kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure",
+                        "message": str(self)}
         if self.reason:
             status["reason"] = self.reason
         if self.details:

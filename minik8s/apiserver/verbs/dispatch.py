@@ -20,6 +20,7 @@ from minik8s.apiserver.request.call import Answer, Call, answer
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, success
 from minik8s.apiserver.verbs import reading, subresources
 from minik8s.apiserver.verbs.eviction import evict
+from minik8s.apiserver.verbs.paging import page_of
 from minik8s.apiserver.verbs.reading import shown
 from minik8s.apiserver.verbs.reviews import Reviews
 from minik8s.apiserver.verbs.writing import Writer, delete_options
@@ -113,7 +114,7 @@ class Dispatch:
 
     async def _delete_collection(self, call: Call) -> Answer:
         options = delete_options(call)
-        page = await reading.page_of(self._cluster, call)
+        page = await page_of(self._cluster, call)
         deleted: list[Object] = []
         for item in page.items:
             meta = msgspec.json.decode(item)["metadata"]

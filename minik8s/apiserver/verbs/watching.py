@@ -2,8 +2,11 @@
 
     resourceVersion missing or 0   first what there is, as ADDED; then what happens
     n                              what happened after n; 410 inside the stream when that is forgotten
+    sendInitialEvents=true         first what there is, not older than n; then a bookmark that says so; then what happens
+    sendInitialEvents=false        what happens after n, or from now on
 
-Lines without a selector are made once and shared by every client. Bookmarks go out each minute and at the end.
+Lines without a selector are made once and shared by every client. Bookmarks go out each minute and at the end. A client that
+takes nothing for a while is dropped.
 Must not know: HTTP's machinery (lines are handed to `send`). Read next: `storage/watchcache.py`.
 """
 
@@ -11,24 +14,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.request.call import Call, number
-from minik8s.apiserver.request.routes import truthy
-from minik8s.apiserver.request.status import Cause, expired, invalid
+from minik8s.apiserver.request.call import Call
+from minik8s.apiserver.request.listoptions import list_options
+from minik8s.apiserver.request.status import expired
 from minik8s.apiserver.schema.protobuf_out import envelope, watch_frame
 from minik8s.apiserver.storage.watchcache import CacheWatch
+from minik8s.apiserver.storage.watchcache_state import Snapshot
 from minik8s.apiserver.storage.watchcache_window import CacheEvent, Entry, watch_line
-from minik8s.apiserver.verbs.reading import freshen, matcher_of, partial, tabled, wanted
+from minik8s.apiserver.verbs.paging import freshen, matcher_of
+from minik8s.apiserver.verbs.reading import partial, tabled, wanted
 from nodecore.errors import Expired
 
 Object = dict[str, Any]
 Send = Callable[[bytes], Awaitable[None]]
 BOOKMARK_PERIOD = 60.0
+STUCK_SECONDS = 30.0
+PIECE = 200
 SHORTEST, LONGEST = 1800, 3600
 
 
@@ -42,47 +49,60 @@ class Watching:
         test = matcher_of(call)
         self._matches: Callable[[Entry], bool] | None = (lambda entry: test(entry.object)) if test else None
         self._headers = True
-        self._bookmarks = truthy(call.query.get("allowWatchBookmarks", ""))
-        self._seconds = number(call.query, "timeoutSeconds") or random.randint(SHORTEST, LONGEST)
-        if call.query.get("sendInitialEvents"):
-            why = "Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled"
-            raise invalid("ListOptions", "meta.k8s.io", "", [Cause("sendInitialEvents", why, "FieldValueForbidden")])
+        self._options = list_options(call.query, watch=True)
+        self._bookmarks = self._options.bookmarks
+        self._seconds = self._options.seconds or random.randint(SHORTEST, LONGEST)
 
-    async def begin(self) -> tuple[list[bytes], CacheWatch | None]:
-        """The first lines, and the events to go on with (None: forgotten, the watch is over)."""
-        cache = self._cluster.cache(self._call.kind)
-        await freshen(self._cluster, self._call)
-        version = number(self._call.query, "resourceVersion") or 0
-        if version:
+    async def begin(self) -> tuple[Iterator[bytes], CacheWatch | None]:
+        """The first pieces, and the events to go on with (None: forgotten, the watch is over)."""
+        cache, options = self._cluster.cache(self._call.kind), self._options
+        if options.version and not options.initial:
+            await cache.ready()
             try:
-                return [], cache.watch(version)
+                return iter(()), cache.watch(options.version)
             except Expired as error:
-                return [self._gone(str(error))], None
+                return iter((self._gone(str(error)),)), None
+        await freshen(self._cluster, self._call, options.version)
         snapshot = cache.snapshot(self._folder)
-        found = [entry for entry in snapshot.entries if self._matches is None or self._matches(entry)]
-        return [self._line("ADDED", entry) for entry in found], cache.watch(snapshot.revision)
+        events = cache.watch(snapshot.revision)
+        if options.initial is False:
+            return iter(()), events
+        return self._initial(snapshot), events
 
-    async def run(self, first: list[bytes], events: CacheWatch | None, send: Send) -> None:
+    def _initial(self, snapshot: Snapshot) -> Iterator[bytes]:
+        found = [entry for entry in snapshot.entries if self._matches is None or self._matches(entry)]
+        for at in range(0, len(found), PIECE):
+            yield b"".join([self._line("ADDED", entry) for entry in found[at:at + PIECE]])
+        if self._options.initial and self._bookmarks:
+            yield self._bookmark(snapshot.revision, {"k8s.io/initial-events-end": "true"})
+
+    async def run(self, first: Iterable[bytes], events: CacheWatch | None, send: Send) -> None:
         """Send until the time is over, the client falls behind, or the caller cancels."""
-        if first:
-            await send(b"".join(first))
-        if events is None:
-            return
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._seconds
+        end, marked = loop.time() + self._seconds, loop.time()
         try:
-            while loop.time() < end:
+            for piece in first:
+                await self._send(send, piece)
+            while events is not None and loop.time() < end:
+                lines: list[bytes] = []
                 try:
-                    async with asyncio.timeout_at(min(end, loop.time() + BOOKMARK_PERIOD)):
-                        batch = await events.batch()
+                    async with asyncio.timeout_at(min(end, marked + BOOKMARK_PERIOD)):
+                        lines += self._lines(await events.batch())
                 except TimeoutError:
-                    await self._bookmark(events, send)
-                    continue
-                lines = list(self._lines(batch))
+                    marked = loop.time()
+                    if self._bookmarks:
+                        lines.append(self._bookmark(events.revision))
                 if lines:
-                    await send(b"".join(lines))
+                    await self._send(send, b"".join(lines))
         except Expired as error:
-            await send(self._gone(str(error)))
+            await self._send(send, self._gone(str(error)))
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(STUCK_SECONDS):
+                await send(data)
+        except TimeoutError:
+            raise ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s") from None
 
     def _lines(self, batch: Iterable[CacheEvent]) -> Iterable[bytes]:
         for event in batch:
@@ -112,16 +132,20 @@ class Watching:
         version = obj["metadata"].get("resourceVersion", "")
         return tabled(self._call, self.form, [obj], {"resourceVersion": version}, headers=headers)
 
-    async def _bookmark(self, events: CacheWatch, send: Send) -> None:
-        if not self._bookmarks:
-            return
+    def _bookmark(self, revision: int, annotations: dict[str, str] | None = None) -> bytes:
         resource = self._call.kind.resource
-        meta = {"resourceVersion": str(events.revision), "creationTimestamp": None}
+        meta: Object = {"resourceVersion": str(revision), "creationTimestamp": None}
+        if annotations:
+            meta["annotations"] = annotations
         obj: Object = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta}
         if self.form.table:
-            obj = {"kind": "Table", "apiVersion": f"meta.k8s.io/{self.form.version}", "columnDefinitions": [], "rows": [],
-                   "metadata": {"resourceVersion": meta["resourceVersion"]}}
-        await send(self._encoded("BOOKMARK", obj))
+            rows = [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{self.form.version}",
+                                             "metadata": meta}}] if annotations else []
+            obj = {"kind": "Table", "apiVersion": f"meta.k8s.io/{self.form.version}", "columnDefinitions": [], "rows": rows,
+                   "metadata": {"resourceVersion": str(revision)}}
+        elif self.form.partial:
+            obj = partial(obj, self.form)
+        return self._encoded("BOOKMARK", obj)
 
     def _gone(self, why: str) -> bytes:
         return self._encoded("ERROR", expired(why).body())
