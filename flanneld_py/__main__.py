@@ -6,6 +6,7 @@ Read next: `flanneld_py/agent.py`.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -97,7 +98,8 @@ def _as_given(option: str, arguments: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point. What is imported is no garbage: collecting starts when the store opens."""
+    gc.disable()
     entry.run(invoke, NAME)
 
 

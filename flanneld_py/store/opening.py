@@ -1,11 +1,13 @@
 """From the flags to the store they ask for, and what a start has to wait for there.
 
-Only the client that is needed is imported: gRPC for etcd, aiohttp for Kubernetes; each costs tens of MB.
+Only the client that is needed is imported: gRPC for etcd, aiohttp for Kubernetes; each costs tens of MB. That is the last of a
+start's imports, so garbage is collected from then on.
 Read next: `flanneld_py/store/port.py`.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -60,6 +62,7 @@ async def _open_etcd(settings: Settings) -> AsyncIterator[LeaseStore]:
     from flanneld_py.store.etcd import EtcdLeaseStore
     from nodecore.etcd.client import EtcdClient, EtcdConfig, parse_endpoints
 
+    gc.enable()
     config = EtcdConfig(
         parse_endpoints(settings.endpoints, what="--etcd-endpoints"), settings.ca, settings.cert, settings.key,
         settings.username, settings.password,
@@ -78,6 +81,7 @@ async def _open_kube(settings: KubeSettings) -> AsyncIterator[LeaseStore]:
     from nodecore.daemon import heap
     from nodecore.kube.client import KubeClient
 
+    gc.enable()
     _tell_of_no_queue(os.environ.get(QUEUE, ""))
     names = Annotations.named(settings.annotation_prefix)
     limit = None if os.environ.get("CONT_WHEN_CACHE_NOT_READY", "").lower() == "true" else SYNC_LIMIT
