@@ -23,6 +23,17 @@ FORBIDDEN = ("definitions", "dependencies", "patternProperties", "additionalItem
 COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 LIST_TYPES, MAP_TYPES = ("atomic", "map", "set"), ("atomic", "granular")
 TYPES = ("array", "boolean", "integer", "number", "object", "string")
+STRINGS = frozenset({"required", "x-kubernetes-list-map-keys"})
+TEXTS = ("type", "format", "pattern", "title", "description", "x-kubernetes-list-type", "x-kubernetes-map-type")
+LISTS = ("required", "enum", "allOf", "anyOf", "oneOf", "x-kubernetes-list-map-keys", CEL)
+COUNTS = ("maxLength", "minLength", "maxItems", "minItems", "maxProperties", "minProperties")
+SWITCHES = ("nullable", "exclusiveMaximum", "exclusiveMinimum", "uniqueItems", structural.INT_OR_STRING, structural.PRESERVE,
+            "x-kubernetes-embedded-resource")
+WORDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(TEXTS, (str,)), **dict.fromkeys(LISTS, (list,)), **dict.fromkeys(COUNTS, (int,)),
+    **dict.fromkeys(("maximum", "minimum", "multipleOf"), (int, float)), **dict.fromkeys(SWITCHES, (bool,)),
+    "properties": (dict,), "items": (dict,), "not": (dict,), "additionalProperties": (dict, bool),
+}
 SIMPLE_PATH = re.compile(r"(\.[A-Za-z_][\w-]*)+")
 DEEPEST = 60
 
@@ -81,6 +92,9 @@ def _version(where: str, version: Object) -> Iterator[Cause]:
         if name not in ("name", "generateName"):
             yield causes.forbidden(f"{place}.properties[metadata]", 'must not specify anything other than name and generateName, '
                                                                     'but metadata is implicitly specified')
+    if mistyped := list(_types(place, schema, 0)):
+        yield from mistyped
+        return
     yield from _schema(place, schema, 0)
     for index, column in enumerate(each(version, "additionalPrinterColumns")):
         at = f"{where}.additionalPrinterColumns[{index}]"
@@ -115,6 +129,33 @@ def _type_at(schema: Object, path: str) -> str:
     for step in path.removeprefix(".").split("."):
         schema = section(section(schema, "properties"), step)
     return str(schema.get("type", ""))
+
+
+def _types(where: str, schema: Object, depth: int) -> Iterator[Cause]:
+    """Words of the wrong type: the API's own schema does not look below `items` and `additionalProperties`."""
+    for key, value in schema.items():
+        expected = WORDS.get(key)
+        if expected is None or value is None:
+            continue
+        if not isinstance(value, expected) or (isinstance(value, bool) and bool not in expected):
+            yield causes.wrong(f"{where}.{key}", value, f"must be of type {' or '.join(each.__name__ for each in expected)}")
+        elif key in STRINGS and isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            yield causes.wrong(f"{where}.{key}", value, "must be a list of strings")
+        elif depth <= DEEPEST:
+            for name, inner in _inner(key, value):
+                if isinstance(inner, dict):
+                    yield from _types(f"{where}.{key}{name}", inner, depth + 1)
+                else:
+                    yield causes.wrong(f"{where}.{key}{name}", inner, "must be an object")
+
+
+def _inner(key: str, value: Any) -> list[tuple[str, Any]]:
+    """The schemas below a word."""
+    if key == "properties":
+        return [(f"[{name}]", inner) for name, inner in value.items()]
+    if key in ("allOf", "anyOf", "oneOf"):
+        return [(f"[{index}]", inner) for index, inner in enumerate(value)]
+    return [("", value)] if key in ("items", "not", "additionalProperties") and not isinstance(value, bool) else []
 
 
 def _schema(where: str, schema: Object, depth: int) -> Iterator[Cause]:
