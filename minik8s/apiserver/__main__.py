@@ -9,6 +9,7 @@ import click
 
 from nodecore.daemon.entry import run
 
+ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--etcd-servers", default="http://127.0.0.1:2379", show_default=True, help="etcd's endpoints, comma-separated.")
@@ -22,6 +23,15 @@ from nodecore.daemon.entry import run
 @click.option("--tls-private-key-file", default="", help="Its key.")
 @click.option("--client-ca-file", default="", help="CA that clients' certificates are from.")
 @click.option("--token-auth-file", default="", help="Static tokens, a line each: token,user,uid[,groups].")
+@click.option("--anonymous-auth/--no-anonymous-auth", default=True, show_default=True, help="Answer who says no name.")
+@click.option("--service-account-issuer", default=ISSUER, show_default=True, help="Who ServiceAccount tokens say they are from.")
+@click.option("--api-audiences", default="", help="Audiences tokens must be for, comma-separated; the issuer.")
+@click.option("--service-account-signing-key-file", default="", help="Key that signs tokens; one kept in etcd.")
+@click.option("--service-account-key-file", multiple=True, help="Another key tokens may be signed with; repeatable.")
+@click.option("--root-ca-file", default="", help="CA that pods are told to trust; that of --client-ca-file.")
+@click.option("--cluster-signing-cert-file", default="", help="CA that certificate requests are signed by; none are.")
+@click.option("--cluster-signing-key-file", default="", help="Its key.")
+@click.option("--cluster-signing-duration", default="8760h0m0s", show_default=True, help="How long such certificates are good.")
 @click.option("--service-cluster-ip-range", default="10.96.0.0/16", show_default=True, help="Cluster IPs; two for dual stack.")
 @click.option("--service-node-port-range", default="30000-32767", show_default=True, help="Node ports to give out.")
 @click.option("--kubelet-client-certificate", default="", help="Our client certificate for kubelets.")

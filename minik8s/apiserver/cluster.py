@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from minik8s.apiserver.kinds import converting
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
@@ -29,8 +29,26 @@ EAGER = ("namespaces", "nodes", "pods", "services", "endpoints", "endpointslices
          "clusterrolebindings", "roles", "rolebindings")
 
 
+class Gate(Protocol):
+    """What a write passes before it is stored (`admission/`)."""
+
+    async def shape(self, call: Any, kind: Kind, obj: Object) -> None:
+        """Complete an object that is about to be created."""
+        ...
+
+    def check_new(self, call: Any, kind: Kind, obj: Object) -> None:
+        """Refuse an object that may not be created."""
+        ...
+
+    def check_change(self, call: Any, kind: Kind, old: Object, new: Object) -> None:
+        """Refuse a change that may not be made."""
+        ...
+
+
 class Cluster:
-    """The objects of the cluster this server serves."""
+    """The objects of the cluster this server serves; whatever a client writes passes the `gate`."""
+
+    gate: Gate | None = None
 
     def __init__(self, etcd: EtcdClient, allocator: Allocator, *, passing_after: float) -> None:
         self.etcd, self.allocator = etcd, allocator

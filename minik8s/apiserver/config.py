@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from minik8s.apiserver.auth.accounts import Issuing
+from minik8s.apiserver.auth.signing import Signing
 from minik8s.apiserver.kinds.default_objects import Advertised
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
@@ -40,6 +42,15 @@ class Flags:
     kubelet_client_key: str
     kubelet_certificate_authority: str
     token_auth_file: str
+    anonymous_auth: bool
+    service_account_issuer: str
+    api_audiences: str
+    service_account_signing_key_file: str
+    service_account_key_file: tuple[str, ...]
+    root_ca_file: str
+    cluster_signing_cert_file: str
+    cluster_signing_key_file: str
+    cluster_signing_duration: str
     cache_dir: str
     event_ttl: str
 
@@ -91,6 +102,33 @@ class Flags:
         if address.version != network.version:
             raise UserError(f"--advertise-address: {address} is not of the family of --service-cluster-ip-range {network}")
         return Advertised(address, self.secure_port, network.network_address + 1, tuple(str(each) for each in self.networks()))
+
+    def issuing(self) -> Issuing:
+        """How ServiceAccount tokens are made and recognised."""
+        if not self.service_account_issuer:
+            raise UserError("--service-account-issuer: not given")
+        audiences = tuple(each.strip() for each in self.api_audiences.split(",") if each.strip())
+        files = (self.service_account_signing_key_file, self.service_account_key_file)
+        return Issuing(self.service_account_issuer, audiences, *files)
+
+    def signing(self) -> Signing:
+        """How certificate requests are signed; without files they are not."""
+        files = ("--cluster-signing-cert-file", "--cluster-signing-key-file")
+        if bool(self.cluster_signing_cert_file) != bool(self.cluster_signing_key_file):
+            raise UserError(f"{files[0]} and {files[1]} go together")
+        for path, flag in zip((self.cluster_signing_cert_file, self.cluster_signing_key_file), files, strict=True):
+            if path:
+                _readable(path, flag)
+        seconds = parse_duration(self.cluster_signing_duration, what="--cluster-signing-duration")
+        return Signing(self.cluster_signing_cert_file, self.cluster_signing_key_file, seconds)
+
+    def root_ca(self) -> str:
+        """The CA pods are told to trust, as PEM; empty when we know none."""
+        flag, path = ("--root-ca-file", self.root_ca_file) if self.root_ca_file else ("--client-ca-file", self.client_ca_file)
+        if not path:
+            return ""
+        _readable(path, flag)
+        return Path(path).read_text()
 
     def server_tls(self) -> ssl.SSLContext:
         """Our certificate, and the CA a client's certificate must be from if it shows one."""

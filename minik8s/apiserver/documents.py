@@ -13,6 +13,8 @@ import msgspec
 from aiohttp import web
 
 from minik8s.apiserver import schema
+from minik8s.apiserver.auth.accounts import Accounts
+from minik8s.apiserver.auth.jwt import jwks
 from minik8s.apiserver.health import PATHS, VERSION, Health
 from minik8s.apiserver.kinds import discovery
 from minik8s.apiserver.kinds.catalogue import Kind
@@ -24,10 +26,12 @@ from minik8s.apiserver.request.status import method_not_allowed
 from minik8s.apiserver.schema import custom_openapi
 from nodecore.errors import NotFound
 
-ROOTS = ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+ROOTS = ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics",
+         "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
 
 
-async def document(request: web.BaseRequest, path: str, health: Health, registry: Registry, address: str) -> Answer | None:
+async def document(request: web.BaseRequest, path: str, health: Health, registry: Registry, address: str,
+                   accounts: Accounts) -> Answer | None:
     """What is at a path; None when nothing is."""
     if request.method not in ("GET", "HEAD"):
         raise method_not_allowed()
@@ -42,10 +46,21 @@ async def document(request: web.BaseRequest, path: str, health: Health, registry
         return answer(VERSION)
     if parts == ["metrics"]:
         return health.metrics()
+    if parts == ["openid", "v1", "jwks"]:
+        return Answer(200, msgspec.json.encode(jwks(await accounts.keys())), "application/jwk-set+json")
+    if parts == [".well-known", "openid-configuration"]:
+        return answer(_issuer(accounts, address, [key.algorithm for key in await accounts.keys()]))
     known = request.headers.get("If-None-Match", "")
     if parts[0] == "openapi":
         return _openapi(parts[1:], known, [each for each in registry.members() if isinstance(each, Kind)])
     return _discovery(parts, request.headers.get("Accept", ""), known, registry, address)
+
+
+def _issuer(accounts: Accounts, address: str, algorithms: list[str]) -> dict[str, Any]:
+    """The discovery document of OpenID Connect: where whoever gets a token finds the keys it is signed with."""
+    return {"issuer": accounts.issuing.issuer, "jwks_uri": f"https://{address}/openid/v1/jwks",
+            "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": sorted(set(algorithms))}
 
 
 def _discovery(parts: list[str], accept: str, known: str, registry: Registry, address: str) -> Answer | None:

@@ -13,15 +13,13 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Mapping
 
 from aiohttp import web
 
 from minik8s.apiserver import documents
-from minik8s.apiserver.auth.access import Access
-from minik8s.apiserver.auth.authenticate import NOBODY, by_certificate, by_token
 from minik8s.apiserver.auth.authorize import Attributes, User
-from minik8s.apiserver.auth.questions import OPEN_PATHS, attributes, forbidden, open_to_all
+from minik8s.apiserver.auth.guard import Guard
+from minik8s.apiserver.auth.questions import attributes
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
@@ -43,11 +41,9 @@ BODY_SECONDS = 30
 class Handler:
     """Answers the requests of one server."""
 
-    def __init__(self, cluster: Cluster, health: Health, tokens: Mapping[str, User], kubelets: ssl.SSLContext | None,
-                 address: str) -> None:
-        self._cluster, self._health, self._tokens, self._kubelets = cluster, health, tokens, kubelets
-        self._access = Access(cluster)
-        self._dispatch = Dispatch(cluster, self._access)
+    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: ssl.SSLContext | None, address: str) -> None:
+        self._cluster, self._health, self._guard, self._kubelets = cluster, health, guard, kubelets
+        self._dispatch = Dispatch(cluster, guard)
         self._address = address
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -74,26 +70,16 @@ class Handler:
         return response
 
     async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse:
-        user = self._user(request)
-        await self._permit(user, attributes(verb, target, request.query) if target else Attributes(verb, path=path))
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        user = await self._guard.user(certificate, request.headers)
+        await self._guard.permit(user, attributes(verb, target, request.query) if target else Attributes(verb, path=path))
         if target is None:
-            found = await documents.document(request, path, self._health, self._cluster.registry, self._address)
+            found = await documents.document(request, path, self._health, self._cluster.registry, self._address,
+                                             self._guard.accounts)
             if found is None:
                 raise no_such_path()
             return _respond(found)
         return await self._resource(request, target, verb, user)
-
-    def _user(self, request: web.BaseRequest) -> User:
-        certificate = request.transport.get_extra_info("peercert") if request.transport else None
-        return by_certificate(certificate) or by_token(request.headers.get("Authorization", ""), self._tokens) or NOBODY
-
-    async def _permit(self, user: User, asked: Attributes) -> None:
-        if not self._access.synced:
-            if asked.path in OPEN_PATHS:
-                return
-            await self._access.ready()
-        if not (user.known or open_to_all(asked)) or not self._access.allows(user, asked):
-            raise forbidden(user, asked)
 
     async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse:
         place = (target.group, target.version, target.plural)

@@ -16,13 +16,18 @@ from pathlib import Path
 from aiohttp import web
 
 from minik8s.apiserver import schema
+from minik8s.apiserver.admission.chain import Chain
+from minik8s.apiserver.admission.quota_status import keep_status
 from minik8s.apiserver.auth.authenticate import read_tokens
 from minik8s.apiserver.auth.bootstrap import aggregate_for_ever, ensure_policy
+from minik8s.apiserver.auth.guard import Guard
+from minik8s.apiserver.auth.signing import Signer
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.config import Flags
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.default_objects import look_after
+from minik8s.apiserver.kinds.namespace_objects import NamespaceObjects
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
@@ -40,19 +45,23 @@ async def serve(flags: Flags) -> None:
     """Serve until a signal ends it."""
     etcd, tls, kubelets, tokens = flags.etcd(), flags.server_tls(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
     networks, (low, high), where = flags.networks(), flags.node_ports(), flags.advertised()
-    event_ttl = flags.event_seconds()
+    event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
+    signing = flags.signing()
     sockets = [*listen_sockets().values(), *flags.sockets()]
     await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
     async with EtcdClient(etcd) as client:
         cluster = Cluster(client, Allocator(client, networks, low, high), passing_after=event_ttl)
         health = Health(cluster)
-        handler = Handler(cluster, health, tokens, kubelets, where.text)
+        guard = Guard(cluster, flags.issuing(), tokens, anonymous=flags.anonymous_auth)
+        cluster.gate = chain = Chain(cluster, guard.access)
+        handler = Handler(cluster, health, guard, kubelets, where.text)
         runner = await _start(handler, sockets, tls)
         log.info("serving on %s", ", ".join(_name(sock) for sock in sockets))
 
         def prepared() -> None:
             if not health.prepared:
                 health.prepared = True
+                guard.settled.set()
                 settle()
                 notify("READY=1")
                 log.info("ready")
@@ -61,6 +70,8 @@ async def serve(flags: Flags) -> None:
             await run_tasks({
                 **cluster.tasks(), "definitions": Definitions(cluster).run(),
                 "default objects": look_after(cluster, where, ensure_policy, prepared),
+                "certificates": Signer(cluster, guard.access, signing).run(),
+                "quotas": keep_status(cluster, chain.quota), "objects of namespaces": NamespaceObjects(cluster, root_ca).run(),
                 "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small()})
         finally:
             health.stopping = True

@@ -30,6 +30,7 @@ class Sources:
     pod_ips: tuple[str, ...] = ()
     host_ips: tuple[str, ...] = ()
     node_capacity: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Fetches the ConfigMaps and Secrets a pod names.
+"""Fetches the ConfigMaps, Secrets and tokens a pod names.
 
 Must not know: what they are used for. Read next: `minik8s/kubelet/environment.py`, `minik8s/kubelet/volumes.py`.
 """
@@ -16,6 +16,7 @@ from nodecore.kube.resource import CONFIG_MAPS, SECRETS
 from .environment import Sources
 from .records import Pod, containers_of, init_containers_of
 from .sandbox_config import NodeSettings
+from .tokens import Tokens
 
 Reference = tuple[str, str]
 CONFIG_MAP, SECRET = "configMap", "secret"
@@ -46,7 +47,8 @@ def _of_volumes(pod: Pod) -> Iterator[Reference]:
             yield SECRET, (source.get("secret") or {}).get("name", "")
 
 
-async def fetch_sources(client: KubeClient, pod: Pod, node: NodeSettings, pod_ips: tuple[str, ...]) -> Sources:
+async def fetch_sources(client: KubeClient, pod: Pod, node: NodeSettings, pod_ips: tuple[str, ...],
+                        tokens: Tokens) -> Sources:
     """Read what exists of a pod's sources; what is missing is missing in the result."""
     namespace = pod["metadata"].get("namespace", "default")
     config_maps: dict[str, Mapping[str, bytes]] = {}
@@ -59,7 +61,7 @@ async def fetch_sources(client: KubeClient, pod: Pod, node: NodeSettings, pod_ip
         except Denied as error:
             raise Denied(f"{kind} {name}: {error}") from None
         (config_maps if kind == CONFIG_MAP else secrets)[name] = data_of(kind, found)
-    return Sources(config_maps, secrets, pod_ips, node.ips, node.capacity or {})
+    return Sources(config_maps, secrets, pod_ips, node.ips, node.capacity or {}, await tokens.of(client, pod))
 
 
 def data_of(kind: str, found: Mapping[str, Any]) -> dict[str, bytes]:

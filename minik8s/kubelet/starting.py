@@ -28,6 +28,7 @@ from .records import Container, Pod, containers_of, init_containers_of
 from .sandbox_config import NodeSettings, hostname, sandbox_config
 from .sources import SECRET, data_of, fetch_sources
 from .status_writer import StatusWriter
+from .tokens import Tokens
 from .volumes import container_binds, last_words_bind, prepare_volumes, write_hosts
 
 POST_START_LIMIT = 300.0
@@ -54,6 +55,7 @@ class Services:
     node: NodeSettings
     limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     network_ready: bool = False
+    tokens: Tokens = field(default_factory=Tokens)
 
 
 def container_spec(pod: Pod, name: str) -> dict[str, Any]:
@@ -96,7 +98,7 @@ async def start_container(services: Services, pod: Pod, op: Start, ips: tuple[st
 
 async def _sources(services: Services, pod: Pod, ips: tuple[str, ...]) -> Sources:
     try:
-        return await fetch_sources(services.client, pod, services.node, ips)
+        return await fetch_sources(services.client, pod, services.node, ips, services.tokens)
     except Fault as error:
         services.recorder.emit(pod, "Warning", "FailedMount", str(error))
         raise StartFault("ContainerCreating", str(error)) from None

@@ -11,7 +11,7 @@ from typing import Any
 from .records import Pod, containers_of, init_containers_of
 
 VOLUMES = ("emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected")
-PROJECTED = ("configMap", "secret", "downwardAPI")
+PROJECTED = ("configMap", "secret", "downwardAPI", "serviceAccountToken")
 POD_FIELDS = ("runtimeClassName", "resourceClaims", "ephemeralContainers")
 HANDLERS = ("exec", "httpGet", "tcpSocket")
 HOOKS = ("exec", "httpGet", "sleep")

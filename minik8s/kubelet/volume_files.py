@@ -12,6 +12,7 @@ from nodecore.errors import Invalid
 
 from .environment import Data, Sources, field_value, resource_value
 from .records import Pod, containers_of
+from .tokens import wish_of
 
 DEFAULT_MODE = 0o644
 Files = dict[str, tuple[bytes, int]]
@@ -46,7 +47,16 @@ def _projected(pod: Pod, projected: Mapping[str, Any], sources: Sources) -> File
             made |= _keyed(source["secret"], "secret", source["secret"]["name"], sources.secrets, mode)
         if "downwardAPI" in source:
             made |= _downward(pod, source["downwardAPI"], sources, mode)
+        if "serviceAccountToken" in source:
+            made[_inside(source["serviceAccountToken"]["path"])] = (_token(source["serviceAccountToken"], sources), mode)
     return made
+
+
+def _token(source: Mapping[str, Any], sources: Sources) -> bytes:
+    try:
+        return sources.tokens[wish_of(source)]
+    except KeyError:
+        raise Invalid("there is no token for the pod's ServiceAccount") from None
 
 
 def _keyed(source: Mapping[str, Any], kind: str, name: str, held: Mapping[str, Data], mode: int) -> Files:

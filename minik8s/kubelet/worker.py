@@ -276,7 +276,8 @@ class PodWorker:
         if self._next_refresh and now >= self._next_refresh:
             box = self.actual.current
             try:
-                sources = await fetch_sources(self.services.client, self.pod, self.services.node, box.ips if box else ())
+                sources = await fetch_sources(self.services.client, self.pod, self.services.node, box.ips if box else (),
+                                              self.services.tokens)
                 prepare_volumes(self.pod, self.services.node.root_dir, sources)
             except Fault as error:
                 log.debug("%s: volumes not refreshed: %s", name_of(self.pod), error)

@@ -14,10 +14,10 @@ from pathlib import Path
 from minik8s.lab import agents, containerd, host, topology
 from minik8s.lab.config import LabConfig
 from minik8s.lab.images import write_images
-from minik8s.lab.kubeconfig import kubeconfig
-from minik8s.lab.pki import Authority, Identity, Pair
 from minik8s.lab.state import State, write_atomically
 from minik8s.lab.topology import Node
+from minik8s.pki.authority import Authority, Identity, Pair
+from minik8s.pki.kubeconfig import kubeconfig
 from nodecore.errors import Bug
 
 NODE_DIRECTORIES = ("logs", "work", "cni-bin", "root/etc", "root/var/lib", "root/var/log", "root/var/cache", "root/tmp")

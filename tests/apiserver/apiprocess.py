@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minik8s.lab.pki import Authority, Identity
+from minik8s.pki.authority import Authority, Identity
 from tests.etcdserver import EtcdServer, free_ports
 
 ROOT = Path(__file__).parent.parent.parent

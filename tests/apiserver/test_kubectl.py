@@ -112,7 +112,8 @@ def test_pods_and_waiting(kubectl: Kubectl) -> None:
 
 def test_watch_shows_rows(api: ApiServer, kubectl: Kubectl) -> None:
     config = str(api.file("admin.kubeconfig"))
-    argv = [kubectl.binary, "--kubeconfig", config, "-n", kubectl.namespace, "get", "cm", "-w"]  # type: ignore[attr-defined]
+    argv = [kubectl.binary, "--kubeconfig", config, "-n", kubectl.namespace, "get", "cm", "-w",  # type: ignore[attr-defined]
+            "--field-selector=metadata.name=seen"]
     watching = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert watching.stdout is not None
     try:

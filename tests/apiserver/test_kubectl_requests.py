@@ -28,7 +28,6 @@ ACCEPT = {"json": "application/json", "any": "application/json, */*", "table": T
 CONTENT = {"json": "application/json", "protobuf": PROTOBUF, "strategic": "application/strategic-merge-patch+json",
            "merge": "application/merge-patch+json", "apply": "application/apply-patch+yaml"}
 EXPECTED = (  # by pattern of "METHOD path body"; all else must succeed
-    (r"POST .*/serviceaccounts/default/token", 404, "could not find"),
     (r".*/(log|exec|attach|portforward)(\?|$| )", 400, "does not have a host assigned"),
 )
 TEMPLATE = {"metadata": {"labels": {"app": "d1"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}

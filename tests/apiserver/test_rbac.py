@@ -194,3 +194,22 @@ def test_a_role_reference_stays(api: ApiServer, ns: str) -> None:
                        content="application/merge-patch+json")
     assert changed.code == 422
     assert "cannot change roleRef" in changed.body["message"]
+def test_nobody_gives_more_than_they_have(api: ApiServer, ns: str) -> None:
+    make(api, "rolebindings", binding("boss", "ClusterRole", "admin", NOBODY, namespace=ns))
+    path = f"{RBAC}/namespaces/{ns}"
+    until(lambda: api.call("GET", f"{path}/roles", user="nobody").code == 200, what="nobody is the admin here")
+    made = api.call("POST", f"{path}/roles", {"metadata": {"name": "fine"}, "rules": [rule("get", "pods")]}, user="nobody")
+    assert made.code == 201, made.body
+    refused = api.call("POST", f"{path}/roles", {"metadata": {"name": "no"}, "rules": [rule("get", "nodes")]}, user="nobody")
+    assert refused.code == 403
+    assert "attempting to grant RBAC permissions not currently held" in refused.body["message"]
+    widened = api.call("PATCH", f"{path}/roles/fine", {"rules": [rule("*", "*", "*")]}, user="nobody",
+                       content="application/merge-patch+json")
+    assert widened.code == 403
+    bound = {**binding("up", "ClusterRole", "cluster-admin", {"kind": "User", "name": "nobody",
+                                                              "apiGroup": "rbac.authorization.k8s.io"})}
+    assert api.call("POST", f"{path}/rolebindings", bound, user="nobody").code == 403
+    own = binding("own", "Role", "fine", {"kind": "User", "name": "x", "apiGroup": "rbac.authorization.k8s.io"})
+    assert api.call("POST", f"{path}/rolebindings", own, user="nobody").code == 201
+
+

@@ -219,11 +219,11 @@ def test_field_validation(api: ApiServer, ns: str) -> None:
 
 def test_pages_are_one_list(api: ApiServer, ns: str) -> None:
     for number in range(7):
-        api.call("POST", f"{CORE}/{ns}/configmaps", config(f"p{number}"))
-    path = f"{CORE}/{ns}/configmaps?limit=3"
+        api.call("POST", f"{CORE}/{ns}/secrets", {"metadata": {"name": f"p{number}"}})
+    path = f"{CORE}/{ns}/secrets?limit=3"
     first = api.call("GET", path).body
     assert first["metadata"]["remainingItemCount"] == 4
-    api.call("POST", f"{CORE}/{ns}/configmaps", config("p9"))
+    api.call("POST", f"{CORE}/{ns}/secrets", {"metadata": {"name": "p9"}})
     names, token = [item["metadata"]["name"] for item in first["items"]], first["metadata"]["continue"]
     while token:
         page = api.call("GET", f"{path}&continue={token}").body
@@ -336,7 +336,7 @@ def test_a_client_that_says_nothing_holds_nobody_up(api: ApiServer) -> None:
 
 
 def test_a_certificate_of_another_authority_is_refused(api: ApiServer, tmp_path: Any) -> None:
-    from minik8s.lab.pki import Authority, Identity
+    from minik8s.pki.authority import Authority, Identity
 
     pair = Authority().issue(Identity("admin", ("system:masters",)))
     (tmp_path / "c").write_bytes(pair.certificate + pair.key)

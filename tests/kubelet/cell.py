@@ -21,7 +21,7 @@ from minik8s.kubelet.cgroups import hierarchies
 from minik8s.lab.containerd import config_toml
 from minik8s.lab.host import snapshotter
 from minik8s.lab.images import write_images
-from minik8s.lab.pki import Authority, Identity
+from minik8s.pki.authority import Authority, Identity
 from nodecore.kernel.netns import Netns
 
 SUBNET = "10.231.0.0/24"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minik8s.lab.pki import Authority, Identity
+from minik8s.pki.authority import Authority, Identity
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_non_root() -> None:
 
 @pytest.mark.parametrize(("spec", "word"), [
     ({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}, "volume v of type persistentVolumeClaim"),
-    ({"volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}, "serviceAccountToken"),
+    ({"volumes": [{"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "t"}}]}}]}, "clusterTrustBundle"),
     ({"runtimeClassName": "kata"}, "spec.runtimeClassName"), ({"hostUsers": False}, "spec.hostUsers=false"),
     ({"initContainers": [{"name": "side", "restartPolicy": "Always"}]}, "restartPolicy of init container side"),
     ({"containers": [{"name": "c", "livenessProbe": {"grpc": {"port": 1}}}]}, "livenessProbe of container c"),

@@ -12,7 +12,7 @@ import pytest
 from minik8s.lab import agents, cgroup, containerd, frames, images, topology
 from minik8s.lab.config import LabConfig, check
 from minik8s.lab.hostnet import host_routes
-from minik8s.lab.kubeconfig import kubeconfig
+from minik8s.pki.kubeconfig import kubeconfig
 from nodecore.errors import UserError
 from nodecore.kube.config import parse
 

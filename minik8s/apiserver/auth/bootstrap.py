@@ -38,6 +38,8 @@ async def ensure_policy(cluster: Cluster) -> None:
         for wanted in default_policy():
             group.create_task(one(wanted))
     await aggregate(cluster)
+    for plural in PLURALS.values():
+        await cluster.cache(BY_PLURAL[plural]).fresh()
 
 
 async def _ensure(cluster: Cluster, writer: Writer, wanted: Object) -> None:

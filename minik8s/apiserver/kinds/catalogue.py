@@ -70,7 +70,7 @@ KINDS: tuple[Kind, ...] = (
          fields=("status.replicas",), counted=True),
     _row(_core("resourcequotas", "ResourceQuota"), "quota", subs=(STATUS,)),
     _row(r.SECRETS, fields=("type",)),
-    _row(r.SERVICE_ACCOUNTS, "sa"),
+    _row(r.SERVICE_ACCOUNTS, "sa", subs=(Sub("token", ("create",), "TokenRequest", AUTHENTICATION, "v1"),)),
     _row(r.SERVICES, "svc", prefix="services/specs", categories=ALL, subs=(STATUS,), fields=("spec.clusterIP", "spec.type")),
     _row(r.DAEMON_SETS, "ds", categories=ALL, subs=(STATUS,), counted=True),
     _row(r.DEPLOYMENTS, "deploy", categories=ALL, subs=WHOLE, counted=True),

@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 
-from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import User
+from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import Review
 from minik8s.apiserver.kinds.registry import refusal
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Answer, Call, answer
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, success
-from minik8s.apiserver.verbs import reading, subresources
+from minik8s.apiserver.verbs import reading, subresources, tokens
 from minik8s.apiserver.verbs.eviction import evict
 from minik8s.apiserver.verbs.paging import page_of
 from minik8s.apiserver.verbs.reading import shown
@@ -32,9 +32,9 @@ RETURNED_WHEN_GONE = frozenset({"Pod", "Service", "Namespace"})
 class Dispatch:
     """The verbs over one cluster."""
 
-    def __init__(self, cluster: Cluster, access: Access) -> None:
-        self._cluster = cluster
-        self._reviews = Reviews(access)
+    def __init__(self, cluster: Cluster, guard: Guard) -> None:
+        self._cluster, self._accounts = cluster, guard.accounts
+        self._reviews = Reviews(guard.access, guard.authenticator.whose)
         self._writer = Writer(cluster)
         self._writes: set[asyncio.Task[Answer]] = set()
 
@@ -89,7 +89,7 @@ class Dispatch:
         if verb not in sub.verbs:
             raise method_not_allowed()
         match target.subresource:
-            case "status":
+            case "status" | "approval":
                 obj = await self._writer.update(call, sub="status") if verb == "update" else \
                     (await self._writer.patch(call, sub="status"))[0]
                 return shown(call, obj)
@@ -101,6 +101,8 @@ class Dispatch:
                 return shown(call, await subresources.debug(self._writer, call))
             case "eviction":
                 return answer(await evict(self._cluster, self._writer, call), 201)
+            case "token":
+                return answer(await tokens.issue(self._cluster, self._accounts, call), 201)
             case "finalize":
                 return shown(call, await subresources.finalize(self._cluster, self._writer, call))
         raise _no(call)

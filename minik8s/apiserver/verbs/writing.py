@@ -51,19 +51,27 @@ class Writer:
         fitting.places(call, obj)
         fitting.fits(call, obj, twice=doubled(call))
         obj = converting.stored(call.kind, obj)
-        return converting.shown(call.kind, await self.add(call.kind.stored, call.target.namespace, obj, dry=call.dry, who=who))
+        return converting.shown(call.kind, await self.add(call.kind.stored, call.target.namespace, obj, dry=call.dry, who=who,
+                                                          call=call))
 
-    async def add(self, kind: Kind, namespace: str, obj: Object, *, dry: bool = False, who: Who = ITSELF) -> Object:
-        """Make an object that has been found to fit."""
+    async def add(self, kind: Kind, namespace: str, obj: Object, *, dry: bool = False, who: Who = ITSELF,
+                  call: Call | None = None) -> Object:
+        """Make an object that has been found to fit; one that comes by a call passes the gate."""
+        gate = self._cluster.gate if call else None
         generated, stamp = not obj["metadata"].get("name"), now()
         if kind.resource.namespaced:
             await self._open_namespace(kind, namespace, obj)
         meta.made(kind, obj, namespace, uid=str(uuid.uuid4()), now=stamp, suffix=suffix())
+        if gate:
+            defaults.default(kind.resource.kind, obj)
+            await gate.shape(call, kind, obj)
         initial.prepare(kind, obj)
         defaults.default(kind.resource.kind, obj)
         if who.operation != APPLIES:
             tracking.track(kind, None, obj, tracking.sent_of(obj), who, stamp)
         validate.check_new(kind, obj)
+        if gate:
+            gate.check_new(call, kind, obj)
         name = obj["metadata"]["name"]
         try:
             return await self._store(kind, kind.key(namespace, name), obj, dry=dry)
@@ -143,7 +151,7 @@ class Writer:
         obj = tracking.apply(kind, None, clone(config), who, stamp, force=False)
         fitting.fits(call, obj, twice=twice)
         obj = converting.stored(kind, obj)
-        return converting.shown(kind, await self.add(kind.stored, call.target.namespace, obj, dry=call.dry, who=who))
+        return converting.shown(kind, await self.add(kind.stored, call.target.namespace, obj, dry=call.dry, who=who, call=call))
 
     async def change(self, call: Call, make: Change, who: Who, *, sub: str = "", twice: Sequence[FieldError] = ()) -> Object:
         """Store what `make` makes of the newest state, after all checks; what an apply makes has its owners already."""
@@ -166,6 +174,8 @@ class Writer:
                 tracking.settle(old, new, sent)
             if sub != "status":
                 validate.check_change(kind, old, new, sub=sub)
+            if self._cluster.gate:
+                self._cluster.gate.check_change(call, kind, old, new)
             return None if meta.finished(kind, new) else new
 
         done = await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)

@@ -1,6 +1,6 @@
 """Kubeconfig documents with everything inside: pure.
 
-JSON, which is YAML too, so that agents need no YAML library. Read next: `minik8s/lab/pki.py`.
+JSON, which is YAML too, so that agents need no YAML library. Read next: `minik8s/pki/authority.py`.
 """
 
 from __future__ import annotations

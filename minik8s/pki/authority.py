@@ -1,7 +1,7 @@
-"""The lab's certificate authority and every certificate it signs; made once, at the first `up`.
+"""A cluster's certificate authority: made once, signs what it is told to.
 
-Elliptic keys: a dozen of them take a tenth of a second. Only the lab's own command imports this (cryptography is
-heavy). Read next: `minik8s/lab/files.py`, which puts them where the agents look.
+Elliptic keys: a dozen of them take a tenth of a second. `cryptography` is heavy: import this where it is needed.
+Must not know: who may have a certificate. Read next: `requests.py`, `minik8s/lab/files.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from nodecore.errors import UserError
+
+SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+NAME = "flanneld-py"
 LIFETIME = datetime.timedelta(days=3650)
 BACKDATED = datetime.timedelta(hours=1)
 
@@ -42,12 +47,14 @@ class Authority:
     def __init__(self, pair: Pair | None = None) -> None:
         if pair:
             loaded = serialization.load_pem_private_key(pair.key, None)
-            assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-            self._key, self._certificate = loaded, x509.load_pem_x509_certificate(pair.certificate)
+            if not isinstance(loaded, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+                raise UserError("the authority's key is neither RSA nor elliptic")
+            self._key: SigningKey = loaded
+            self._certificate = x509.load_pem_x509_certificate(pair.certificate)
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
-            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "flanneld-py lab")])
-            builder = _builder(name, name, self._key.public_key())
+            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+            builder = _builder(name, name, self._key.public_key(), LIFETIME)
             builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
             builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
@@ -58,13 +65,17 @@ class Authority:
         """The authority's own certificate and key."""
         return Pair(_pem(self._certificate), _key_pem(self._key))
 
-    def issue(self, identity: Identity) -> Pair:
+    def issue(self, identity: Identity, lifetime: datetime.timedelta = LIFETIME) -> Pair:
         """A new key and a certificate for it, good as a client and, with names, as a server."""
         key = ec.generate_private_key(ec.SECP256R1())
+        uses = [ExtendedKeyUsageOID.CLIENT_AUTH] + [ExtendedKeyUsageOID.SERVER_AUTH] * bool(identity.names)
+        return Pair(self.sign(identity, key.public_key(), uses, lifetime), _key_pem(key))
+
+    def sign(self, identity: Identity, key: PublicKey, uses: list[x509.ObjectIdentifier], lifetime: datetime.timedelta) -> bytes:
+        """A certificate for somebody else's key."""
         subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name) for name in identity.organizations]
         subject.append(x509.NameAttribute(NameOID.COMMON_NAME, identity.common_name))
-        uses = [ExtendedKeyUsageOID.CLIENT_AUTH] + [ExtendedKeyUsageOID.SERVER_AUTH] * bool(identity.names)
-        builder = _builder(x509.Name(subject), self._certificate.subject, key.public_key())
+        builder = _builder(x509.Name(subject), self._certificate.subject, key, lifetime)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
@@ -73,13 +84,13 @@ class Authority:
         if identity.names:
             names = [_general(name) for name in identity.names]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return Pair(_pem(builder.sign(self._key, hashes.SHA256())), _key_pem(key))
+        return _pem(builder.sign(self._key, hashes.SHA256()))
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, lifetime: datetime.timedelta) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-    return builder.serial_number(x509.random_serial_number()).not_valid_before(now - BACKDATED).not_valid_after(now + LIFETIME)
+    return builder.serial_number(x509.random_serial_number()).not_valid_before(now - BACKDATED).not_valid_after(now + lifetime)
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
@@ -100,6 +111,6 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _key_pem(key: SigningKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -1,0 +1,168 @@
+"""ServiceAccount tokens: issued (TokenRequest), recognised, and void once what they are bound to is gone.
+
+The keys are given by flags, or made once for the whole cluster and kept in etcd, where every API server finds them.
+Must not know: HTTP. Read next: `jwt.py`, `authenticate.py`; `verbs/tokens.py` for TokenRequest.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minik8s.apiserver.auth import jwt
+from minik8s.apiserver.auth.authorize import AUTHENTICATED, User, account, account_groups
+from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds.catalogue import BY_PLURAL
+from nodecore.errors import Invalid, NotFound, UserError
+from nodecore.etcd.client import Get, Put, absent
+
+Object = dict[str, Any]
+KEPT_AT = "/minik8s/service-account-key"
+PLACE = "kubernetes.io"
+EXTRA = "authentication.kubernetes.io/"
+REMEMBERED = 5000
+SKEW = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Issuing:
+    """The flags about ServiceAccount tokens; without files the cluster's own key is used."""
+
+    issuer: str = "https://kubernetes.default.svc.cluster.local"
+    audiences: tuple[str, ...] = ()
+    signing_file: str = ""
+    key_files: tuple[str, ...] = ()
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The audiences this server answers for."""
+        return self.audiences or (self.issuer,)
+
+
+@dataclass(slots=True)
+class _Keys:
+    private: Any
+    public: list[jwt.Key] = field(default_factory=list)
+
+
+class Accounts:
+    """Issues and recognises the tokens of one cluster."""
+
+    def __init__(self, cluster: Cluster, issuing: Issuing) -> None:
+        self._cluster, self.issuing = cluster, issuing
+        self._keys: _Keys | None = None
+        self._verified: dict[str, Object] = {}
+
+    async def keys(self) -> list[jwt.Key]:
+        """The public keys tokens may be signed with."""
+        return (await self._loaded()).public
+
+    async def _loaded(self) -> _Keys:
+        if self._keys is None:
+            pem = _read(self.issuing.signing_file, "--service-account-signing-key-file") if self.issuing.signing_file \
+                else await self._shared_key()
+            private = jwt.load_private(pem, "--service-account-signing-key-file")
+            public = [jwt.key_of(private.public_key(), "")]
+            for path in self.issuing.key_files:
+                key = jwt.public_key(_read(path, "--service-account-key-file"), f"--service-account-key-file: {path}")
+                public += [key] if key.name not in {each.name for each in public} else []
+            self._keys = _Keys(private, public)
+        return self._keys
+
+    async def _shared_key(self) -> bytes:
+        """The cluster's key in etcd; whoever comes first makes it."""
+        there = await self._cluster.etcd.get(KEPT_AT)
+        if there is None:
+            done = await self._cluster.etcd.txn([absent(KEPT_AT)], [Put(KEPT_AT, jwt.make_key())], [Get(KEPT_AT)])
+            there = await self._cluster.etcd.get(KEPT_AT) if done.succeeded else next(iter(done.responses[0].items), None)
+        if there is None:
+            raise NotFound(f"{KEPT_AT} in etcd")
+        return there.value
+
+    async def issue(self, owner: Object, audiences: tuple[str, ...], seconds: int, *bound: Object) -> str:
+        """A token for a ServiceAccount, bound to other objects as well if some are given."""
+        meta, now = owner["metadata"], int(time.time())
+        private: Object = {"namespace": meta["namespace"], "serviceaccount": {"name": meta["name"], "uid": meta["uid"]}}
+        for each in bound:
+            private[each["kind"].lower()] = {"name": each["metadata"]["name"], "uid": each["metadata"]["uid"]}
+        claims: Object = {
+            "aud": list(audiences or self.issuing.own), "exp": now + seconds, "iat": now, "iss": self.issuing.issuer,
+            "jti": str(uuid.uuid4()), PLACE: private, "nbf": now, "sub": account(meta["namespace"], meta["name"])}
+        return jwt.sign(claims, (await self._loaded()).private)
+
+    async def whose(self, token: str, audiences: tuple[str, ...] = ()) -> tuple[User, tuple[str, ...]]:
+        """Whose token this is and for which of the audiences it is good; Invalid for one that is not good any more."""
+        claims = self._verified.get(token)
+        if claims is None:
+            claims = jwt.verify(token, await self.keys())
+            if len(self._verified) >= REMEMBERED:
+                self._verified.clear()
+            self._verified[token] = claims
+        good = tuple(each for each in audiences or self.issuing.own if each in _audiences(claims))
+        if claims.get("iss") != self.issuing.issuer or not good:
+            raise Invalid("the token is for somebody else")
+        now = time.time()
+        if not _number(claims.get("exp")) > now or _number(claims.get("nbf")) > now + SKEW:
+            raise Invalid("the token has expired")
+        return await self._user(claims), good
+
+    async def _user(self, claims: Object) -> User:
+        place = claims.get(PLACE)
+        if not isinstance(place, dict) or not isinstance(place.get("namespace"), str):
+            raise Invalid("not a ServiceAccount's token")
+        namespace, owner = place["namespace"], _reference(place.get("serviceaccount"))
+        if owner is None:
+            raise Invalid("not a ServiceAccount's token")
+        await self._alive("serviceaccounts", namespace, *owner)
+        extra = [(f"{EXTRA}credential-id", (f"JTI={claims.get('jti')}",))]
+        for name, plural in (("pod", "pods"), ("secret", "secrets"), ("node", "nodes")):
+            bound = _reference(place.get(name))
+            if bound:
+                if name != "node" or not place.get("pod"):
+                    await self._alive(plural, "" if name == "node" else namespace, *bound)
+                if name != "secret":
+                    extra += [(f"{EXTRA}{name}-name", (bound[0],)), (f"{EXTRA}{name}-uid", (bound[1],))]
+        return User(account(namespace, owner[0]), (*account_groups(namespace), AUTHENTICATED), owner[1], tuple(extra))
+
+    async def _alive(self, plural: str, namespace: str, name: str, uid: str) -> None:
+        """Raise Invalid unless the object is there and is the same one; what the cache does not know yet, etcd may."""
+        kind = BY_PLURAL[plural]
+        cache = self._cluster.cache(kind)
+        await cache.ready()
+        entry = cache.get(kind.key(namespace, name))
+        try:
+            found = entry.object if entry else await self._cluster.storage.get(kind.key(namespace, name))
+        except NotFound:
+            raise Invalid(f"the token is bound to {plural} {name!r}, which is gone") from None
+        if found["metadata"].get("uid") != uid:
+            raise Invalid(f"the token is bound to another {plural} {name!r}")
+
+
+def looks_like(token: str) -> bool:
+    """Whether a token may be one of ours."""
+    return token.count(".") == 2
+
+
+def _read(path: str, flag: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{flag}: {path}: {error.strerror}") from None
+
+
+def _audiences(claims: Object) -> tuple[str, ...]:
+    found = claims.get("aud")
+    return tuple(map(str, found)) if isinstance(found, list) else (str(found),)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _reference(value: Any) -> tuple[str, str] | None:
+    if not isinstance(value, dict) or not value.get("name"):
+        return None
+    return str(value["name"]), str(value.get("uid", ""))
