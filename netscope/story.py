@@ -102,7 +102,10 @@ def _where_it_came_in(seen: Sequence[Seen], hit: Hit) -> int:
 
 
 def _same(headers: Headers, first: Headers) -> bool:
-    return (headers.protocol, headers.stamp) == (first.protocol, first.stamp)
+    """By the stamp; IPv6 gives a datagram none, so there both go between the same ports as far as one bears the mark."""
+    if (headers.protocol, headers.stamp) != (first.protocol, first.stamp):
+        return False
+    return bool(first.stamp) or headers.source_port == first.source_port or headers.target_port == first.target_port
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 
 import net_by_hand
 import pytest
@@ -17,6 +20,7 @@ from netscope import probe
 from netscope.drawing import draw
 from netscope.records import Start
 from netscope.story import Trace
+from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
 
@@ -32,23 +36,49 @@ def interfaces(net: Net, trace: Trace) -> list[str]:
     return [f"{names[hop.node]} {'->' if hop.seen.leaving else '<-'} {hop.seen.interface}" for hop in trace.there if hop.seen]
 
 
-def test_the_whole_way_is_told(net: Net) -> None:
-    trace = net.trace()
-    assert trace.verdict.what == "answered"
-    assert interfaces(net, trace) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
-    first, tunnel, outside, *_ = trace.there
-    assert [hit.rule for hit in first.hits] == ["ip daddr 10.96.0.10 tcp dport 80 dnat to 10.2.0.2:8080", "policy"]
-    assert tunnel.way
-    assert (tunnel.way.gateway, tunnel.way.mac, tunnel.way.host) == ("10.2.0.0", net_by_hand.VTEPS["b"], "192.168.50.2")
-    assert outside.seen
-    assert outside.seen.headers.tunnel
-    assert outside.seen.headers.tunnel.vni == 1
-    back = [hop.seen.headers for hop in trace.back if hop.seen]
-    assert (back[0].source, back[-1].source) == ("10.2.0.2", "10.96.0.10")
-    assert all(before.time <= after.time for before, after in zip(trace.there, trace.there[1:], strict=False))
-    text = draw(trace, net.directory)
-    assert "(service/default/web)" in text
-    assert "neighbour 0a:00:00:00:00:02 behind 192.168.50.2" in text
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("family", Family)
+def test_the_whole_way_is_told(family: Family, protocol: str) -> None:
+    with ExitStack() as stack:
+        net = net_by_hand.make(stack, family)
+        stack.enter_context(answering(net.servers[1]))
+        trace, plan = net.trace(protocol), net.plan
+        assert trace.verdict.what == "answered"
+        assert interfaces(net, trace) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
+        first, tunnel, outside, *_ = trace.there
+        rule = f"{family.nft} daddr {plan.service} {protocol} dport 80 dnat to {plan.end(plan.pod(2), 8080)}"
+        assert [hit.rule for hit in first.hits] == [rule, "policy"]
+        assert tunnel.way
+        assert (tunnel.way.gateway, tunnel.way.mac, tunnel.way.host) == (plan.vtep(2), net_by_hand.VTEPS["b"], plan.node(2))
+        assert outside.seen
+        assert outside.seen.headers.tunnel
+        assert outside.seen.headers.tunnel.vni == 1
+        back = [hop.seen.headers for hop in trace.back if hop.seen]
+        assert (back[0].source, back[-1].source) == (plan.pod(2), plan.service)
+        assert all(before.time <= after.time for before, after in pairwise(trace.there))
+        text = draw(trace, net.directory)
+        assert "(service/default/web)" in text
+        assert f"neighbour {net_by_hand.VTEPS['b']} behind {plan.node(2)}" in text
+
+
+@contextmanager
+def answering(sock: socket.socket) -> Iterator[None]:
+    """Datagrams are answered meanwhile."""
+    over = threading.Event()
+    sock.settimeout(0.05)
+
+    def answer() -> None:
+        while not over.is_set():
+            with suppress(TimeoutError):
+                sock.sendto(*sock.recvfrom(64))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_it_leaves_nothing_behind(net: Net) -> None:
@@ -61,7 +91,6 @@ def test_killed_it_leaves_nothing_behind(net: Net) -> None:
     import msgspec
 
     from netscope.flow import TCP, End, Flow
-    from nodecore.net import Family
 
     before = net.node["a"].run(["nft", "list", "ruleset"]).stdout
     agent = net.node["a"].popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
