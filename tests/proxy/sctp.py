@@ -16,6 +16,7 @@ from ipaddress import ip_address
 
 SCTP = 132
 IP_RECVERR, IPV6_RECVERR = 11, 25
+RETRANSMISSION = 0  # SCTP_RTOINFO: milliseconds of the first, at most and at least
 DATA, INIT, INIT_ACK, ABORT, COOKIE_ECHO, COOKIE_ACK = 0, 1, 2, 6, 10, 11
 COMMON, CHUNK = struct.Struct("!HHI4s"), struct.Struct("!BBH")
 WHOLE_MESSAGE, COOKIE_PARAMETER = 3, 7
@@ -33,12 +34,16 @@ def in_kernel() -> bool:
 
 
 def prepare(sock: socket.socket, address: str) -> None:
-    """Before a kernel's socket connects: one address of ours is told the other side, and a refusal is told us."""
+    """Before a kernel's socket connects: one address of ours is told the other side, and a refusal is told us.
+
+    Between namespaces a refusal comes while the socket is still sending, and is then forgotten: it tries again soon.
+    """
     with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))
         sock.bind((probe.getsockname()[0], 0))
     ipv4 = sock.family is socket.AF_INET
     sock.setsockopt(socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6, IP_RECVERR if ipv4 else IPV6_RECVERR, 1)
+    sock.setsockopt(SCTP, RETRANSMISSION, struct.pack("iIII", 0, 100, 1000, 50))
 
 
 def crc32c(data: bytes) -> int:
