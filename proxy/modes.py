@@ -55,6 +55,8 @@ LayoutT = TypeVar("LayoutT", bound=Layout, contravariant=True)
 class Writer(Protocol[LayoutT]):
     """What puts a layout's words into the kernel, and knows whether they are still there."""
 
+    at_once: bool  # whether both families may be written at the same time
+
     async def intact(self, layout: LayoutT) -> bool:
         """Whether the whole is there as it was last written."""
         ...

@@ -7,10 +7,12 @@ Read next: `proxy/agent.py`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 from nodecore.errors import Fault
@@ -239,8 +241,7 @@ class Rules:
                 ops.append(Replace(half.layout, ledger.everything()))
             elif delta := ledger.pending():
                 ops.append(Update(half.layout, delta))
-            if half.stale:
-                ops.append(ForgetFlows(family, half.stale))
+        ops += [ForgetFlows(family, half.stale) for family, half in self._halves.items() if half.stale]
         ops += [switch for switch in actual.wrong if switch in AFTER_RULES]
         checks = {port: check for found in self._wanted_checks.values() for port, check in found.items()}
         if self._checks and self._checks.now != checks:
@@ -252,15 +253,22 @@ class Rules:
     async def apply(self, ops: Sequence[RuleOp]) -> None:
         """Write; a failure in one family leaves the other its chance."""
         failed: list[Exception] = []
-        for op in ops:
-            if failed and (isinstance(op, Sweep) or (isinstance(op, Sysctl) and op in AFTER_RULES)):
-                continue  # the old rules stay until all the new ones stand, and what those allow waits for them
-            try:
-                await self._write(op)
-            except Fault as error:
-                failed.append(error)
+        for together, group in groupby(ops, lambda op: self._writer.at_once and isinstance(op, Replace | Update)):
+            if together:
+                failed += filter(None, await asyncio.gather(*map(self._attempt, group)))
+                continue
+            for op in group:
+                if not (failed and _waits(op)):
+                    failed += filter(None, [await self._attempt(op)])
         if failed:
             raise ExceptionGroup("not everything was written", failed)
+
+    async def _attempt(self, op: RuleOp) -> Fault | None:
+        try:
+            await self._write(op)
+        except Fault as error:
+            return error
+        return None
 
     async def _write(self, op: RuleOp) -> None:
         if isinstance(op, Sysctl):
@@ -320,6 +328,11 @@ class Rules:
         return "".join(
             self._halves[family].layout.full_script(ledger.everything()) for family, ledger in self.desired().items()
         )
+
+
+def _waits(op: RuleOp) -> bool:
+    """For all rules to stand: the old ones stay until then, and so does what only the new ones make harmless."""
+    return isinstance(op, Sweep) or (isinstance(op, Sysctl) and op in AFTER_RULES)
 
 
 def _say(skipped: Iterable[Skipped]) -> None:

@@ -34,6 +34,8 @@ Stamps = Mapping[str, bytes]
 class IptablesWriter:
     """The chains of the families that are served."""
 
+    at_once = False  # the families of iptables-legacy share a lock
+
     def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
         self._nft, self._chains, self._families = nft, chains, families
         self._known: dict[Family, Stamps] = {}  # of the legacy tables after our last write

@@ -28,6 +28,8 @@ LOOK_SECONDS = 15.0  # at what drains, and at the servers
 class IpvsWriter:
     """The servers and tables of the families that are served."""
 
+    at_once = False  # one after the other asks for servers and addresses
+
     def __init__(
         self, nft: Nft, chains: Iptables, families: Sequence[Family], ipvs: Servers, network: Network,
         excluded: Sequence[IPNetwork] = (),

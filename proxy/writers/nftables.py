@@ -26,6 +26,8 @@ from .tables import KnownTables
 class NftablesWriter:
     """The tables of the families that are served."""
 
+    at_once = True  # nft of one reads while we write the words of the other
+
     def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
         self._nft, self._chains, self._families = nft, chains, families
         self._known = KnownTables(nft)

@@ -96,6 +96,13 @@ class VirtualServers:
                 held.draining[item.key] = item
         return Delta(tuple(sorted(actual - wanted)), tuple(sorted(wanted - actual)))
 
+    async def read(self) -> frozenset[Element]:
+        """What the kernel has, changing nothing."""
+        made = [server for server in self._ipvs.servers() if self._is_ours(server.key)]
+        state = await self._network.read(SCOPE)
+        bound = [str(item.address) for item in state.addresses if Family.of(item.address) is self._family]
+        return words.elements_of(made, self._ipvs.destinations(server.key for server in made), bound)
+
     def _is_ours(self, key: ServerKey) -> bool:
         return key.family is self._family and not is_within(key, self._excluded)
 

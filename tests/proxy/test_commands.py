@@ -81,6 +81,15 @@ def test_explains(files: list[str], destination: str, caller: str, said: list[st
         assert words in done.stdout
 
 
+@pytest.mark.parametrize(("mode", "rule"), [
+    ("iptables", "nat KPY-C-2-0-tcp-80-0a: -d 10.96.0.10 -p tcp -j DNAT --to-destination 10.244.1.3:8080"),
+    ("ipvs", "services: 10.96.0.10 . tcp . 80 : goto cluster"),
+])
+def test_explains_in_the_words_of_the_mode(files: list[str], mode: str, rule: str) -> None:
+    done = run("explain", "10.96.0.10:80", "--from", "10.244.1.9", "--proxy-mode", mode, *files)
+    assert rule in done.stdout, done.stdout + done.stderr
+
+
 def test_says_what_is_wrong(files: list[str], tmp_path: Path) -> None:
     assert run("explain", "192.0.2.7:80", *files).returncode == 1
     (tmp_path / "bad.yaml").write_text("a: [")

@@ -74,6 +74,32 @@ def test_heals(net: World, up: Agent) -> None:
 
 
 @pytest.mark.parametrize("up", EACH, indirect=True)
+def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
+    node, mode = net.spaces["node"], up.mode
+
+    def told() -> tuple[int, list[str]]:
+        argv = [sys.executable, "-m", "proxy", "diff", "--proxy-mode", "iptables", "--hostname-override", "node-1",
+                "--kubeconfig", str(up.directory / "kubeconfig"), "--cluster-cidr", "10.244.0.0/16"]
+        done = node.run(argv, check=False)
+        return done.returncode, done.stdout.splitlines()
+
+    api.put(service("sticky", "10.96.1.2", ("t", "TCP", 80, 0), sessionAffinity="ClientIP"),
+            endpoints("sticky", A, ports=TARGETS))
+    settled(net, "10.96.1.2", 80, mode=mode)
+    assert told() == (0, ["the kernel has what it should"])
+    up.kill()
+    sh(node, f"{mode} -t nat -D KPY-C-2-1-tcp-80-01 -d {VIP} -p tcp -j DNAT --to-destination {C}:8080")
+    sh(node, f"{mode} -t nat -A KPY-C -d 10.96.9.9 -j RETURN; {mode} -D FORWARD -j KPY-FORWARD")
+    assert told() == (1, [
+        "all Services: filter FORWARD lacks -j KPY-FORWARD",
+        "no Service: nat KPY-C has -d 10.96.9.9/32 -j RETURN, which nobody asks for",
+        f"default/web: nat KPY-C-2-1-tcp-80-01 lacks -d {VIP}/32 -p tcp -j DNAT --to-destination {C}:8080",
+    ])
+    node.run([sys.executable, "-m", "proxy", "--cleanup"])
+    assert "there are no rules of ours" in told()[1][0]
+
+
+@pytest.mark.parametrize("up", EACH, indirect=True)
 def test_rules_of_others_are_no_business_of_ours(net: World, up: Agent) -> None:
     node = net.spaces["node"]
     told = up.log.read_text()
