@@ -63,6 +63,14 @@ def test_the_environment_gives_flags() -> None:
     assert "--public-ip: 'there'" in flanneld("--public-ip", "there", env={"FLANNELD_PUBLIC_IP": "here"}).stderr
 
 
+def test_a_start_imports_nothing_it_does_not_need() -> None:
+    script = ("import sys, flanneld_py.__main__, flanneld_py.agent, flanneld_py.store.etcd\n"
+              "print(*{'aiohttp', 'cryptography', 'email', 'http.server', 'importlib.metadata', 'msgspec', 'prometheus_client',"
+              " 'pyroute2', 'yaml', 'flanneld_py.rehearsal'} & sys.modules.keys())")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_help_is_quick_and_names_every_flag_of_the_original() -> None:
     start = time.perf_counter()
     text = flanneld("--help").stdout
