@@ -54,6 +54,15 @@ def twice(body: bytes, content: str) -> list[FieldError]:
     return schema.duplicates(body)
 
 
+def sections(obj: Object, *names: str) -> None:
+    """Refuse an object of which one of these parts is there and no object; null counts as absent."""
+    for name in names:
+        if obj.get(name) is None:
+            obj.pop(name, None)
+        elif not isinstance(obj[name], dict):
+            raise bad_request(f"{name} is not an object")
+
+
 def unsupported(media: str) -> Refused:
     """Not a content type we read."""
     return Refused(415, f"the body of the request was in an unknown format - accepted media types include: application/json, "

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from minik8s.apiserver import schema
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.fields import tracking
 from minik8s.apiserver.fields.ownership import Who
 from minik8s.apiserver.kinds import fitting, meta, scaling
 from minik8s.apiserver.kinds.catalogue import Kind
-from minik8s.apiserver.request.bodies import decode
+from minik8s.apiserver.request.bodies import decode, sections
 from minik8s.apiserver.request.call import Call, now
 from minik8s.apiserver.request.status import Cause, bad_request, conflict, invalid
 from minik8s.apiserver.schema.patch import clone
@@ -53,12 +54,24 @@ async def change_scale(writer: Writer, call: Call) -> Object:
 
     def make(obj: Object) -> Object:
         new = change(scale_of(call.kind, obj))
-        version = (new.get("metadata") or {}).get("resourceVersion")
-        if version and version != obj["metadata"]["resourceVersion"]:
-            raise conflict(call.kind.resource.plural, call.kind.resource.group, call.target.name)
+        _fits(call, new)
+        meta.check_identity(call.kind, obj, new)
         return scaling.scaled(call.kind, obj, _replicas(call, new))
 
     return scale_of(call.kind, await writer.change(call, make, who))
+
+
+def _fits(call: Call, scale: Object) -> None:
+    """Refuse what is no Scale, or says what none has."""
+    sections(scale, "metadata", "spec")
+    scale.setdefault("metadata", {})
+    said = (scale.setdefault("kind", "Scale"), scale.setdefault("apiVersion", "autoscaling/v1"))
+    if said != ("Scale", "autoscaling/v1"):
+        sent = f"{str(said[1])[:100]}, Kind={str(said[0])[:100]}"
+        raise bad_request(f"{sent} in the body does not match the expected autoscaling/v1, Kind=Scale")
+    message = schema.refusal(SCALE, schema.validate(SCALE, scale), strict=call.strictness == "Strict")
+    if message:
+        raise bad_request(message)
 
 
 def _replicas(call: Call, scale: Object) -> int:
@@ -102,6 +115,7 @@ async def debug(writer: Writer, call: Call) -> Object:
 async def bind(writer: Writer, call: Call, name: str = "") -> Object:
     """Give a pod its node."""
     body = decode(call.body, call.content)
+    sections(body, "metadata", "target")
     node = (body.get("target") or {}).get("name") if isinstance(body.get("target"), dict) else ""
     name = name or str((body.get("metadata") or {}).get("name", ""))
     if not node or not isinstance(node, str) or not name:
@@ -132,7 +146,10 @@ async def bind(writer: Writer, call: Call, name: str = "") -> Object:
 async def finalize(cluster: Cluster, writer: Writer, call: Call) -> Object:
     """Take the finalizers of a namespace's spec from the body; without any, a namespace that was to go is gone."""
     body = decode(call.body, call.content)
+    sections(body, "metadata", "spec")
     wanted = (body.get("spec") or {}).get("finalizers") or []
+    if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+        raise bad_request("spec.finalizers is not a list of names")
 
     def alter(old: Object) -> Object | None:
         new = clone(old)

@@ -10,7 +10,7 @@ from typing import Any
 from minik8s.apiserver.auth.accounts import Accounts
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
-from minik8s.apiserver.request.bodies import decode
+from minik8s.apiserver.request.bodies import decode, sections
 from minik8s.apiserver.request.call import Call, later, now
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, conflict, invalid
 
@@ -24,6 +24,7 @@ async def issue(cluster: Cluster, accounts: Accounts, call: Call) -> Object:
     target = call.target
     owner = await cluster.get(call.kind, target.namespace, target.name)
     body = decode(call.body, call.content) if call.body.strip() else {}
+    sections(body, "metadata", "spec")
     if body.get("kind", "TokenRequest") != "TokenRequest":
         raise bad_request(f"the body is a {str(body.get('kind'))[:100]}, not a TokenRequest")
     spec = body.get("spec") or {}

@@ -62,13 +62,13 @@ class Writer:
         if kind.resource.namespaced:
             await self._open_namespace(kind, namespace, obj)
         meta.made(kind, obj, namespace, uid=str(uuid.uuid4()), now=stamp, suffix=suffix())
+        defaults.default(kind.resource.kind, obj)
+        if who.operation != APPLIES:  # what the gate adds is nobody's
+            tracking.track(kind, None, obj, tracking.sent_of(obj), who, stamp)
         if gate:
-            defaults.default(kind.resource.kind, obj)
             await gate.shape(call, kind, obj)
         initial.prepare(kind, obj)
         defaults.default(kind.resource.kind, obj)
-        if who.operation != APPLIES:
-            tracking.track(kind, None, obj, tracking.sent_of(obj), who, stamp)
         validate.check_new(kind, obj)
         if gate:
             gate.check_new(call, kind, obj)
