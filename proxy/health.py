@@ -21,6 +21,7 @@ from nodecore.kube.objects import Node
 from nodecore.loop.reconcile import Reconciler
 
 from .config import Config, Listen, to_document
+from .connections import Connections
 from .metrics import Counts
 from .target import Rules
 from .traffic import Traffic
@@ -48,7 +49,7 @@ def serve(
     """Start the servers that are asked for."""
     servers = []
     if config.traffic_metrics:
-        REGISTRY.register(Traffic(rules))
+        REGISTRY.register(Connections(rules) if config.mode == "iptables" else Traffic(rules))
 
     def healthz() -> health.Reply:
         return _alive(reconciler, counts, counts.probes, eligible)

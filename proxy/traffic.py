@@ -7,8 +7,9 @@ before is kept here. Must not know: how packets are counted. Read next: `proxy/r
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
+from typing import Any, Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -28,6 +29,27 @@ LABELS = ("namespace", "service", "way", "endpoint", "direction")
 Key = tuple[Family, str, bytes]
 NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 Count = tuple[int, int]
+KeyT = TypeVar("KeyT", bound=tuple[Family, Any] | tuple[Family, Any, Any])
+
+
+class Since(Generic[KeyT]):
+    """Counts from the start of this process, whatever the kernel has begun anew meanwhile."""
+
+    def __init__(self) -> None:
+        self._last: dict[KeyT, Count] = {}
+        self._before: dict[KeyT, Count] = {}  # by what is gone
+
+    def add(self, family: Family, now: Mapping[KeyT, Count]) -> dict[KeyT, Count]:
+        """What the kernel says now of a family, and what it said before it began anew."""
+        self._before = {key: count for key, count in self._before.items() if key[0] is not family or key in now}
+        for key, (packets, _) in now.items():
+            last = self._last.get(key)
+            if last and packets < last[0]:
+                earlier = self._before.get(key, (0, 0))
+                self._before[key] = earlier[0] + last[0], earlier[1] + last[1]
+        self._last = {key: count for key, count in self._last.items() if key[0] is not family} | dict(now)
+        return {key: (count[0] + self._before.get(key, (0, 0))[0], count[1] + self._before.get(key, (0, 0))[1])
+                for key, count in now.items()}
 
 
 class Traffic(Collector):
@@ -36,8 +58,7 @@ class Traffic(Collector):
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._lock = threading.Lock()
-        self._last: dict[Key, Count] = {}
-        self._before: dict[Key, Count] = {}  # by tables that are gone
+        self._since: Since[Key] = Since()
 
     def describe(self) -> Iterator[Metric]:
         """Their names, which takes no reading."""
@@ -70,15 +91,7 @@ class Traffic(Collector):
             now = {(family, name, key): count for name in SETS for key, count in read_counters(family, names.TABLE, name).items()}
         except Fault:
             return {}
-        self._before = {key: count for key, count in self._before.items() if key[0] is not family or key in now}
-        for key, (packets, _) in now.items():
-            last = self._last.get(key)
-            if last and packets < last[0]:
-                earlier = self._before.get(key, (0, 0))
-                self._before[key] = earlier[0] + last[0], earlier[1] + last[1]
-        self._last = {key: count for key, count in self._last.items() if key[0] is not family} | now
-        return {key: (count[0] + self._before.get(key, (0, 0))[0], count[1] + self._before.get(key, (0, 0))[1])
-                for key, count in now.items()}
+        return self._since.add(family, now)
 
 
 def packed(key: str) -> bytes:

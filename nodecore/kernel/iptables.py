@@ -90,9 +90,9 @@ class Iptables:
             return {}
         return {name: _stamp(family, name) for name in sorted(names)}
 
-    async def save(self, variant: Variant, family: Family, table: str = "") -> str:
+    async def save(self, variant: Variant, family: Family, table: str = "", *, counters: bool = False) -> str:
         """A table as `iptables-save` writes it, or all there are: costly with many rules; a legacy table named comes to exist."""
-        arguments = ["-t", table] if table else []
+        arguments = [*(["-t", table] if table else []), *(["-c"] if counters else [])]
         code, text, complaint = await self._run([self._program(variant, family, "-save"), *arguments])
         if code:
             raise fault(complaint, code, self._wait)

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,6 +98,35 @@ def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     ])
     node.run([sys.executable, "-m", "proxy", "--cleanup"])
     assert "there are no rules of ours" in told()[1][0]
+
+
+@pytest.mark.parametrize("mode", EACH)
+def test_counts_connections(net: World, api: Api, agent: Agent, mode: str) -> None:
+    agent.mode, agent.flags = mode, ("--traffic-metrics",)
+    api.put(web(B, C), WEB, service("many", "10.96.1.2", ("t", "TCP", 80, 0), sessionAffinity="ClientIP"),
+            {**endpoints("many", B, ports=TARGETS)})
+    agent.start()
+
+    def counted() -> dict[str, float]:
+        with net.spaces["node"].enter():
+            text = urllib.request.urlopen("http://127.0.0.1:10249/metrics", timeout=5).read().decode()
+        found = re.findall(r'^kubeproxy_service_connections_total\{(.*)\} (\S+)$', text, re.MULTILINE)
+        return {labels: float(count) for labels, count in found if float(count)}
+
+    def series(name: str, way: str, endpoint: str = "") -> str:
+        return f'endpoint="{endpoint}",namespace="default",service="{name}",way="{way}"'
+
+    answered = [net.ask("pod-a", VIP, 80)[0] for _ in range(12)]
+    wanted = {series("web", f"{VIP} tcp 80", f"{address}:8080"): float(answered.count(who))
+              for who, address in (("pod-b", B), ("pod-c", C)) if who in answered}
+    assert counted() == wanted
+    wanted[series("web", "tcp 30090", f"{(net.ask('outside', NODE, 30090)[0] == 'pod-b' and B) or C}:8080")] = 1
+    assert net.ask("pod-a", "10.96.1.2", 80)[0] == "pod-b"
+    wanted[series("many", "10.96.1.2 tcp 80")] = 1
+    assert counted() == wanted
+    sh(net.spaces["node"], f"{mode} -t nat -F")
+    eventually(lambda: net.ask("pod-a", VIP, 80, timeout=0.5)[0] in ("pod-b", "pod-c"))
+    assert sum(counted().values()) == sum(wanted.values()) + 1, "what was counted before all was written anew"
 
 
 @pytest.mark.parametrize("up", EACH, indirect=True)
