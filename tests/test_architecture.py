@@ -34,7 +34,8 @@ PURE = (
     *(f"minik8s/apiserver/admission/{name}.py" for name in ("podsecurity_rules", "quota_usage", "tolerations")),
      "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
     "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",
-    *(f"minik8s/apiserver/schema/{name}.py" for name in ("patch", "strategic", "shapes", "validation", "columns*", "cells",
+    *(f"minik8s/apiserver/fields/{name}.py" for name in ("paths", "forms", "change", "merge", "ownership", "clientside")),
+    *(f"minik8s/apiserver/schema/{name}.py" for name in ("pruning", "patch", "strategic", "shapes", "validation", "columns*", "cells",
                                                          "podstatus", "age", "tables", "compact", "openapi3", "served")),
 )
 ADAPTERS = "nodecore/kernel/"
