@@ -39,6 +39,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 @click.option("--kubelet-certificate-authority", default="", help="CA that kubelets' certificates are from.")
 @click.option("--cache-dir", default="/var/cache/minik8s", show_default=True, help="Where schema files are kept.")
 @click.option("--event-ttl", default="1h0m0s", show_default=True, help="How long an Event is kept.")
+@click.option("--shutdown-delay-duration", default="0s", show_default=True, help="Time to serve on, unready, once told to end.")
 @click.option("-v", "--v", "verbosity", default=0, show_default=True, help="Verbosity of the log; 4 and up is debugging.")
 def command(verbosity: int, **flags: object) -> None:
     """Serve the Kubernetes API out of etcd."""

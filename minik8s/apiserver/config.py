@@ -13,6 +13,7 @@ from pathlib import Path
 
 from minik8s.apiserver.auth.accounts import Issuing
 from minik8s.apiserver.auth.signing import Signing
+from minik8s.apiserver.certificates import Certificates
 from minik8s.apiserver.kinds.default_objects import Advertised
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
@@ -53,6 +54,7 @@ class Flags:
     cluster_signing_duration: str
     cache_dir: str
     event_ttl: str
+    shutdown_delay_duration: str
 
     def etcd(self) -> EtcdConfig:
         """Where etcd is."""
@@ -129,6 +131,14 @@ class Flags:
             return ""
         _readable(path, flag)
         return Path(path).read_text()
+
+    def shutdown_delay(self) -> float:
+        """How long this still serves after it was told to end."""
+        return parse_duration(self.shutdown_delay_duration, what="--shutdown-delay-duration")
+
+    def serving(self) -> Certificates:
+        """Our side of TLS, read anew when its files change."""
+        return Certificates(self.server_tls, (self.tls_cert_file, self.tls_private_key_file, self.client_ca_file))
 
     def server_tls(self) -> ssl.SSLContext:
         """Our certificate, and the CA a client's certificate must be from if it shows one."""

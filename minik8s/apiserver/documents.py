@@ -41,11 +41,12 @@ async def document(request: web.BaseRequest, path: str, health: Health, registry
     if parts is None:
         return None
     if "/" + parts[0] in PATHS:
-        return await health.probe("/" + "/".join(parts), request.query)
+        return await health.probe("/" + "/".join(parts), request.query,
+                                  request.query.getall("exclude", []))
     if parts == ["version"]:
         return answer(VERSION)
     if parts == ["metrics"]:
-        return health.metrics()
+        return health.text()
     if parts == ["openid", "v1", "jwks"]:
         return Answer(200, msgspec.json.encode(jwks(await accounts.keys())), "application/jwk-set+json")
     if parts == [".well-known", "openid-configuration"]:

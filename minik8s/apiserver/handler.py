@@ -13,6 +13,7 @@ import asyncio
 import logging
 import ssl
 import time
+from typing import Any
 
 from aiohttp import web
 
@@ -44,7 +45,9 @@ class Handler:
     def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: ssl.SSLContext | None, address: str) -> None:
         self._cluster, self._health, self._guard, self._kubelets = cluster, health, guard, kubelets
         self._dispatch = Dispatch(cluster, guard)
-        self._address = address
+        self._address, self._metrics = address, health.metrics
+        self._watchings: set[Watching] = set()
+        self._streams: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -66,7 +69,8 @@ class Handler:
                 log.exception("%s %s", request.method, path)
             response = _respond(refusal(refused, request.headers.get("Accept", "")))
         finally:
-            self._health.count(verb, target.plural if target else "", code, time.monotonic() - began)
+            known = target and self._cluster.registry.find((target.group, target.version, target.plural))
+            self._metrics.answered(verb, target if known else None, code, time.monotonic() - began)
         return response
 
     async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse:
@@ -106,9 +110,9 @@ class Handler:
 
     async def _whole(self, request: web.BaseRequest, call: Call, kind: Kind) -> web.StreamResponse:
         """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
-        if self._health.in_flight >= MOST_IN_FLIGHT:
+        if self._metrics.in_flight >= MOST_IN_FLIGHT:
             raise Refused(429, "too many requests, please try again later")
-        self._health.in_flight += 1
+        self._metrics.begin(call.verb)
         try:
             if call.verb in ("get", "list"):
                 return _respond(await self._dispatch.read(call))
@@ -121,14 +125,15 @@ class Handler:
                 response.headers.add("Warning", f'299 - "{quoted}"')
             return response
         finally:
-            self._health.in_flight -= 1
+            self._metrics.end(call.verb)
 
     async def _watch(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
-        watching = Watching(self._cluster, call)
+        watching = Watching(self._cluster, call, self._metrics)
         first, events = await watching.begin()
         response = web.StreamResponse(headers={"Content-Type": watching.form.stream, "Cache-Control": "no-cache, private"})
         response.enable_chunked_encoding()
-        self._health.watches += 1
+        self._metrics.long["WATCH"] += 1
+        self._watchings.add(watching)
         try:
             await response.prepare(request)
             await watching.run(first, events, response.write)
@@ -138,19 +143,34 @@ class Handler:
             if request.transport:
                 request.transport.abort()
         finally:
-            self._health.watches -= 1
+            self._metrics.long["WATCH"] -= 1
+            self._watchings.discard(watching)
         return response
+
+    async def end_streams(self, seconds: float) -> None:
+        """This server is about to end: watches end as if their time were over, other streams are cut."""
+        for watching in self._watchings:
+            watching.stop()
+        for task in self._streams:
+            task.cancel()
+        end = time.monotonic() + seconds
+        while (self._watchings or self._streams) and time.monotonic() < end:
+            await asyncio.sleep(0.02)
 
     async def _stream(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         if request.method not in ("GET", "POST"):
             raise method_not_allowed()
         if call.target.subresource != "log" and "upgrade" not in request.headers.get("Connection", "").lower():
             raise Refused(400, "Upgrade request required")
-        self._health.watches += 1
+        task = asyncio.current_task()
+        assert task
+        self._metrics.long["CONNECT"] += 1
+        self._streams.add(task)
         try:
             await carry(self._cluster, call, request, self._kubelets)
         finally:
-            self._health.watches -= 1
+            self._metrics.long["CONNECT"] -= 1
+            self._streams.discard(task)
         return web.StreamResponse()
 
 

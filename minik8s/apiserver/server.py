@@ -24,6 +24,7 @@ from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.auth.signing import Signer
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.config import Flags
+from minik8s.apiserver.ending import DRAIN_SECONDS, run_until_told
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.default_objects import look_after
@@ -33,29 +34,28 @@ from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
 from nodecore.daemon.systemd import listen_sockets, notify
 from nodecore.etcd.client import EtcdClient
-from nodecore.loop.supervise import run_tasks
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096
 HEAD_LIMIT = 64 * 1024
-SHUTDOWN_SECONDS = 2.0
 
 
 async def serve(flags: Flags) -> None:
     """Serve until a signal ends it."""
-    etcd, tls, kubelets, tokens = flags.etcd(), flags.server_tls(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
+    etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
     networks, (low, high), where = flags.networks(), flags.node_ports(), flags.advertised()
     event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
-    signing = flags.signing()
+    signing, delay = flags.signing(), flags.shutdown_delay()
     sockets = [*listen_sockets().values(), *flags.sockets()]
     await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
     async with EtcdClient(etcd) as client:
         cluster = Cluster(client, Allocator(client, networks, low, high), passing_after=event_ttl)
         health = Health(cluster)
+        client.observe = health.metrics.asked_etcd
         guard = Guard(cluster, flags.issuing(), tokens, anonymous=flags.anonymous_auth)
         cluster.gate = chain = Chain(cluster, guard.access)
         handler = Handler(cluster, health, guard, kubelets, where.text)
-        runner = await _start(handler, sockets, tls)
+        runner = await _start(handler, sockets, tls.front)
         log.info("serving on %s", ", ".join(_name(sock) for sock in sockets))
 
         def prepared() -> None:
@@ -66,22 +66,19 @@ async def serve(flags: Flags) -> None:
                 notify("READY=1")
                 log.info("ready")
 
-        try:
-            await run_tasks({
-                **cluster.tasks(), "definitions": Definitions(cluster).run(),
-                "default objects": look_after(cluster, where, ensure_policy, prepared),
-                "certificates": Signer(cluster, guard.access, signing).run(),
-                "quotas": keep_status(cluster, chain.quota), "objects of namespaces": NamespaceObjects(cluster, root_ca).run(),
-                "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small()})
-        finally:
-            health.stopping = True
-            await runner.cleanup()
+        await run_until_told({
+            **cluster.tasks(), "definitions": Definitions(cluster).run(),
+            "default objects": look_after(cluster, where, ensure_policy, prepared),
+            "certificates": Signer(cluster, guard.access, signing).run(),
+            "quotas": keep_status(cluster, chain.quota), "objects of namespaces": NamespaceObjects(cluster, root_ca).run(),
+            "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
+        }, runner, handler, health, delay)
 
 
 async def _start(handler: Handler, sockets: list[socket.socket], tls: ssl.SSLContext) -> web.ServerRunner:
     server = web.Server(handler, access_log=None, max_line_size=HEAD_LIMIT, max_field_size=HEAD_LIMIT,
                         handler_cancellation=True, keepalive_timeout=120.0)
-    runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_SECONDS)
+    runner = web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     for sock in sockets:
         sock.setblocking(False)  # noqa: FBT003

@@ -11,7 +11,7 @@ Must not know: what the keys mean. Read next: `nodecore/etcd/watch.py`, `nodecor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nodecore.errors import AlreadyExists, NotFound
@@ -60,6 +60,15 @@ class EtcdClient(LeaseCalls):
     async def close(self) -> None:
         """Give the connections back."""
         await self._connection.close()
+
+    @property
+    def observe(self) -> Callable[[str, float], None] | None:
+        """Who is told the name and the seconds of each call that was answered."""
+        return self._connection.observe
+
+    @observe.setter
+    def observe(self, observer: Callable[[str, float], None]) -> None:
+        self._connection.observe = observer
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         """One key, as it stands or stood at `revision`."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,7 @@ class Connection:
         self._current = 0
         self._token = ""
         self._login = asyncio.Lock()
+        self.observe: Callable[[str, float], None] | None = None  # is told each answered call's name and seconds
 
     async def close(self) -> None:
         """Close every channel; calls under way end with an error."""
@@ -126,7 +128,10 @@ class Connection:
             attempt = max(1.0, self.timeout / len(self._targets)) if repeatable else left
             try:
                 call = getattr(member.stubs[service], method)
-                return await call(request, timeout=max(0.01, min(left, attempt)), metadata=self.metadata())
+                reply = await call(request, timeout=max(0.01, min(left, attempt)), metadata=self.metadata())
+                if self.observe:
+                    self.observe(method, self.timeout - deadline + time.monotonic())
+                return reply
             except grpc.aio.AioRpcError as error:
                 code, details = error.code().name, error.details() or ""
             if login and token and not renewed and faults.token_is_stale(details):

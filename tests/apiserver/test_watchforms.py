@@ -246,4 +246,4 @@ def test_who_reads_nothing_is_dropped_and_others_are_not(api: ApiServer, space: 
 
 
 def ended(api: ApiServer) -> bool:
-    return "apiserver_longrunning_requests 0" in str(api.call("GET", "/metrics").body)
+    return 'apiserver_longrunning_requests{verb="WATCH"} 0' in str(api.call("GET", "/metrics").body)

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.metrics import Metrics
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.listoptions import list_options
 from minik8s.apiserver.request.status import expired
@@ -42,8 +43,10 @@ SHORTEST, LONGEST = 1800, 3600
 class Watching:
     """One client's watch: `begin` may refuse it, `run` streams it."""
 
-    def __init__(self, cluster: Cluster, call: Call) -> None:
-        self._cluster, self._call = cluster, call
+    def __init__(self, cluster: Cluster, call: Call, metrics: Metrics) -> None:
+        self._cluster, self._call, self._metrics = cluster, call, metrics
+        self._stopped = False
+        self._waiting: asyncio.Timeout | None = None
         self.form = wanted(call)
         self._folder = call.kind.folder(call.target.namespace)
         test = matcher_of(call)
@@ -83,19 +86,27 @@ class Watching:
         try:
             for piece in first:
                 await self._send(send, piece)
-            while events is not None and loop.time() < end:
+            while events is not None and loop.time() < end and not self._stopped:
                 lines: list[bytes] = []
                 try:
-                    async with asyncio.timeout_at(min(end, marked + BOOKMARK_PERIOD)):
+                    async with asyncio.timeout_at(min(end, marked + BOOKMARK_PERIOD)) as self._waiting:
                         lines += self._lines(await events.batch())
+                    self._waiting = None
+                    self._metrics.watch_events[self._call.kind.place] += len(lines)
                 except TimeoutError:
-                    marked = loop.time()
+                    self._waiting, marked = None, loop.time()
                     if self._bookmarks:
                         lines.append(self._bookmark(events.revision))
                 if lines:
                     await self._send(send, b"".join(lines))
         except Expired as error:
             await self._send(send, self._gone(str(error)))
+
+    def stop(self) -> None:
+        """End soon, with a last bookmark: the client goes on at another server."""
+        self._stopped = True
+        if self._waiting and not self._waiting.expired():
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _send(self, send: Send, data: bytes) -> None:
         try:

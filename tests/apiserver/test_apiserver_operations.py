@@ -1,0 +1,128 @@
+"""Running a server: its named checks, its metrics, its end in good order, certificates that change."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from minik8s.pki.authority import Authority, Identity
+from tests.apiserver.apiprocess import ApiServer
+from tests.etcdserver import EtcdServer
+from tests.labs import until
+
+pytestmark = pytest.mark.etcd
+SPACE = "/api/v1/namespaces/default/configmaps"
+
+
+@pytest.fixture
+def own(api_etcd: EtcdServer) -> Iterator[ApiServer]:
+    server = ApiServer.start(api_etcd, "--shutdown-delay-duration", "1s")
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("root", ["healthz", "livez", "readyz"])
+def test_named_checks(api: ApiServer, root: str) -> None:
+    assert api.call("GET", f"/{root}").body == "ok"
+    told = str(api.call("GET", f"/{root}?verbose").body)
+    assert "[+]ping ok\n" in told
+    assert told.endswith(f"{root} check passed\n")
+    assert api.call("GET", f"/{root}/ping").body == "ok"
+    assert api.call("GET", f"/{root}/nothing").code == 404
+    left_out = str(api.call("GET", f"/{root}?verbose&exclude=ping&exclude=nothing").body)
+    assert "[+]ping excluded: ok\n" in left_out
+    assert "warn: some health checks cannot be excluded: no matches for 'nothing'\n" in left_out
+
+
+def test_metrics_have_the_names_monitors_know(api: ApiServer) -> None:
+    api.call("POST", SPACE, {"metadata": {"name": "measured"}})
+    api.call("GET", f"{SPACE}/measured")
+    api.call("GET", "/api/v1/namespaces/default/nonsense-of-a-scanner")
+    connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=api.context())
+    connection.request("GET", f"{SPACE}?watch=1&fieldSelector=metadata.name=measured")
+    assert b"measured" in connection.getresponse().readline()
+    text = str(api.call("GET", "/metrics").body)
+    connection.close()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {"apiserver_request", "apiserver_request_duration_seconds", "apiserver_current_inflight_requests",
+            "apiserver_longrunning_requests", "apiserver_storage_objects", "apiserver_watch_events",
+            "apiserver_watch_cache_events_received", "etcd_request_duration_seconds", "process_resident_memory_bytes",
+            "process_open_fds", "process_start_time_seconds"} <= families.keys()
+    made = [sample for sample in families["apiserver_request"].samples
+            if sample.labels["resource"] == "configmaps" and sample.labels["verb"] == "POST" and sample.labels["code"] == "201"]
+    assert len(made) == 1
+    assert (made[0].labels["scope"], made[0].labels["version"], made[0].value >= 1) == ("namespace", "v1", True)
+    watching = {sample.labels["verb"]: sample.value for sample in families["apiserver_longrunning_requests"].samples}
+    assert watching["WATCH"] >= 1
+    objects = {sample.labels["resource"]: sample.value for sample in families["apiserver_storage_objects"].samples}
+    assert objects["configmaps"] >= 1
+    assert "scanner" not in text
+
+
+def test_an_end_in_good_order(own: ApiServer) -> None:
+    """Unready at once, answering all the while; watches end as if in time, with the revision to go on from; exit code 0."""
+    connection = http.client.HTTPSConnection("127.0.0.1", own.port, context=own.context(), timeout=15)
+    connection.request("GET", f"{SPACE}?watch=1&allowWatchBookmarks=1&labelSelector=none-such")
+    watch = connection.getresponse()
+    assert watch.status == 200
+    told: list[bytes] = []
+    reader = threading.Thread(target=lambda: told.extend(watch))
+    reader.start()
+    assert own.process
+    own.process.terminate()
+    until(lambda: own.call("GET", "/readyz").code == 500, seconds=5)
+    assert own.call("GET", "/livez").code == 200
+    made = own.call("POST", SPACE, {"metadata": {"generateName": "late-"}})
+    assert made.code == 201
+    reader.join(10)
+    (line,) = told
+    event = json.loads(line)
+    assert event["type"] == "BOOKMARK"
+    assert int(event["object"]["metadata"]["resourceVersion"]) >= int(made.body["metadata"]["resourceVersion"])
+    assert own.process.wait(10) == 0
+    assert "Traceback" not in own.file("log").read_text()
+
+
+def test_certificates_are_read_anew(own: ApiServer) -> None:
+    """A new CA signs server and clients: new connections go by it, those of the old CA are strangers, old connections stay."""
+    old = http.client.HTTPSConnection("127.0.0.1", own.port, context=own.context())
+    old.request("GET", f"{SPACE}?limit=1")
+    assert old.getresponse().read()
+    before, was = own.context(), serial(own)
+    authority = Authority()
+    own.file("ca.crt").write_bytes(authority.pair.certificate)
+    who = {"server": Identity("kube-apiserver", (), ("127.0.0.1",)), "admin": Identity("admin", ("system:masters",))}
+    for name, identity in who.items():
+        pair = authority.issue(identity)
+        own.file(f"{name}.crt").write_bytes(pair.certificate)
+        own.file(f"{name}.key").write_bytes(pair.key)
+    until(lambda: serial(own) != was, seconds=15, what="the new certificate")
+    assert own.call("GET", f"{SPACE}?limit=1").code == 200
+    old.request("GET", f"{SPACE}?limit=1")
+    assert old.getresponse().status == 200
+    before.check_hostname, before.verify_mode = False, ssl.CERT_NONE
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask(http.client.HTTPSConnection("127.0.0.1", own.port, context=before))
+
+
+def ask(connection: http.client.HTTPSConnection) -> None:
+    connection.request("GET", f"{SPACE}?limit=1")
+    connection.getresponse()
+
+
+def serial(api: ApiServer) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", api.port)) as raw, context.wrap_socket(raw) as sock:
+        found = sock.getpeercert(binary_form=True)
+        assert found
+        return found
