@@ -19,7 +19,7 @@ Must not know: leases, tunnels, which adapter is behind a port. Read next: `flan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field
 
 from flanneld_py.masq import RuleSet, Wanted
@@ -117,20 +117,24 @@ class RulesTarget:
         if self._passes % THOROUGH == 0:
             self._known.clear()
         self._passes += 1
-        installed = await self._chains.variants()
+        tables = await self._firewall.list_tables()
+        there = {family: self._iptables_of(family, tables) for family in Family}
         by_iptables = any(wanted.sets) and not wanted.nftables
+        asked = by_iptables or any(found for kinds in there.values() for found in kinds.values())
+        installed = await self._chains.variants() if asked else ()
         if by_iptables and not installed:
             raise NotFound("iptables is not installed; the network config can ask for nftables: EnableNFTables")
         variant = await self._chains.chosen() if by_iptables else None
-        tables = await self._firewall.list_tables()
         places = [Place(family, nftables.table_name(family)) for family in Family]
         places = [place for place in places if f"{place.family.nft} {place.table}" in tables]
-        for family in Family:
-            there = {Variant.NFT: {t for t in iptables.TABLES if f"{family.nft} {t}" in tables},
-                     Variant.LEGACY: iptables.TABLES.keys() & self._chains.registered(family)}
-            places += [Place(family, table, kind) for kind in installed for table in sorted(there[kind])]
+        places += [Place(family, table, kind) for family in Family for kind in installed for table in sorted(there[family][kind])]
         sets = {rules.family: rules for rules in wanted.sets}
         return Seen({place: await self._look(place, sets[place.family], alone=self._alone) for place in places}, variant)
+
+    def _iptables_of(self, family: Family, tables: Collection[str]) -> dict[Variant, set[str]]:
+        """The tables of interest there are in each iptables, whether it is installed or not."""
+        return {Variant.NFT: {table for table in iptables.TABLES if f"{family.nft} {table}" in tables},
+                Variant.LEGACY: iptables.TABLES.keys() & self._chains.registered(family)}
 
     async def _look(self, place: Place, rules: RuleSet, *, alone: bool) -> Found:
         stamp = self._stamp(place)

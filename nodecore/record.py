@@ -1,8 +1,8 @@
 """`@dataclass(frozen=True, slots=True)` at half its price, which an agent pays some ninety times before it does anything.
 
-The standard one writes six methods of each class as text and compiles them. Here only `__init__` is compiled; what compares,
-hashes and prints reads the fields by a list. Everything else is the standard library's: `field`, `fields`, `replace`,
-matching, and every other combination of arguments. To mypy it is the standard one.
+The standard one writes six methods of each class as text and compiles each. Here those whose speed matters are compiled, three
+at once, and what prints and refuses is the same for all. Everything else is the standard library's: `field`, `fields`,
+`replace`, matching, and every other combination of arguments. To mypy it is the standard one.
 
     from nodecore.record import dataclass
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import MISSING, Field, FrozenInstanceError
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,19 +27,16 @@ else:
 def _record(cls: type) -> type:
     if any(map(dataclasses.is_dataclass, cls.__bases__)):
         return dataclasses.dataclass(frozen=True, slots=True)(cls)
-    own = {name for name in METHODS if name in cls.__dict__}
+    own = cls.__dict__.keys()
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(cls)
     made.__dataclass_params__.frozen = made.__dataclass_params__.eq = True
-    fields = dataclasses.fields(made)
-    made.__init__ = _init(made, fields)
-    for name, make in METHODS.items():
+    for name, method in _methods(made, dataclasses.fields(made)).items():
         if name not in own:
-            setattr(made, name, make(fields))
-    made.__setattr__, made.__delattr__ = _refuse_change, _refuse_removal
+            setattr(made, name, method)
     return cls if TYPE_CHECKING else made
 
 
-def _init(made: Any, fields: tuple[Field[Any], ...]) -> Any:
+def _methods(made: Any, fields: tuple[Field[Any], ...]) -> dict[str, Any]:
     names: dict[str, Any] = {"MISSING": MISSING}
     parameters, lines = ["self"], []
     for field in fields:
@@ -55,30 +51,22 @@ def _init(made: Any, fields: tuple[Field[Any], ...]) -> Any:
         parameters.append(f"{name}=default_{name}" if optional else name)
         lines.append(f" set_{name}(self, {value})")
     lines += [" self.__post_init__()"] if hasattr(made, "__post_init__") else []
-    exec(f"def __init__({', '.join(parameters)}):\n" + ("\n".join(lines) or " pass"), names)
-    return names["__init__"]
+    own, other = ("".join(f"{which}.{field.name}, " for field in fields if field.compare) for which in ("self", "other"))
+    exec(TEXT.format(parameters=", ".join(parameters), lines="\n".join(lines) or " pass", own=own, other=other), names)
+    return {
+        "__init__": names["__init__"], "__eq__": names["__eq__"], "__hash__": names["__hash__"], "__repr__": _repr(fields),
+        "__reduce__": _reduce(fields), "__setattr__": _refuse_change, "__delattr__": _refuse_removal,
+    }
 
 
-def _values(fields: tuple[Field[Any], ...]) -> Any:
-    """From an object to what tells it from others."""
-    names = [field.name for field in fields if field.compare]
-    return attrgetter(*names) if names else lambda self: ()
-
-
-def _eq(fields: tuple[Field[Any], ...]) -> Any:
-    values = _values(fields)
-
-    def __eq__(self: object, other: object) -> bool:
-        return bool(values(self) == values(other)) if other.__class__ is self.__class__ else NotImplemented
-
-    return __eq__
-
-
-def _hash(fields: tuple[Field[Any], ...]) -> Any:
-    values = _values(fields)
-    if sum(field.compare for field in fields) == 1:
-        return lambda self: hash((values(self),))
-    return lambda self: hash(values(self))
+TEXT = """
+def __init__({parameters}):
+{lines}
+def __eq__(self, other):
+ return ({own}) == ({other}) if other.__class__ is self.__class__ else NotImplemented
+def __hash__(self):
+ return hash(({own}))
+"""
 
 
 def _repr(fields: tuple[Field[Any], ...]) -> Any:
@@ -100,6 +88,3 @@ def _refuse_change(self: object, name: str, value: object) -> None:
 
 def _refuse_removal(self: object, name: str) -> None:
     raise FrozenInstanceError(f"cannot delete field {name!r}")
-
-
-METHODS = {"__eq__": _eq, "__hash__": _hash, "__repr__": _repr, "__reduce__": _reduce}
