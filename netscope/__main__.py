@@ -78,6 +78,42 @@ def doctor(kubeconfig: str, via: str, *, as_json: bool) -> None:
 
 
 @command.command()
+@click.argument("places", nargs=-1)
+@click.option("-w", "--write", "path", type=click.Path(dir_okay=False, writable=True), required=True, help="The pcapng file.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, help="How long; Ctrl-C ends it before.")
+@click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
+@click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
+def capture(places: tuple[str, ...], path: str, seconds: float, kubeconfig: str, via: str) -> None:
+    """Capture on every interface of every node into one file. With PLACES only what they send or get, inside tunnels as well."""
+    import asyncio
+    import time
+    from contextlib import suppress
+
+    from netscope import cluster
+    from netscope.capture.recording import record
+
+    def wait() -> None:
+        click.echo(f"capturing on {len(directory.nodes)} nodes for {seconds:g} s; Ctrl-C ends it before", err=True)
+        with suppress(KeyboardInterrupt):
+            time.sleep(seconds)
+
+    directory = asyncio.run(cluster.read(kubeconfig))
+    hosts = [address for place in places for address in directory.find(place).addresses]
+    with open(path, "wb") as file:
+        lost = record(directory, via, hosts, wait, file)
+    click.echo(f"{path}: {lost} packets came too fast and are missing" if lost else f"{path}: nothing was lost")
+
+
+@command.command(hidden=True)
+@click.argument("hosts", nargs=-1)
+def tap(hosts: tuple[str, ...]) -> None:
+    """A node's side of a capture. Started by the others."""
+    from netscope.capture.tapping import tap as run_tap
+
+    run_tap(hosts)
+
+
+@command.command()
 def agent() -> None:
     """A node's side: questions on stdin, answers on stdout. Started by the others."""
     from netscope.agent import serve

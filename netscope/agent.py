@@ -48,7 +48,7 @@ class Agent:
             return Failed(str(fault))
 
     def _start(self, flow: Flow) -> Ready:
-        self._tap = Tap(bpf.program(flow))
+        self._tap = Tap(bpf.of_flow(flow))
         self._rules = RulesTrace(OWN_TABLE, matches(flow))
         return Ready()
 

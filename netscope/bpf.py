@@ -1,75 +1,126 @@
-"""A flow as a classic BPF program over packets that begin at their network header (packet(7), SOCK_DGRAM): pure.
+"""What is looked for, as a classic BPF program, so that the kernel hands over nothing else: pure.
 
-The kernel then hands over nothing else. Looked at: the packet itself, and the one inside IP in IP or VXLAN. Every place a
-header may begin is one block of tests, whose first that fails jumps to the next block; the last block refuses.
+Offsets count from the network header (SKF_NET_OFF), so a program fits every kind of packet socket and link. Looked at: the
+packet itself, and the one inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and
+alternatives say whether it is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
 
-Must not know: sockets. Read next: `nodecore/kernel/tap.py`.
+Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ring.py`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 
 from netscope.flow import UDP, Flow
 from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
-from nodecore.net import Family
+from nodecore.net import Family, IPAddress
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30  # ld, ldh, ldb [k]
 LOAD_HALF_AT_X, LOAD_HEADER_LENGTH = 0x48, 0xB1  # ldh [x + k]; ldx 4*([k]&0xf)
-AND, EQUAL, ANY_BIT, RETURN = 0x54, 0x15, 0x45, 0x06
+AND, EQUAL, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x45, 0x06, 0x05
+LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_HEADER_LENGTH)
+NETWORK_HEADER = -0x100000
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
-Test = tuple[int, int]  # an opcode and its k
+
+Test = tuple[int, int]  # an opcode and its k: EQUAL goes on where it is, ANY_BIT where none of the bits is set
+Tests = tuple[Test, ...]
+Place = tuple[Tests, Iterable[Tests]]  # the head, and the alternatives
 
 
-def program(flow: Flow) -> bytes:
-    """Packed `struct sock_filter`s."""
-    blocks = [_block(tests) for begin, inside in _places() for tests in _alternatives(flow, begin, inside)]
-    return b"".join(blocks) + INSTRUCTION.pack(RETURN, 0, 0, NOTHING)
+def of_flow(flow: Flow) -> bytes:
+    """Packets that bear the flow's mark as a port, or go to or come from one of its ends."""
+    return _program(lambda begin, family: _flow_at(flow, begin) if family is flow.family else None)
 
 
-def _places() -> Iterator[tuple[int, tuple[Test, ...]]]:
-    """Where a packet's own IP header may begin, and the tests that say it does."""
-    version = (LOAD_BYTE, 0), (AND, 0xF0)
-    four, six = (*version, (EQUAL, 0x40)), (*version, (EQUAL, 0x60))
+def of_hosts(hosts: Iterable[IPAddress]) -> bytes:
+    """Packets that go to or come from one of these addresses, whatever they carry."""
+    known = tuple(hosts)
+    return _program(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
+
+
+def of_everything() -> bytes:
+    """Every packet."""
+    return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
+
+
+def _program(wanted: Callable[[int, Family], Place | None]) -> bytes:
+    """All places, and at the end: nothing."""
+    code = b""
+    for begin, outside in _places():
+        for family in Family:
+            if found := wanted(begin, family):
+                head, alternatives = found
+                body = b"".join(map(_alternative, alternatives))
+                code += _head((*outside, *_is(begin, family), *head), len(body) // INSTRUCTION.size) + body
+    return code + INSTRUCTION.pack(RETURN, 0, 0, NOTHING)
+
+
+def _places() -> Iterator[tuple[int, Tests]]:
+    """Where an IP header may begin, and the tests of what stands before it."""
     yield 0, ()
-    for outer, size, kind in ((four, 20, 9), (six, 40, 6)):
+    for family, size, kind in ((Family.IPV4, 20, 9), (Family.IPV6, 40, 6)):
         for inner in (IP_IN_IP, IP6_IN_IP):
-            yield size, (*outer, (LOAD_BYTE, kind), (EQUAL, inner))
+            yield size, (*_is(0, family), (LOAD_BYTE, kind), (EQUAL, inner))
         vxlan = (LOAD_BYTE, kind), (EQUAL, UDP), (LOAD_HALF, size + 2), (EQUAL, VXLAN_PORT)
-        yield size + 8 + VXLAN_AND_ETHERNET, (*outer, *vxlan)
+        yield size + 8 + VXLAN_AND_ETHERNET, (*_is(0, family), *vxlan)
 
 
-def _alternatives(flow: Flow, begin: int, inside: tuple[Test, ...]) -> Iterator[tuple[Test, ...]]:
-    """Each way a packet can be of the flow: by its mark as either port, or by one of the ends as source or target."""
+def _is(begin: int, family: Family) -> Tests:
+    return (LOAD_BYTE, begin), (AND, 0xF0), (EQUAL, family.value << 4)
+
+
+def _flow_at(flow: Flow, begin: int) -> Place:
     four = flow.family is Family.IPV4
-    version, kind = (0x40, 9) if four else (0x60, 6)
-    own = (LOAD_BYTE, begin), (AND, 0xF0), (EQUAL, version), (LOAD_BYTE, begin + kind), (EQUAL, flow.protocol)
-    head: tuple[Test, ...] = (*inside, *own)
+    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, flow.protocol))
     if four:  # no later fragment, whose first bytes are no ports
         head = (*head, (LOAD_HALF, begin + 6), (ANY_BIT, 0x1FFF), (LOAD_HEADER_LENGTH, begin))
     load, ports = (LOAD_HALF_AT_X, begin) if four else (LOAD_HALF, begin + 40)
-    for place in (0, 2):
-        yield (*head, (load, ports + place), (EQUAL, flow.mark))
-    source, target = (12, 16) if four else (8 + 12, 24 + 12)  # of an IPv6 address the last four bytes; who asks looks at the rest
-    for end in flow.ends:
-        word = int.from_bytes(ip_address(end.address).packed[-4:], "big")
-        for address, place in ((source, 0), (target, 2)):
-            yield (*head, (LOAD_WORD, begin + address), (EQUAL, word), (load, ports + place), (EQUAL, end.port))
+    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in (0, 2)]
+    ends: list[Tests] = [
+        (*address, (load, ports + place), (EQUAL, end.port))
+        for end in flow.ends for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True)]
+    return head, [*marked, *ends]
 
 
-def _block(tests: tuple[Test, ...]) -> bytes:
-    """The tests in a row; what fails one jumps behind the block, what passes all is taken whole."""
-    size = len(tests)
-    packed = [_instruction(code, k, size - place) for place, (code, k) in enumerate(tests)]
-    return b"".join(packed) + INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
+def _hosts_at(hosts: list[IPAddress], begin: int, family: Family) -> Place | None:
+    return ((), [tests for host in hosts for tests in _addresses(begin, host)]) if hosts else None
 
 
-def _instruction(code: int, k: int, behind: int) -> bytes:
-    if code == EQUAL:
-        return INSTRUCTION.pack(code, 0, behind, k)
-    if code == ANY_BIT:
-        return INSTRUCTION.pack(code, behind, 0, k)
-    return INSTRUCTION.pack(code, 0, 0, k)
+def _addresses(begin: int, host: IPAddress) -> tuple[Tests, Tests]:
+    """As the source, and as the target."""
+    size = len(host.packed)
+    first = begin + (12 if size == 4 else 8)
+    words = struct.unpack(f"!{size // 4}I", host.packed)
+    source, target = (
+        tuple(test for place, word in enumerate(words) for test in ((LOAD_WORD, start + 4 * place), (EQUAL, word)))
+        for start in (first, first + size))
+    return source, target
+
+
+def _head(tests: Tests, behind: int) -> bytes:
+    """The tests in a row, each followed by a far jump behind the whole place for when it fails."""
+    sizes = [1 if code in (*LOADS, AND) else 2 for code, _ in tests]
+    code = b""
+    for number, (opcode, k) in enumerate(tests):
+        if sizes[number] == 1:
+            code += _instruction(opcode, k)
+            continue
+        far = sum(sizes[number + 1 :]) + behind
+        passes, fails = (1, 0) if opcode == EQUAL else (0, 1)
+        code += INSTRUCTION.pack(opcode, passes, fails, k) + INSTRUCTION.pack(JUMP, 0, 0, far)
+    return code
+
+
+def _alternative(tests: Tests) -> bytes:
+    """The tests in a row; what fails one jumps behind, what passes all is taken whole."""
+    code = b""
+    for number, (opcode, k) in enumerate(tests):
+        code += INSTRUCTION.pack(EQUAL, 0, len(tests) - number, k) if opcode == EQUAL else _instruction(opcode, k)
+    return code + INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
+
+
+def _instruction(opcode: int, k: int) -> bytes:
+    return INSTRUCTION.pack(opcode, 0, 0, (NETWORK_HEADER + k) & 0xFFFFFFFF if opcode in LOADS else k)

@@ -26,7 +26,7 @@ PURE = (
     "flanneld_py/render/*.py",
     *(f"netscope/{name}.py" for name in ("flow", "headers", "bpf", "records", "directory", "story", "drawing",
                                        "facts")),
-    "netscope/checks/*.py",
+    "netscope/checks/*.py", *(f"netscope/capture/{name}.py" for name in ("blocks", "pcapng", "spool", "merging")),
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
     "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
     *(f"minik8s/apiserver/auth/{name}.py" for name in ("authorize", "rbac", "nodes", "policy", "policy_controllers",
@@ -35,8 +35,8 @@ PURE = (
      "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
     "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",
     *(f"minik8s/apiserver/fields/{name}.py" for name in ("paths", "forms", "change", "merge", "ownership", "clientside")),
-    *(f"minik8s/apiserver/schema/{name}.py" for name in ("pruning", "patch", "strategic", "shapes", "validation", "columns*", "cells",
-                                                         "podstatus", "age", "tables", "compact", "openapi3", "served")),
+    *(f"minik8s/apiserver/schema/{name}.py" for name in ("pruning", "patch", "strategic", "shapes", "validation", "columns*",
+                                                         "cells", "podstatus", "age", "tables", "compact", "openapi3", "served")),
 )
 ADAPTERS = "nodecore/kernel/"
 KERNEL_LIBRARIES = {"pyroute2", "iptc"}
