@@ -13,9 +13,11 @@ from nodecore.daemon.entry import run
 
 PARTS = {
     "apiserver": "Serve the Kubernetes API out of etcd.",
+    "backup": "Write the state of a cluster to a file.",
     "controllers": "Run the controllers: Deployments, endpoints, node health and the like.",
     "kubelet": "Run the pods of one node in containerd.",
     "lab": "A whole cluster on this machine, nodes as namespaces.",
+    "restore": "Write a backup's state into etcd.",
     "scheduler": "Give pods a node.",
 }
 

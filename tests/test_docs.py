@@ -15,7 +15,7 @@ COMMANDS = {
     "docs/reference/kube-proxy-py.md": [
         "proxy.__main__:command", *(f"proxy.commands.{name}:command" for name in ("render", "explain", "diff"))],
     "docs/reference/minik8s.md": [
-        f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet")
+        f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet", "backup", "restore")
     ],
     "docs/reference/lab.md": ["minik8s.lab.__main__:command"],
     "docs/reference/netscope.md": ["netscope.__main__:command"],

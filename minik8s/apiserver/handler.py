@@ -33,6 +33,7 @@ from minik8s.apiserver.verbs.dispatch import Dispatch
 from minik8s.apiserver.verbs.stream import PATHS as STREAMS
 from minik8s.apiserver.verbs.stream import carry
 from minik8s.apiserver.verbs.watching import Watching
+from nodecore.loop.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 MOST_IN_FLIGHT = 400
@@ -47,6 +48,7 @@ class Handler:
         self._dispatch = Dispatch(cluster, guard)
         self._address, self._metrics = address, health.metrics
         self._watchings: set[Watching] = set()
+        self._ended = Wakeup()
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -145,6 +147,7 @@ class Handler:
         finally:
             self._metrics.long["WATCH"] -= 1
             self._watchings.discard(watching)
+            self._ended.wake()
         return response
 
     async def end_streams(self, seconds: float) -> None:
@@ -153,9 +156,12 @@ class Handler:
             watching.stop()
         for task in self._streams:
             task.cancel()
-        end = time.monotonic() + seconds
-        while (self._watchings or self._streams) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(seconds):
+                while self._watchings or self._streams:
+                    await self._ended.wait()
+        except TimeoutError:
+            log.debug("streams are left over")
 
     async def _stream(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         if request.method not in ("GET", "POST"):
@@ -171,6 +177,7 @@ class Handler:
         finally:
             self._metrics.long["CONNECT"] -= 1
             self._streams.discard(task)
+            self._ended.wake()
         return web.StreamResponse()
 
 

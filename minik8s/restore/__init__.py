@@ -1,0 +1,1 @@
+"""The way back of a backup. Read next: `minik8s/backup/state.py`."""
