@@ -159,7 +159,7 @@ CASES = [
     Case("explain hpa --api-version=autoscaling/v1", r"VERSION: +v1"), Case("explain netpol.spec", "policyTypes"),
     Case("auth can-i get pods", "^yes"), Case("auth can-i --list", r"Resources +Non-Resource URLs +Resource Names +Verbs"),
     Case("auth whoami", r"Username +admin"),
-    Case("create token default", r"^[\w-]+\.[\w-]+\.[\w-]+\n$"),
+    Case("create token default", r"^[\w-]+\.[\w-]+\.[\w-]+\n?$"),
     Case("cordon n1", "cordoned", lambda shop: shop.get("node n1")["spec"]["unschedulable"] is True),
     Case("uncordon n1", "uncordoned", lambda shop: not shop.get("node n1")["spec"].get("unschedulable"), first="cordon n1"),
     Case("drain n1 --ignore-daemonsets --force --timeout=3s", "drained",
