@@ -17,9 +17,13 @@ PARTS = {
     "controllers": "Run the controllers: Deployments, endpoints, node health and the like.",
     "kubelet": "Run the pods of one node in containerd.",
     "lab": "A whole cluster on this machine, nodes as namespaces.",
+    "join": "Make this machine a node of a cluster: its certificates, by a token.",
+    "kubeconfig": "A kubeconfig for a user.",
     "restore": "Write a backup's state into etcd.",
     "scheduler": "Give pods a node.",
+    "token": "Tokens that machines join with.",
 }
+ELSEWHERE = {name: f"minik8s.access.{name}" for name in ("join", "kubeconfig", "token")}
 
 
 class LazyGroup(click.Group):
@@ -33,7 +37,7 @@ class LazyGroup(click.Group):
         """Import the part called `cmd_name`."""
         if cmd_name not in PARTS:
             return None
-        command = import_module(f"minik8s.{cmd_name}.__main__").command
+        command = import_module(ELSEWHERE.get(cmd_name, f"minik8s.{cmd_name}.__main__")).command
         assert isinstance(command, click.Command)
         return command
 

@@ -29,6 +29,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 @click.option("--service-account-signing-key-file", default="", help="Key that signs tokens; one kept in etcd.")
 @click.option("--service-account-key-file", multiple=True, help="Another key tokens may be signed with; repeatable.")
 @click.option("--root-ca-file", default="", help="CA that pods are told to trust; that of --client-ca-file.")
+@click.option("--encryption-provider-config", default="", help="EncryptionConfiguration: what is sealed in etcd, and with what.")
 @click.option("--cluster-signing-cert-file", default="", help="CA that certificate requests are signed by; none are.")
 @click.option("--cluster-signing-key-file", default="", help="Its key.")
 @click.option("--cluster-signing-duration", default="8760h0m0s", show_default=True, help="How long such certificates are good.")

@@ -49,6 +49,7 @@ class Flags:
     service_account_signing_key_file: str
     service_account_key_file: tuple[str, ...]
     root_ca_file: str
+    encryption_provider_config: str
     cluster_signing_cert_file: str
     cluster_signing_key_file: str
     cluster_signing_duration: str

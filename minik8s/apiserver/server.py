@@ -30,6 +30,8 @@ from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.default_objects import look_after
 from minik8s.apiserver.kinds.namespace_objects import NamespaceObjects
 from minik8s.apiserver.storage.allocate import Allocator
+from minik8s.apiserver.storage.sealed import SealedEtcd
+from minik8s.apiserver.storage.sealing import read_sealing
 from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
 from nodecore.daemon.systemd import listen_sockets, notify
@@ -45,10 +47,10 @@ async def serve(flags: Flags) -> None:
     etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
     networks, (low, high), where = flags.networks(), flags.node_ports(), flags.advertised()
     event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
-    signing, delay = flags.signing(), flags.shutdown_delay()
+    signing, delay, sealing = flags.signing(), flags.shutdown_delay(), read_sealing(flags.encryption_provider_config)
     sockets = [*listen_sockets().values(), *flags.sockets()]
     await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
-    async with EtcdClient(etcd) as client:
+    async with SealedEtcd(etcd, sealing) if sealing.rules else EtcdClient(etcd) as client:
         cluster = Cluster(client, Allocator(client, networks, low, high), passing_after=event_ttl)
         health = Health(cluster)
         client.observe = health.metrics.asked_etcd
@@ -70,7 +72,8 @@ async def serve(flags: Flags) -> None:
             **cluster.tasks(), "definitions": Definitions(cluster).run(),
             "default objects": look_after(cluster, where, ensure_policy, prepared),
             "certificates": Signer(cluster, guard.access, signing).run(),
-            "quotas": keep_status(cluster, chain.quota), "objects of namespaces": NamespaceObjects(cluster, root_ca).run(),
+            "quotas": keep_status(cluster, chain.quota),
+            "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
         }, runner, handler, health, delay)
 

@@ -167,7 +167,9 @@ def _apiserver(config: LabConfig, node: Node, programs: Programs) -> Agent:
         "--service-node-port-range", "30000-32767",
         "--kubelet-client-certificate", f"{PKI}/apiserver-kubelet-client.crt",
         "--kubelet-client-key", f"{PKI}/apiserver-kubelet-client.key",
-        "--kubelet-certificate-authority", f"{PKI}/ca.crt", "--cache-dir", programs.cache], after=["etcd"], sockets=[API_SOCKET])
+        "--kubelet-certificate-authority", f"{PKI}/ca.crt",
+        "--cluster-signing-cert-file", f"{PKI}/ca.crt", "--cluster-signing-key-file", f"{PKI}/ca.key",
+        "--cache-dir", programs.cache], after=["etcd"], sockets=[API_SOCKET])
 
 
 def _control_plane(config: LabConfig, programs: Programs) -> list[Agent]:

@@ -108,6 +108,8 @@ def _write_etc(etc: Path, config: LabConfig, node: Node, ca: Authority, snapshot
         write_atomically(etc / "kube-flannel/net-conf.json", json.dumps(agents.flannel_config(config), indent=1), mode=0o644)
     pki = etc / "kubernetes/pki"
     write_atomically(pki / "ca.crt", ca.pair.certificate.decode(), mode=0o644)
+    if node.leads:
+        write_atomically(pki / "ca.key", ca.pair.key.decode())
     for name, identity in certificates(config, node).items():
         pair = ca.issue(identity)
         write_atomically(pki / f"{name}.crt", pair.certificate.decode(), mode=0o644)

@@ -82,7 +82,7 @@ class Authority:
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(issuer, critical=False)
         if identity.names:
-            names = [_general(name) for name in identity.names]
+            names = [general(name) for name in identity.names]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return _pem(builder.sign(self._key, hashes.SHA256()))
 
@@ -100,7 +100,8 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _general(name: str) -> x509.GeneralName:
+def general(name: str) -> x509.GeneralName:
+    """An address or a host's name, as a certificate has it."""
     try:
         return x509.IPAddress(ip_address(name))
     except ValueError:

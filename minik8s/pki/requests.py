@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from minik8s.pki.authority import Authority, Identity, PublicKey
+from minik8s.pki.authority import Authority, Identity, PublicKey, general
 from nodecore.errors import Invalid
 
 KUBELET_CLIENT = "kubernetes.io/kube-apiserver-client-kubelet"
@@ -44,6 +44,9 @@ def make(identity: Identity) -> tuple[bytes, bytes]:
     subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name) for name in identity.organizations]
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name([*subject, x509.NameAttribute(NameOID.COMMON_NAME, identity.common_name)]))
+    if identity.names:
+        names = x509.SubjectAlternativeName([general(name) for name in identity.names])
+        builder = builder.add_extension(names, critical=False)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return pem, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 

@@ -62,6 +62,7 @@ class ApiServer:
     def pki(self) -> None:
         authority = Authority()
         self.file("ca.crt").write_bytes(authority.pair.certificate)
+        self.file("ca.key").write_bytes(authority.pair.key)
         serving = Identity("kube-apiserver", (), ("127.0.0.1", "localhost"))
         for name, identity in {**USERS, "server": serving, "node": Identity("node", ("system:masters",), ("127.0.0.1",))}.items():
             pair = authority.issue(identity)
@@ -89,7 +90,8 @@ class ApiServer:
             sys.executable, "-m", "minik8s", "apiserver", "--etcd-servers", self.etcd.endpoint, "--bind-address", "127.0.0.1",
             "--secure-port", str(self.port), "--advertise-address", "127.0.0.1",
             "--tls-cert-file", str(self.file("server.crt")), "--tls-private-key-file", str(self.file("server.key")),
-            "--client-ca-file", str(self.file("ca.crt")), "--service-cluster-ip-range", "10.96.0.0/16",
+            "--client-ca-file", str(self.file("ca.crt")),
+            "--cluster-signing-cert-file", str(self.file("ca.crt")), "--cluster-signing-key-file", str(self.file("ca.key")), "--service-cluster-ip-range", "10.96.0.0/16",
             "--kubelet-client-certificate", str(self.file("admin.crt")), "--kubelet-client-key", str(self.file("admin.key")),
             "--kubelet-certificate-authority", str(self.file("ca.crt")), "--cache-dir", str(SCHEMA_CACHE), *self.extra,
         ]
