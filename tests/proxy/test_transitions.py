@@ -11,7 +11,7 @@ import socket
 from typing import Any
 
 import pytest
-from asking import NODE_PORT, PATIENCE, VIP, await_state, lines
+from asking import NOBODY, NODE_PORT, PATIENCE, VIP, await_state, lines
 from conformance_rows import LOCAL, ZONE, B, C, Object, leaving, made, member
 from conftest import Agent
 from proxy_api import Api
@@ -54,7 +54,7 @@ TRANSITIONS = (
     ("publishNotReadyAddresses is taken back", state(member(B, ready=False), inside="pod-b", publishNotReadyAddresses=True),
      state(member(B, ready=False), inside="refused")),
     ("it has no NodePort any more", TWO, state(B, C, inside="pod-b pod-c", outside="refused", type="ClusterIP")),
-    ("it is another proxy's now", TWO, state(B, C, inside="timeout", outside="refused", labels="service-proxy-name")),
+    ("it is another proxy's now", TWO, state(B, C, inside="nobody", outside="refused", labels="service-proxy-name")),
 )
 QUICK = ("an endpoint is gone", "all endpoints terminate", "nobody is left", "externalTrafficPolicy becomes Local")
 
@@ -99,7 +99,7 @@ def test_deleted(net: World, told: Api, running: Agent, family: Family, feature:
     with lines(net, family):
         for item in objects:
             told.delete(item["kind"], item["metadata"]["name"])
-        await_state(net, family, {"timeout"}, {"refused"})
+        await_state(net, family, NOBODY, {"refused"})
         told.put(*objects)
         await_state(net, family, *TWO[2:])
 
