@@ -13,6 +13,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -30,6 +31,7 @@ from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
 from minik8s.apiserver.request.routes import Target
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
 from minik8s.apiserver.verbs.dispatch import Dispatch
+from minik8s.apiserver.verbs.proxying import proxy
 from minik8s.apiserver.verbs.stream import PATHS as STREAMS
 from minik8s.apiserver.verbs.stream import carry
 from minik8s.apiserver.verbs.watching import Watching
@@ -104,6 +106,8 @@ class Handler:
             kind = found
         call = Call(kind, target, verb, request.query, user, content=content, accept=request.headers.get("Accept", ""),
                     agent=request.headers.get("User-Agent", ""))
+        if target.subresource == "proxy" and kind.sub("proxy"):
+            return await self._held(proxy(self._cluster, call, request, self._kubelets))
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
         if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
@@ -168,12 +172,16 @@ class Handler:
             raise method_not_allowed()
         if call.target.subresource != "log" and "upgrade" not in request.headers.get("Connection", "").lower():
             raise Refused(400, "Upgrade request required")
+        return await self._held(carry(self._cluster, call, request, self._kubelets))
+
+    async def _held(self, stream: Coroutine[Any, Any, None]) -> web.StreamResponse:
+        """A stream that has the connection for itself."""
         task = asyncio.current_task()
         assert task
         self._metrics.long["CONNECT"] += 1
         self._streams.add(task)
         try:
-            await carry(self._cluster, call, request, self._kubelets)
+            await stream
         finally:
             self._metrics.long["CONNECT"] -= 1
             self._streams.discard(task)

@@ -20,11 +20,15 @@ NETWORK, STORAGE = "networking.k8s.io", "storage.k8s.io"
 INVOLVED = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 ALL, API = ("all",), ("api-extensions",)
 WHOLE = (SCALE, STATUS)
+def _proxy(kind: str) -> Sub:
+    return Sub("proxy", ("create", "delete", "get", "patch", "update"), kind)
+
+
 POD_SUBS = (
     Sub("attach", ("create", "get"), "PodAttachOptions"), Sub("binding", ("create",), "Binding"),
     Sub("ephemeralcontainers", ("get", "patch", "update")), Sub("eviction", ("create",), "Eviction", "policy", "v1"),
     Sub("exec", ("create", "get"), "PodExecOptions"), Sub("log", ("get",)),
-    Sub("portforward", ("create", "get"), "PodPortForwardOptions"), STATUS,
+    Sub("portforward", ("create", "get"), "PodPortForwardOptions"), _proxy("PodProxyOptions"), STATUS,
 )
 POD_FIELDS = ("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
               "status.phase", "status.podIP", "status.nominatedNodeName")
@@ -61,7 +65,7 @@ KINDS: tuple[Kind, ...] = (
     EVENT,
     _row(_core("limitranges", "LimitRange"), "limits"),
     _row(r.NAMESPACES, "ns", subs=(Sub("finalize", ("update",)), STATUS), fields=("status.phase",)),
-    _row(r.NODES, "no", prefix="minions", subs=(STATUS,), fields=("spec.unschedulable",)),
+    _row(r.NODES, "no", prefix="minions", subs=(_proxy("NodeProxyOptions"), STATUS), fields=("spec.unschedulable",)),
     _row(_core("persistentvolumeclaims", "PersistentVolumeClaim"), "pvc", subs=(STATUS,)),
     _row(_core("persistentvolumes", "PersistentVolume", namespaced=False), "pv", subs=(STATUS,)),
     _row(r.PODS, "po", categories=ALL, subs=POD_SUBS, fields=POD_FIELDS),
@@ -71,7 +75,8 @@ KINDS: tuple[Kind, ...] = (
     _row(_core("resourcequotas", "ResourceQuota"), "quota", subs=(STATUS,)),
     _row(r.SECRETS, fields=("type",)),
     _row(r.SERVICE_ACCOUNTS, "sa", subs=(Sub("token", ("create",), "TokenRequest", AUTHENTICATION, "v1"),)),
-    _row(r.SERVICES, "svc", prefix="services/specs", categories=ALL, subs=(STATUS,), fields=("spec.clusterIP", "spec.type")),
+    _row(r.SERVICES, "svc", prefix="services/specs", categories=ALL, subs=(_proxy("ServiceProxyOptions"), STATUS),
+         fields=("spec.clusterIP", "spec.type")),
     _row(r.DAEMON_SETS, "ds", categories=ALL, subs=(STATUS,), counted=True),
     _row(r.DEPLOYMENTS, "deploy", categories=ALL, subs=WHOLE, counted=True),
     _row(r.REPLICA_SETS, "rs", categories=ALL, subs=WHOLE, fields=("status.replicas",), counted=True),

@@ -9,10 +9,11 @@ Must not know: HTTP, which kinds there are (only that namespaces hold the others
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 LONGEST = 4096
+PROXY_LENGTHS = (6, 8)  # of /api/v1/nodes/NAME/proxy and /api/v1/namespaces/NAMESPACE/PLURAL/NAME/proxy, split
 NAMESPACE_SUBS = frozenset({"status", "finalize"})
 
 
@@ -26,6 +27,7 @@ class Target:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    rest: str = ""  # of a proxy's URL, as it came
 
 
 def segments(path: str) -> list[str] | None:
@@ -40,6 +42,21 @@ def segments(path: str) -> list[str] | None:
 
 def parse(path: str) -> Target | None:
     """What a raw path below /api or /apis names; None for discovery paths and for anything unreadable."""
+    raw = path.split("/")
+    for length in PROXY_LENGTHS:
+        if len(raw) > length and raw[length - 1] == "proxy" and raw[1:4] in (["api", "v1", "nodes"], ["api", "v1", "namespaces"]):
+            found = _parse("/".join(raw[:length]))
+            if found and found.subresource == "proxy":
+                return replace(found, rest="/" + "/".join(raw[length:])) if _harmless(raw[length:]) else None
+    return _parse(path)
+
+
+def _harmless(raw: list[str]) -> bool:
+    """Whether a path can be handed on: one line of text that leads nowhere but down."""
+    return all(part.isascii() and part.isprintable() and " " not in part and unquote(part) not in (".", "..") for part in raw)
+
+
+def _parse(path: str) -> Target | None:
     parts = segments(path)
     if not parts:
         return None

@@ -99,7 +99,7 @@ async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context:
     try:
         writer.write(_head(request, kubelet, path, upgrade=call.target.subresource != "log"))
         await writer.drain()
-        await _join(request, reader, writer)
+        await join(request, reader, writer)
     finally:
         writer.transport.abort()
 
@@ -165,7 +165,7 @@ class _Taken(asyncio.Protocol):
         await self._open.wait()
 
 
-async def _join(request: web.BaseRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def join(request: web.BaseRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Carry bytes both ways until either side ends."""
     transport = request.transport
     assert isinstance(transport, asyncio.Transport)
