@@ -53,7 +53,7 @@ async def document(request: web.BaseRequest, path: str, health: Health, registry
         return answer(_issuer(accounts, address, [key.algorithm for key in await accounts.keys()]))
     known = request.headers.get("If-None-Match", "")
     if parts[0] == "openapi":
-        return _openapi(parts[1:], known, [each for each in registry.members() if isinstance(each, Kind)])
+        return _openapi(parts[1:], known, tuple(each for each in registry.members() if isinstance(each, Kind)))
     return _discovery(parts, request.headers.get("Accept", ""), known, registry, address)
 
 
@@ -83,7 +83,7 @@ def _discovery(parts: list[str], accept: str, known: str, registry: Registry, ad
     return answer(found) if found else None
 
 
-def _openapi(parts: list[str], known: str, kinds: list[Kind]) -> Answer | None:
+def _openapi(parts: list[str], known: str, kinds: tuple[Kind, ...]) -> Answer | None:
     try:
         if parts == ["v2"]:
             return tagged(custom_openapi.v2(kinds), known, schema.OPENAPI_V2_TYPE)

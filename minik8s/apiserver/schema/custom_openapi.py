@@ -1,12 +1,13 @@
 """OpenAPI of the kinds that definitions add, made when it is asked for: v3 a group-version, v2 as a part to append.
 
-Nothing of it is kept here. Must not know: HTTP. Read next: `openapi3.py`, `openapi2.py`.
+Only the index is kept, which clients ask for most. Must not know: HTTP. Read next: `openapi3.py`, `openapi2.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -37,7 +38,8 @@ def v3(kinds: Iterable[Kind], gv: str) -> bytes:
     return msgspec.json.encode(openapi3.whole(urls, schemas))
 
 
-def v3_index(kinds: Sequence[Kind]) -> bytes:
+@lru_cache(maxsize=1)
+def v3_index(kinds: tuple[Kind, ...]) -> bytes:
     """The list of all documents, the custom ones among them."""
     custom = dict.fromkeys(gv_of(kind) for kind in kinds if kind.custom)
     index = cache.openapi_v3_index()

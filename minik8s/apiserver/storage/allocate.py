@@ -209,9 +209,15 @@ class Allocator:
 
     async def repair(self, services: Iterable[Object]) -> list[str]:
         """Make the keys fit the Services; says what was done."""
-        claims = {key: Claim.of(obj) for obj in services for key in keys_of(obj)}
-        wanted = {key: claim.holder(key) for key, claim in claims.items()}
+        claims: dict[str, Claim] = {}
         done: list[str] = []
+        for obj in services:
+            for key in keys_of(obj):
+                own = Claim.of(obj)
+                claim = claims.setdefault(key, own)
+                if claim.owner != own.owner:
+                    done.append(f"CONFLICT: the Services {claim.place} and {own.place} both hold {key}; delete one")
+        wanted = {key: claim.holder(key) for key, claim in claims.items()}
         present: set[str] = set()
         for folder in (IPS, PORTS):
             for kv in (await self._etcd.range(folder)).items:
