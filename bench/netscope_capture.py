@@ -1,7 +1,7 @@
 """How many packets a second one core captures without losing any: the tap of `netscope capture` under a flood of datagrams.
 
 The flood, 200 bytes each, comes from iperf3 over a veth pair; the tap writes to a file in memory. Counted is the tap's own
-processor time a packet, since on two cores the flood needs one and a half itself. Beside it, in turn: tcpdump -w with the same filter.
+processor time a packet, since on two cores the flood needs more than one itself. In turn with it: tcpdump -w, the same filter.
 Target: 200,000 packets a second of one core, none lost. BENCH_CAPTURE_SECONDS (3), BENCH_CAPTURE_ROUNDS (3).
 """
 
