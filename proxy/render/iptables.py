@@ -36,7 +36,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from nodecore.net import Family
 
@@ -48,6 +48,7 @@ from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
 from .leftovers import Held
 from .settings import UNSAID, Settings
+from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
 
 WIDTHS = (4, 3)  # bits of an address that each level of a tree looks at: 128 leaves for any number of Services
 # Of ports that very many Services share, a tree is for one port alone, so that its rules need no match for it.
@@ -85,8 +86,7 @@ class Layout:
 
     def _fragment(self, route: Route, way: Way) -> Fragment:
         port, anywhere = route.port, route.anywhere or NOBODY
-        local = route.local if route.local and (route.local.endpoints or route.local.elsewhere) else None
-        claim = " . ".join(filter(None, (way.address, port.protocol, str(way.port))))
+        local = local_of(route)
         match way.kind:
             case Kind.CLUSTER_IP:
                 parts = [self._part("C", port, way, route.cluster), self._undefined(way.address)]
@@ -100,7 +100,7 @@ class Layout:
                 parts += [self._part("S", port, way, local)] if local else []
                 refusal = REFUSE if not anywhere.endpoints else DROP if local and not local.endpoints else ""
         parts.append(self._unserved(port, way, refusal))
-        return Fragment(claim, tuple(item for part in parts for item in part.elements),
+        return Fragment(claim_of(port, way), tuple(item for part in parts for item in part.elements),
                         tuple(dict.fromkeys(item for part in parts for item in part.shared)))
 
     def _part(self, tree: str, port: ServicePort, way: Way, choice: Choice) -> _Part:
@@ -114,7 +114,7 @@ class Layout:
             return self._turns(tree, port, way, choice.endpoints) + _Part((), hairpin)
         chain = _balanced(port, choice.endpoints)
         jump = f"-j {chain.name.partition(' ')[2]}"
-        jumps = [f"-s {source} {key} {jump}" for source in self._callers(way)] if way.sources is not None else [f"{key} {jump}"]
+        jumps = [f"-s {source} {key} {jump}" for source in callers_of(way)] if way.sources is not None else [f"{key} {jump}"]
         return _Part((Element(leaf, key, "\n".join(jumps)),), (*shared, chain, *hairpin))
 
     def _turns(self, tree: str, port: ServicePort, way: Way, endpoints: tuple[Endpoint, ...]) -> _Part:
@@ -130,13 +130,8 @@ class Layout:
         key, leaf, shared = self._leaf("filter", "P" if way.kind is Kind.NODE_PORT else "D", port, way)
         rules = [f"{key} {refusal}"] if refusal else []
         if way.sources is not None:
-            rules = [f"-s {source} {rule}" for rule in rules for source in self._callers(way)] + [f"{key} {DROP}"]
+            rules = [f"-s {source} {rule}" for rule in rules for source in callers_of(way)] + [f"{key} {DROP}"]
         return _Part((Element(leaf, key, "\n".join(rules)),), shared) if rules else _Part()
-
-    def _callers(self, way: Way) -> list[str]:
-        """Who may come this way; a Service that calls itself by its load balancer always may."""
-        networks = (ip_network(text) for text in (*(way.sources or ()), way.address))
-        return [str(network) for network in collapse_addresses(networks)]  # type: ignore[type-var]  # one family
 
     def _leaf(self, table: str, tree: str, port: ServicePort, way: Way) -> tuple[str, str, Shared]:
         """What matches a way in, the chain where it belongs, and the chains and jumps that lead there."""
@@ -234,8 +229,7 @@ class Layout:
 
     def _node_ports(self, tree: str) -> list[str]:
         """The jumps to a tree of NodePorts, for the addresses where they answer."""
-        own = [str(network) for network in self.settings.node_port_addresses if Family.of(network) is self.family]
-        return [f"-d {network} -j KPY-{tree}" for network in own] or [f"-j KPY-{tree}"]
+        return [f"-d {network} -j KPY-{tree}" for network in node_port_networks(self.settings, self.family)] or [f"-j KPY-{tree}"]
 
     def _here(self) -> str:
         """The match for an address of this node where NodePorts may answer."""
@@ -250,7 +244,7 @@ class Layout:
         locality = self.settings.locality
         if locality.interface:
             return [f"-i {locality.interface.removesuffix('*')}{'+' * locality.interface.endswith('*')}"]
-        return [f"-s {network}" for network in locality.networks if Family.of(network) is self.family]
+        return [f"-s {network}" for network in cluster_networks(self.settings, self.family)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,13 @@ A packet's way, of the first packet of a connection:
 Later packets find their connection in IPVS. The rules are as many as ever; what grows is maps, virtual servers,
 addresses. The servers of both policies of a NodePort differ by address: ANYWHERE and LOCAL, which nobody else uses.
 
-Pure; only checked addresses and numbers reach the text. Read next: `proxy/write_ipvs.py`.
+Pure; only checked addresses and numbers reach the text. Read next: `proxy/writers/ipvs.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import collapse_addresses, ip_network
 
 from nodecore.kernel.virtualserver import Destination, Server, ServerKey
 from nodecore.net import Family
@@ -31,7 +30,9 @@ from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
 from . import nftables
+from .nftables import chain_lines
 from .settings import UNSAID, Settings
+from .ways import claim_of, local_of
 
 DEVICE = "kube-ipvs0"  # has the Services' addresses; Go kube-proxy's has this name too
 SERVER, DESTINATION, ADDRESS = "ipvs server", "ipvs destination", "ipvs address"
@@ -70,7 +71,7 @@ class Layout:
 
     def _fragment(self, route: Route, way: Way) -> Fragment:
         anywhere = route.anywhere or NOBODY
-        local = route.local if route.local and (route.local.endpoints or route.local.elsewhere) else None
+        local = local_of(route)
         match way.kind:
             case Kind.CLUSTER_IP:
                 part = self._cluster(route, way)
@@ -78,8 +79,7 @@ class Layout:
                 part = self._node_port(route.port, way, anywhere, local)
             case _:
                 part = self._external(route, way, anywhere, local)
-        claim = " . ".join(filter(None, (way.address, route.port.protocol, str(way.port))))
-        return Fragment(claim, part.elements, tuple(dict.fromkeys(part.shared)))
+        return Fragment(claim_of(route.port, way), part.elements, tuple(dict.fromkeys(part.shared)))
 
     def _cluster(self, route: Route, way: Way) -> _Part:
         verdict = f"goto {CLUSTER}" if route.cluster.endpoints else _refusal(route.cluster)
@@ -159,54 +159,40 @@ class Layout:
         yield f"map {NODE_PORTS} {{ type inet_proto . inet_service : verdict; }}"
         yield f"map {LOCAL_NODE_PORTS} {{ type inet_proto . inet_service : verdict; }}"
         yield f"set {names.PROTOCOLS} {{ type inet_proto; elements = {{ tcp, udp, sctp }}; }}"
-        addresses = [str(network) for network in self.settings.node_port_addresses if Family.of(network) is self.family]
-        if addresses:
-            yield (f"set {names.NODE_PORT_ADDRESSES} {{ type {address}; flags interval; auto-merge; "
-                   f"elements = {{ {', '.join(addresses)} }}; }}")
+        yield from nftables.node_port_set(self.family, self.settings)
 
     def _chains(self) -> Iterator[str]:
-        ip = self.family.nft
-        loopback = "127.0.0.0/8" if self.family is Family.IPV4 else "::1"
-        here = f"fib daddr type local {ip} daddr != {loopback}"
-        if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
-            here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
-        outside = self._outside()
+        ip, here = self.family.nft, nftables.here_of(self.family, self.settings)
+        outside = nftables.outside(self.family, self.settings)
         stranger = f"{outside} fib saddr type != local".strip()
         mark = f"meta mark set meta mark or {self.settings.mark:#x}"
         everybody = (mark,) if self.settings.masquerade_all else ()
         strangers = everybody or ((f"{outside} {mark}",) if outside else ())
         port, service = "meta l4proto . th dport", f"{ip} daddr . meta l4proto . th dport"
         to_target = f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {service} map @{TARGETS}"
-        yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", "jump services")
-        yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", "jump services")
-        yield from _chain(
+        yield from chain_lines(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", "jump services")
+        yield from chain_lines(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", "jump services")
+        yield from chain_lines(
             names.NAT_POSTROUTING, "type nat hook postrouting priority srcnat; policy accept;",
             f"meta mark and {self.settings.mark:#x} != 0 jump {names.MASQUERADE}",
             f"{ip} saddr @{ADDRESSES} masquerade fully-random",
             f'oifname != "lo" {ip} saddr . {ip} daddr @{names.HAIRPIN} masquerade fully-random',
         )
-        yield from _chain(CLUSTER, *strangers, ACCEPT)
-        yield from _chain(EXTERNAL, mark, ACCEPT)
-        yield from _chain(INSIDE, *everybody, to_target)
-        yield from _chain(NODE_PORT, mark, f"dnat {ip} to {ANYWHERE[self.family]}")
-        yield from _chain(NODE_PORT_LOCAL, f"dnat {ip} to {LOCAL[self.family]}")
-        yield from _chain(
+        yield from chain_lines(CLUSTER, *strangers, ACCEPT)
+        yield from chain_lines(EXTERNAL, mark, ACCEPT)
+        yield from chain_lines(INSIDE, *everybody, to_target)
+        yield from chain_lines(NODE_PORT, mark, f"dnat {ip} to {ANYWHERE[self.family]}")
+        yield from chain_lines(NODE_PORT_LOCAL, f"dnat {ip} to {LOCAL[self.family]}")
+        yield from chain_lines(
             names.SERVICES, f"{service} @{names.GUARDED} jump {names.GUARD}", f"{stranger} {service} vmap @{LOCAL_SERVICES}",
             f"{service} vmap @{SERVICES}", f"{ip} daddr @{names.CLUSTER_IPS} goto {names.REFUSE}",
             f"{here} jump {names.NODE_PORTS}",
         )
-        yield from _chain(names.GUARD, f"{service} . {ip} saddr @{names.ALLOWED} return", DROP)
-        yield from _chain(names.NODE_PORTS, f"{stranger} {port} vmap @{LOCAL_NODE_PORTS}", f"{port} vmap @{NODE_PORTS}")
-        yield from _chain(names.REFUSE, "meta l4proto tcp reject with tcp reset", "reject")
-        yield from _chain(names.MASQUERADE, f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random")
-
-    def _outside(self) -> str:
-        """The match for a source outside the cluster; nothing where that is not known."""
-        locality = self.settings.locality
-        if locality.interface:
-            return f'iifname != "{locality.interface}"'
-        own = [network for network in locality.networks if Family.of(network) is self.family]
-        return " ".join(f"{self.family.nft} saddr != {network}" for network in own)
+        yield from chain_lines(names.GUARD, f"{service} . {ip} saddr @{names.ALLOWED} return", DROP)
+        yield from chain_lines(names.NODE_PORTS, f"{stranger} {port} vmap @{LOCAL_NODE_PORTS}", f"{port} vmap @{NODE_PORTS}")
+        yield from chain_lines(names.REFUSE, "meta l4proto tcp reject with tcp reset", "reject")
+        unmark = f"meta mark set meta mark xor {self.settings.mark:#x}"
+        yield from chain_lines(names.MASQUERADE, unmark, "masquerade fully-random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +222,7 @@ def _guard(key: str, way: Way) -> _Part:
     """Who may come this way, where not everybody may; a Service that calls itself by its load balancer always may."""
     if way.sources is None:
         return _Part()
-    callers = collapse_addresses(ip_network(text) for text in (*way.sources, way.address))  # type: ignore[type-var]  # one family
-    return _Part((Element(names.GUARDED, key), *(Element(names.ALLOWED, f"{key} . {caller}") for caller in callers)))
-
-
-def _chain(name: str, *rules: str) -> Iterator[str]:
-    yield f"chain {name} {{"
-    yield from rules
-    yield "}"
+    return _Part(nftables.guard_elements(key, way))
 
 
 def _for_nft(elements: Iterable[Element]) -> tuple[Element, ...]:

@@ -27,7 +27,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import collapse_addresses, ip_network
 from itertools import groupby
 
 from nodecore.net import Family
@@ -41,6 +40,7 @@ from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
 from .settings import UNSAID
 from .settings import Settings as Settings
+from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
 TRAFFIC = names.TRAFFIC_TO, names.TRAFFIC_FROM
@@ -75,21 +75,18 @@ class Layout:
 
     def _fragment(self, route: Route, way: Way) -> Fragment:
         port, anywhere = route.port, route.anywhere or NOBODY
-        local = route.local if route.local and (route.local.endpoints or route.local.elsewhere) else None
+        local, key = local_of(route), claim_of(port, way)
         match way.kind:
             case Kind.NODE_PORT:
-                key = f"{port.protocol} . {way.port}"
                 parts = [self._path(names.NODE_PORT, key, port, anywhere), self._counted(NODE_PORT_TRAFFIC, key, anywhere, local)]
                 if local:
                     parts.append(self._path(names.NODE_PORT_LOCAL, key, port, local))
                 return _joined(key, parts, names.NO_ENDPOINT_NODE_PORTS)
             case Kind.CLUSTER_IP:
-                key = f"{way.address} . {port.protocol} . {way.port}"
                 address = (Element(names.CLUSTER_IPS, way.address),)
                 parts = [self._path(names.CLUSTER, key, port, route.cluster), self._counted(TRAFFIC, key, route.cluster)]
                 return _joined(key, parts, names.NO_ENDPOINTS, address)
             case _:
-                key = f"{way.address} . {port.protocol} . {way.port}"
                 parts = [_guard(key, way), self._counted(TRAFFIC, key, anywhere, local)]
                 if local:
                     parts += self._path(names.CLUSTER, key, port, anywhere), self._path(names.EXTERNAL_LOCAL, key, port, local)
@@ -155,17 +152,9 @@ class Layout:
         mark = f"meta mark set meta mark or {self.settings.mark:#x}"
         if path in (names.NODE_PORT, names.EXTERNAL) or (path is names.CLUSTER and self.settings.masquerade_all):
             return (mark,)
-        if path is names.CLUSTER and self._outside():
-            return (f"{self._outside()} {mark}",)
+        if path is names.CLUSTER and outside(self.family, self.settings):
+            return (f"{outside(self.family, self.settings)} {mark}",)
         return ()
-
-    def _outside(self) -> str:
-        """The match for a source outside the cluster; nothing where that is not known."""
-        locality = self.settings.locality
-        if locality.interface:
-            return f'iifname != "{locality.interface}"'
-        own = [network for network in locality.networks if Family.of(network) is self.family]
-        return " ".join(f"{self.family.nft} saddr != {network}" for network in own)
 
     def full_script(self, everything: Delta, kept: Iterable[str] = ()) -> str:
         """Replace the whole table by this, in one transaction; `kept` are commands to run at its end."""
@@ -221,10 +210,7 @@ class Layout:
         yield f"set {names.PROTOCOLS} {{ type inet_proto; elements = {{ tcp, udp, sctp }}; }}"
         yield f"set {names.CLUSTER_IPS} {{ type {address}; }}"
         yield f"set {names.HAIRPIN} {{ type {address} . {address}; }}"
-        addresses = [str(network) for network in self.settings.node_port_addresses if Family.of(network) is self.family]
-        if addresses:
-            yield (f"set {names.NODE_PORT_ADDRESSES} {{ type {address}; flags interval; auto-merge; "
-                   f"elements = {{ {', '.join(addresses)} }}; }}")
+        yield from node_port_set(self.family, self.settings)
         yield f"map {names.NO_ENDPOINTS} {{ type {address} . inet_proto . inet_service : verdict; }}"
         yield f"map {names.NO_ENDPOINT_NODE_PORTS} {{ type inet_proto . inet_service : verdict; }}"
         yield f"set {names.GUARDED} {{ type {address} . inet_proto . inet_service; }}"
@@ -252,9 +238,9 @@ class Layout:
         """The chains the kernel asks."""
         ip = self.family.nft
         rules = f"jump {names.SERVICES}", f"goto {names.UNSERVED}"
-        yield from _chain(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", *rules)
-        yield from _chain(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", *rules)
-        yield from _chain(
+        yield from chain_lines(names.NAT_PREROUTING, "type nat hook prerouting priority dstnat; policy accept;", *rules)
+        yield from chain_lines(names.NAT_OUTPUT, "type nat hook output priority -100; policy accept;", *rules)
+        yield from chain_lines(
             names.NAT_POSTROUTING, "type nat hook postrouting priority srcnat; policy accept;",
             f"meta priority >= {_number(FIRST_NUMBER)} ct status and dnat != 0 meta priority set 0:0",
             f"meta mark and {self.settings.mark:#x} != 0 jump {names.MASQUERADE}",
@@ -263,32 +249,28 @@ class Layout:
 
     def _chains(self) -> Iterator[str]:
         """The other chains that are always there."""
-        ip = self.family.nft
-        loopback = "127.0.0.0/8" if self.family is Family.IPV4 else "::1"
-        here = f"fib daddr type local {ip} daddr != {loopback}"
-        if any(Family.of(network) is self.family for network in self.settings.node_port_addresses):
-            here += f" {ip} daddr @{names.NODE_PORT_ADDRESSES}"
-        stranger = f"{self._outside()} fib saddr type != local".strip()
+        ip, here = self.family.nft, here_of(self.family, self.settings)
+        stranger = f"{outside(self.family, self.settings)} fib saddr type != local".strip()
         for path in PATHS:
             target = f"{self._key(path)} . meta priority map @{path.endpoints}"
-            yield from _chain(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
-        yield from _chain(
+            yield from chain_lines(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
+        yield from chain_lines(
             names.SERVICES, "", f"{self._key(names.CLUSTER)} @{names.GUARDED} jump {names.GUARD}",
             f"{stranger} {self._key(names.EXTERNAL_LOCAL)} vmap @{names.EXTERNAL_LOCAL.verdicts}",
             f"{self._key(names.CLUSTER)} vmap @{names.CLUSTER.verdicts}", f"{here} jump {names.NODE_PORTS}",
         )
-        yield from _chain(names.GUARD, "", f"{self._key(names.CLUSTER)} . {ip} saddr @{names.ALLOWED} return", DROP)
-        yield from _chain(
+        yield from chain_lines(names.GUARD, "", f"{self._key(names.CLUSTER)} . {ip} saddr @{names.ALLOWED} return", DROP)
+        yield from chain_lines(
             names.NODE_PORTS, "", f"{stranger} {self._key(names.NODE_PORT_LOCAL)} vmap @{names.NODE_PORT_LOCAL.verdicts}",
             f"{self._key(names.NODE_PORT)} vmap @{names.NODE_PORT.verdicts}",
         )
-        yield from _chain(
+        yield from chain_lines(
             names.UNSERVED, "", f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
             f"{ip} daddr @{names.CLUSTER_IPS} goto {names.REFUSE}",
             f"{here} meta l4proto . th dport vmap @{names.NO_ENDPOINT_NODE_PORTS}",
         )
-        yield from _chain(names.REFUSE, "", "meta l4proto tcp reject with tcp reset", "reject")
-        yield from _chain(
+        yield from chain_lines(names.REFUSE, "", "meta l4proto tcp reject with tcp reset", "reject")
+        yield from chain_lines(
             names.MASQUERADE, "", f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random",
         )
         if self.settings.count_traffic:
@@ -299,8 +281,9 @@ class Layout:
         ip = self.family.nft
         translated = "ct status and dnat != 0"
         ours = f"{translated} ct direction original goto {names.COUNT_TO}", f"{translated} goto {names.COUNT_FROM}"
-        yield from _chain(names.COUNT_POSTROUTING, "type filter hook postrouting priority 0; policy accept;", *ours)
-        yield from _chain(names.COUNT_INPUT, "type filter hook input priority 0; policy accept;", 'iifname "lo" return', *ours)
+        yield from chain_lines(names.COUNT_POSTROUTING, "type filter hook postrouting priority 0; policy accept;", *ours)
+        hook = "type filter hook input priority 0; policy accept;"
+        yield from chain_lines(names.COUNT_INPUT, hook, 'iifname "lo" return', *ours)
         ends = (names.COUNT_TO, f"{ip} daddr . th dport"), (names.COUNT_FROM, f"{ip} saddr . th sport")
         for index, (chain, place) in enumerate(ends):
             rules = []
@@ -308,7 +291,7 @@ class Layout:
                 port = f"meta l4proto . ct original proto-dst . {place}"
                 rules.append(f"meta l4proto {protocol} ct original {ip} daddr . {port} @{TRAFFIC[index]} return")
                 rules.append(f"meta l4proto {protocol} {port} @{NODE_PORT_TRAFFIC[index]} return")
-            yield from _chain(chain, "", *rules)
+            yield from chain_lines(chain, "", *rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,12 +303,38 @@ class _Part:
     refusal: str = ""
 
 
+def guard_elements(key: str, way: Way) -> tuple[Element, ...]:
+    """Who may come this way, in sets; nobody else may."""
+    return (Element(names.GUARDED, key), *(Element(names.ALLOWED, f"{key} . {caller}") for caller in callers_of(way)))
+
+
+def outside(family: Family, settings: Settings) -> str:
+    """The match for a source outside the cluster; nothing where that is not known."""
+    if settings.locality.interface:
+        return f'iifname != "{settings.locality.interface}"'
+    return " ".join(f"{family.nft} saddr != {network}" for network in cluster_networks(settings, family))
+
+
+def here_of(family: Family, settings: Settings) -> str:
+    """The match for an address of this node where NodePorts answer."""
+    loopback = "127.0.0.0/8" if family is Family.IPV4 else "::1"
+    where = f" {family.nft} daddr @{names.NODE_PORT_ADDRESSES}" if node_port_networks(settings, family) else ""
+    return f"fib daddr type local {family.nft} daddr != {loopback}{where}"
+
+
+def node_port_set(family: Family, settings: Settings) -> Iterator[str]:
+    """The set that names those addresses, where not all do."""
+    address = "ipv4_addr" if family is Family.IPV4 else "ipv6_addr"
+    if networks := node_port_networks(settings, family):
+        yield (f"set {names.NODE_PORT_ADDRESSES} {{ type {address}; flags interval; auto-merge; "
+               f"elements = {{ {', '.join(map(str, networks))} }}; }}")
+
+
 def _guard(key: str, way: Way) -> _Part:
     """Who may come this way, where not everybody may; a Service that calls itself by its load balancer always may."""
     if way.sources is None:
         return _Part()
-    callers = collapse_addresses(ip_network(text) for text in (*way.sources, way.address))  # type: ignore[type-var]  # one family
-    return _Part((Element(names.GUARDED, key), *(Element(names.ALLOWED, f"{key} . {caller}") for caller in callers)))
+    return _Part(guard_elements(key, way))
 
 
 def _joined(key: str, parts: list[_Part], refusals: str, shared: tuple[Element, ...] = ()) -> Fragment:
@@ -378,7 +387,8 @@ def _place(endpoint: Endpoint) -> str:
     return f"{endpoint.address} . {endpoint.port}"
 
 
-def _chain(name: str, hook: str, *rules: str) -> Iterator[str]:
+def chain_lines(name: str, *rules: str) -> Iterator[str]:
+    """A chain with its rules, of which the first may be its hook."""
     yield f"chain {name} {{"
-    yield from (line for line in (hook, *rules) if line)
+    yield from filter(None, rules)
     yield "}"
