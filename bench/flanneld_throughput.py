@@ -4,6 +4,8 @@ Both pairs of nodes hang on one switch, and who is measured first changes with e
 default flags, and once more with --ip-masq, which has the kernel track connections. Target: at least 0.98 of the hand-made
 one, by default. Both have pods of the MTU in subnet.env.
 
+`way_ratio` is the same for the way itself, without the two programs (bench/throughput.py): steady, even on a busy machine.
+
 Of the tunnels those are measured that this kernel can make; the others are named (in the virtual machine of tests/vm there
 are all, and the ratio is what counts there). BENCH_THROUGHPUT_ROUNDS (9) scales it, BENCH_THROUGHPUT_CASES chooses.
 """
@@ -20,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bench.throughput import iperf
+from bench.throughput import costs, iperf
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "flanneld")]
@@ -93,7 +95,7 @@ def run(json_path: str | None) -> dict[str, Any]:
         result = results[name] = measure(case)
         wanted = f"target {TARGET}" if "masquerading" not in name else "no target"
         print(f"{name:<20} ours {result['ours_gbit']:6.3f}   by hand {result['by_hand_gbit']:6.3f} Gbit/s   "
-              f"ratio {result['ratio']:.3f}   {wanted}", flush=True)
+              f"ratio {result['ratio']:.3f}   {wanted}   the way alone {result['way_ratio']:.3f}", flush=True)
     if json_path:
         Path(json_path).write_text(json.dumps({"target": TARGET, "cases": results}, indent=1) + "\n")
     return results
@@ -118,6 +120,7 @@ def measure(case: Case) -> dict[str, Any]:
             pairs = [("by_hand", by_hand), ("ours", ours)]
             for _, (one, two) in pairs:
                 until(lambda: ping_once(one.pod, two.pod_ip, 0.5), "pods reach each other", 60)  # noqa: B023
+            way = costs({name: (one.pod.path, two.pod.path, two.pod_ip) for name, (one, two) in pairs if one.pod and two.pod}, 5)
             gbit: dict[str, list[float]] = {name: [] for name, _ in pairs}
             for _ in range(ROUNDS):
                 for name, (one, two) in pairs:
@@ -134,7 +137,8 @@ def measure(case: Case) -> dict[str, Any]:
             site.close()
     medians = {f"{name}_gbit": round(statistics.median(found), 3) for name, found in gbit.items()}
     ratios = [own / other for own, other in zip(gbit["ours"], gbit["by_hand"], strict=True)]
-    return {**medians, "ratio": round(statistics.median(ratios), 3), "gbit": gbit}
+    way_ratio = round(way["by_hand"] / way["ours"], 3)
+    return {**medians, "ratio": round(statistics.median(ratios), 3), "way_ratio": way_ratio, "cost_us": way, "gbit": gbit}
 
 
 def lay(case: Case, nodes: list[Node]) -> None:
