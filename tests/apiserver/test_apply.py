@@ -120,14 +120,16 @@ def test_status_and_scale_are_applied_apart(api: ApiServer, ns: str) -> None:
     assert fought.body["details"]["causes"] == [
         {"reason": "FieldManagerConflict", "message": 'conflict with "auto" with subresource "scale"', "field": ".spec.replicas"}]
     assert apply(api, f"{path}/scale", {**scale, "spec": {"replicas": 6}}, "other", force="true").body["spec"] == {"replicas": 6}
-    assert apply(api, f"{CORE}/{ns}/pods/none/status", {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "none"}}).code == 404
+    absent = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "none"}}
+    assert apply(api, f"{CORE}/{ns}/pods/none/status", absent).code == 404
 
 
 def test_list_items_by_their_keys(api: ApiServer, ns: str) -> None:
     path = f"{APPS}/{ns}/deployments/items"
     apply(api, path, deployment("items", {"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}]},
                                 {"name": "b", "image": "b:1"}))
-    other = deployment("items", {"name": "side", "image": "s"}, {"name": "a", "image": "a:1", "env": [{"name": "Y", "value": "2"}]})
+    other = deployment("items", {"name": "side", "image": "s"},
+                       {"name": "a", "image": "a:1", "env": [{"name": "Y", "value": "2"}]})
     both = apply(api, path, other, "two").body["spec"]["template"]["spec"]["containers"]
     assert [each["name"] for each in both] == ["side", "a", "b"]
     assert both[1]["env"] == [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]
@@ -146,7 +148,8 @@ def test_managed_fields_by_hand(api: ApiServer, ns: str) -> None:
     moved = api.call("PATCH", path, ops, content=JSON_PATCH).body
     assert owners(moved) == {("kubectl", "Apply", ""): {"f:data": {".": {}, "f:a": {}}}}
     assert "data" not in apply(api, path, config("hand"), "kubectl").body
-    kept = api.call("PUT", path, {**config("hand", b="1"), "metadata": {"name": "hand", "managedFields": [{"operation": "Odd"}]}}).body
+    odd = {"name": "hand", "managedFields": [{"operation": "Odd"}]}
+    kept = api.call("PUT", path, {**config("hand", b="1"), "metadata": odd}).body
     assert "data" in kept, "what cannot be read is not taken"
     again = apply(api, path, config("hand", a="1")).body
     assert ("one", "Apply", "") in owners(again)
@@ -184,7 +187,8 @@ WRONG = [
     (config("w", a="1"), {"fieldValidation": "Maybe"}, 422, "fieldValidation"),
     (b"a: &a [1,1,1,1,1,1,1,1,1,1]\n" + b"".join(b"%c: &%c [%s]\n" % (i, i, b",".join([b"*%c" % (i - 1)] * 10))
                                                for i in range(98, 110)), {}, 413, "aliases"),
-    (b"[" * 5000, {}, 400, "nested"), (b"{" * 200 + b"a: 1" + b"}" * 200, {}, 400, "nested"), (b"a: !!python/object:x y", {}, 400, "tag"),
+    (b"[" * 5000, {}, 400, "nested"), (b"{" * 200 + b"a: 1" + b"}" * 200, {}, 400, "nested"),
+    (b"a: !!python/object:x y", {}, 400, "tag"),
 ]
 
 
@@ -202,3 +206,24 @@ def test_bad_items_of_lists(api: ApiServer, ns: str) -> None:
     assert (twice.code, 'duplicate entries for key [name="c"]' in twice.body["message"]) == (400, True)
     nameless = apply(api, path, deployment("bad", {"image": "x"}))
     assert (nameless.code, 'omits key field "name"' in nameless.body["message"]) == (400, True)
+
+
+def test_who_may_only_patch_makes_nothing(api: ApiServer, ns: str) -> None:
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch"]}
+    role = {"metadata": {"name": "patcher"}, "rules": [rule]}
+    rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces"
+    assert api.call("POST", f"{rbac}/{ns}/roles", role).code == 201
+    group = "rbac.authorization.k8s.io"
+    binding = {"metadata": {"name": "patcher"}, "subjects": [{"kind": "User", "name": "nobody", "apiGroup": group}],
+               "roleRef": {"kind": "Role", "name": "patcher", "apiGroup": group}}
+    assert api.call("POST", f"{rbac}/{ns}/rolebindings", binding).code == 201
+    path = f"{CORE}/{ns}/configmaps/only-patched"
+    end = time.monotonic() + 10
+    while api.call("GET", path, user="nobody").code == 403:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    refused = api.call("PATCH", f"{path}?fieldManager=x", config("only-patched", a="1"), content=APPLY, user="nobody")
+    assert (refused.code, "cannot create resource" in refused.body["message"]) == (403, True)
+    assert apply(api, path, config("only-patched", a="1")).code == 201
+    mine = api.call("PATCH", f"{path}?fieldManager=x", config("only-patched", b="1"), content=APPLY, user="nobody")
+    assert (mine.code, mine.body["data"]) == (200, {"a": "1", "b": "1"})

@@ -21,6 +21,8 @@ from minik8s.apiserver.admission.priority import Priority
 from minik8s.apiserver.admission.quota import Quota
 from minik8s.apiserver.admission.tolerations import DefaultTolerationSeconds
 from minik8s.apiserver.auth.access import Access
+from minik8s.apiserver.auth.authorize import Attributes
+from minik8s.apiserver.auth.questions import forbidden
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
 from minik8s.apiserver.request.call import Call
@@ -32,14 +34,19 @@ class Chain:
     """All plugins over one cluster."""
 
     def __init__(self, cluster: Cluster, access: Access) -> None:
-        self._cluster, self.quota = cluster, Quota(cluster)
+        self._cluster, self._access, self.quota = cluster, access, Quota(cluster)
         self.plugins: tuple[Plugin, ...] = (
             LimitRanger(cluster), ServiceAccounts(cluster), NodeRestriction(), PodSecurity(cluster), Priority(cluster),
             DefaultTolerationSeconds(), Escalation(access), CertificateRequests(access), self.quota,
         )
 
     async def shape(self, call: Call, kind: Kind, obj: Object) -> None:
-        """Complete an object that is about to be created."""
+        """Complete an object that is about to be created; by an apply, only for those who may create as well as patch."""
+        if call.verb == "patch":
+            resource = kind.resource
+            right = Attributes("create", resource.group, resource.plural, call.target.namespace, call.target.name)
+            if not self._access.allows(call.user, right):
+                raise forbidden(call.user, right)
         asked = _asked(call, kind, CREATE, obj, {})
         for plugin in self.plugins:
             if plugin.concerns(asked):
