@@ -269,3 +269,19 @@ def test_webhook_conversion_and_other_groups_are_refused_by_name(api: ApiServer)
     assert "conversion webhooks are not called" in api.call("POST", DEFINITIONS, body).body["message"]
     body = definition("apps")
     assert "the API's own group" in api.call("POST", DEFINITIONS, body).body["message"]
+
+
+def test_another_server_serves_it_too(api: ApiServer, own: Widgets) -> None:
+    """One that starts later from the moment it is ready, and what is defined from then on at once."""
+    own.define()
+    own.make("there")
+    other = ApiServer.start(api.etcd)
+    try:
+        assert other.call("GET", f"{own.collection}/there").code == 200
+        more = Widgets(api)
+        more.define()
+        eventually(lambda: other.call("GET", more.collection).code == 200, 2)
+        api.call("DELETE", f"{DEFINITIONS}/widgets.{more.group}")
+        eventually(lambda: other.call("GET", more.collection).code == 404)
+    finally:
+        other.close()
