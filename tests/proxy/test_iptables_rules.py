@@ -248,6 +248,34 @@ def test_ipv6_carries(variant: Variant) -> None:
         assert len(clients) == 1, "one client, at one endpoint"
 
 
+@pytest.mark.kernel
+def test_who_was_not_seen_for_longest_is_forgotten_when_an_endpoint_has_many_clients() -> None:
+    """As with Go kube-proxy's rules, which are the same in this: the kernel's module says how many it keeps."""
+    limit = Path("/sys/module/xt_recent/parameters/ip_list_tot")
+    if not limit.exists():
+        pytest.skip("xt_recent is not there, or does not tell")
+    most = int(limit.read_text())
+    model = Model(V4)
+    model.put(service("web", "10.96.0.1", ("u", "UDP", 53, 0), sessionAffinity="ClientIP"), endpoints("web", HERE, ports=TARGETS))
+
+    def call(client: int) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.bind((f"10.99.{client >> 8}.{client & 255}", 0))
+            sock.sendto(b"?", ("10.96.0.1", 53))
+
+    with Netns.create() as space:
+        for command in ("link set lo up", f"addr add {HERE}/32 dev lo", "addr add 10.99.0.1/16 dev lo",
+                        "route add 10.96.0.0/16 dev lo"):
+            space.run(["ip", *command.split()])
+        load(space, Variant.NFT, model.full())
+        with space.enter():
+            for client in (*range(1, most + 1), 1, most + 1):
+                call(client)
+        kept = space.run(["sh", "-c", "cat /proc/net/xt_recent/KPY-*"]).stdout
+        assert kept.count("src=") == most
+        assert [f"src=10.99.0.{client} " in kept for client in (1, 2, 3)] == [True, False, True]
+
+
 CURRENT_GO = """*filter
 :INPUT ACCEPT [0:0]
 :FORWARD DROP [0:0]
