@@ -66,10 +66,16 @@ class Garbage:
             self.take(resource)
 
     def take(self, resource: Resource) -> None:
-        """From now on judge this kind's objects as well, whose collection is there and still empty."""
+        """From now on judge this kind's objects as well, whose collection is there and still empty.
+
+        Who has an owner nobody knows is looked at again: it may have been of this kind, and gone before we heard of either.
+        """
         name = f"{resource.plural}.{resource.group}"
         self.resources[name] = self.kinds[resource.group, resource.kind] = resource
         self.collections[resource].listeners.append(lambda old, new: self._changed(name, old, new))
+        for uid, children in self.dependants.items():
+            for child in children if uid not in self.known else ():
+                self._mark(child)
 
     def leave(self, resource: Resource) -> None:
         """The API has this kind no more: who it owned, owns or still waits for is not ours to judge."""

@@ -70,8 +70,10 @@ async def test_kinds_are_followed_as_they_come_and_forgotten_as_they_go(plane: P
         assert EVENTS not in collections
         assert "configmaps.|default/owned" in marked
         assert garbage.plan("configmaps.|default/owned", 0.0).ops == ()  # Secrets are not ours to judge yet
+        marked.clear()
         wanted.append(SECRETS)
         await awaited(lambda: SECRETS in collections and collections[SECRETS].synced)
+        assert "configmaps.|default/owned" in marked, "judged anew, now that its owner's kind is known"
         assert len(garbage.plan("configmaps.|default/owned", 0.0).ops) == 1
         troubled = True
         await asyncio.sleep(0.2)
