@@ -118,3 +118,13 @@ def test_random_objects(api: ApiServer) -> None:
         said = reply.read()
         assert reply.status < 500, (text, said)
     assert api.call("GET", "/readyz").code == 200
+
+
+@pytest.mark.parametrize("part", [{}, {"spec": {}}, {"spec": None}, {"spec": {"containers": None}}, {"spec": {"containers": []}},
+                                  {"spec": {"containers": [{}]}}, {"spec": {"containers": [{"name": "c"}], "volumes": [{}]}}])
+@pytest.mark.parametrize(("path", "kind"), [("pods", "Pod"), ("podtemplates", "PodTemplate"), ("replicationcontrollers", "RC")])
+def test_bare_pods_are_invalid(api: ApiServer, path: str, kind: str, part: dict[str, Any]) -> None:
+    holders = {"Pod": part, "PodTemplate": {"template": part}, "RC": {"spec": {"template": part}}}
+    body = {"metadata": {"name": "bare"}, **holders[kind]}
+    found = api.call("POST", f"/api/v1/namespaces/default/{path}?dryRun=All", body)
+    assert found.code in (201, 400, 422) if kind != "Pod" else found.code == 422, found.body

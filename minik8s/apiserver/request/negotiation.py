@@ -6,6 +6,7 @@ Must not know: kinds. Read next: `verbs/reading.py`.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from minik8s.apiserver.request.status import Refused
@@ -49,6 +50,7 @@ class Form:
         return f"{self.content};stream=watch" if self.binary else self.content
 
 
+@functools.lru_cache(maxsize=256)
 def form_of(accept: str, *, binary: bool = False) -> Form:
     """The first form asked for that we have (`binary`: protobuf is one of them); 406 when there is none."""
     if not accept.strip():

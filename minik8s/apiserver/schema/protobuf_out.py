@@ -12,6 +12,7 @@ Must not know: HTTP. Read next: `protobuf.py`, the way in.
 from __future__ import annotations
 
 import base64
+import functools
 import struct
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ def joined(version: str, kind: str, meta: Object, items: Iterable[bytes]) -> byt
     return _enveloped(version, kind, b"".join(parts))
 
 
+@functools.lru_cache(maxsize=512)
 def known(version: str, kind: str) -> bool:
     """Whether a kind can be said in protobuf."""
     try:

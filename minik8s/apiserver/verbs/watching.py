@@ -37,6 +37,7 @@ Send = Callable[[bytes], Awaitable[None]]
 BOOKMARK_PERIOD = 60.0
 STUCK_SECONDS = 30.0
 PIECE = 200
+LARGEST_KEPT = 64 * 1024
 SHORTEST, LONGEST = 1800, 3600
 
 
@@ -128,7 +129,7 @@ class Watching:
         if self.form.plain:
             return watch_line(type, entry.data)
         if self.form.binary and not self.form.as_:
-            return frames.of(type, entry)
+            return frames.of(type, self._call.kind.resource.api_version, entry)
         return self._encoded(type, self._shaped(entry.object))
 
     def _encoded(self, type: str, obj: Object) -> bytes:
@@ -167,14 +168,16 @@ class Frames:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._made: dict[tuple[str, str, int], bytes] = {}
+        self._made: dict[tuple[str, str, str, int], bytes] = {}
 
-    def of(self, type: str, entry: Entry) -> bytes:
-        """An object of a cache as one event."""
-        key = (type, entry.key, entry.revision)
+    def of(self, type: str, version: str, entry: Entry) -> bytes:
+        """An object of a cache of one API version as one event."""
+        key = (type, version, entry.key, entry.revision)
         found = self._made.get(key)
         if found is None:
-            found = self._made[key] = watch_frame(type, envelope(entry.object))
+            found = watch_frame(type, envelope(entry.object))
+            if len(found) <= LARGEST_KEPT:
+                self._made[key] = found
             if len(self._made) > self._most:
                 del self._made[next(iter(self._made))]
         return found

@@ -22,6 +22,7 @@ from minik8s.apiserver.fields.ownership import APPLY as APPLIES
 from minik8s.apiserver.fields.ownership import Who
 from minik8s.apiserver.kinds import converting, defaults, fitting, initial, meta, service_fields, validate
 from minik8s.apiserver.kinds.catalogue import Kind
+from minik8s.apiserver.kinds.defaults_pod import section
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Call, dry_run, later, now, suffix
 from minik8s.apiserver.request.routes import truthy
@@ -66,6 +67,8 @@ class Writer:
         if who.operation != APPLIES:  # what the gate adds is nobody's
             tracking.track(kind, None, obj, tracking.sent_of(obj), who, stamp)
         if gate:
+            if kind.own == "Pod":
+                section(obj, "spec", make=True)  # validation will name what is missing of it
             await gate.shape(call, kind, obj)
         initial.prepare(kind, obj)
         defaults.default(kind.resource.kind, obj)
