@@ -1,11 +1,11 @@
 """What must hold of the kinds that have no module of their own: a table of rules, and what a change may not touch.
 
-Pure and total. Must not know: HTTP, storage. Read next: `rule.py`, `rules_written.py`, `validate.py`.
+Pure and total. Must not know: HTTP, storage. Read next: `rule.py`, `rules_workloads.py` and its like, `validate.py`.
 """
 
 from __future__ import annotations
 
-from minik8s.apiserver.kinds import causes, rules_written
+from minik8s.apiserver.kinds import causes, rules_access, rules_storage, rules_traffic, rules_workloads
 from minik8s.apiserver.kinds.definition_rules import definition, definition_change
 from minik8s.apiserver.kinds.rule import Change, Rule, at_least, frozen, labels, named, one_of, only, required
 
@@ -17,48 +17,48 @@ SET_WORDS = ("updates to statefulset spec for fields other than 'replicas', 'ord
 CLAIM_WORDS = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
 RULES: dict[str, tuple[Rule, ...]] = {
     "StatefulSet": (
-        rules_written.selects_its_template, one_of("spec.podManagementPolicy", "OrderedReady", "Parallel"),
+        rules_workloads.selects_its_template, one_of("spec.podManagementPolicy", "OrderedReady", "Parallel"),
         one_of("spec.updateStrategy.type", "OnDelete", "RollingUpdate"),
         at_least(0, "spec.replicas", "spec.revisionHistoryLimit", "spec.updateStrategy.rollingUpdate.partition"),
-        rules_written.always_runs("spec", "template"),
+        rules_workloads.always_runs("spec", "template"),
     ),
     "ReplicationController": (
-        required("spec.selector"), at_least(0, "spec.replicas"), rules_written.controls_its_template,
-        rules_written.always_runs("spec", "template"),
+        required("spec.selector"), at_least(0, "spec.replicas"), rules_workloads.controls_its_template,
+        rules_workloads.always_runs("spec", "template"),
     ),
-    "PodTemplate": (rules_written.runs("template"),),
+    "PodTemplate": (rules_workloads.runs("template"),),
     "Job": (
         at_least(0, "spec.parallelism", "spec.completions", "spec.backoffLimit", "spec.activeDeadlineSeconds",
                  "spec.ttlSecondsAfterFinished"),
         one_of("spec.completionMode", "NonIndexed", "Indexed"),
         one_of("spec.podReplacementPolicy", "Failed", "TerminatingOrFailed"),
-        rules_written.ends("spec", "template"),
+        rules_workloads.ends("spec", "template"),
     ),
     "CronJob": (
-        required("spec.schedule"), rules_written.schedule, one_of("spec.concurrencyPolicy", "Allow", "Forbid", "Replace"),
+        required("spec.schedule"), rules_workloads.schedule, one_of("spec.concurrencyPolicy", "Allow", "Forbid", "Replace"),
         at_least(0, "spec.startingDeadlineSeconds", "spec.successfulJobsHistoryLimit", "spec.failedJobsHistoryLimit"),
-        rules_written.ends("spec", "jobTemplate", "spec", "template"),
+        rules_workloads.ends("spec", "jobTemplate", "spec", "template"),
     ),
     "HorizontalPodAutoscaler": (
         required("spec.scaleTargetRef.kind", "spec.scaleTargetRef.name"), at_least(1, "spec.minReplicas", "spec.maxReplicas"),
-        rules_written.range_of_replicas,
+        rules_workloads.range_of_replicas,
     ),
-    "PodDisruptionBudget": (rules_written.one_bound,),
+    "PodDisruptionBudget": (rules_workloads.one_bound,),
     "NetworkPolicy": (
         one_of("spec.ingress[].ports[].protocol", "TCP", "UDP", "SCTP"),
         one_of("spec.egress[].ports[].protocol", "TCP", "UDP", "SCTP"), labels("spec.podSelector.matchLabels"),
-        rules_written.blocks,
+        rules_traffic.blocks,
     ),
-    "Ingress": (rules_written.leads_somewhere, rules_written.paths),
+    "Ingress": (rules_traffic.leads_somewhere, rules_traffic.paths),
     "IngressClass": (required("spec.controller"),),
     "IPAddress": (required("spec.parentRef", "spec.parentRef.resource", "spec.parentRef.name"),),
-    "ServiceCIDR": (required("spec.cidrs"), rules_written.ranges),
+    "ServiceCIDR": (required("spec.cidrs"), rules_traffic.ranges),
     "PersistentVolumeClaim": (
-        required("spec.accessModes", "spec.resources.requests"), rules_written.modes, rules_written.asks_for_storage,
+        required("spec.accessModes", "spec.resources.requests"), rules_storage.modes, rules_storage.asks_for_storage,
         one_of("spec.volumeMode", "Block", "Filesystem"),
     ),
     "PersistentVolume": (
-        required("spec.accessModes", "spec.capacity"), rules_written.modes, rules_written.one_source,
+        required("spec.accessModes", "spec.capacity"), rules_storage.modes, rules_storage.one_source,
         one_of("spec.persistentVolumeReclaimPolicy", "Delete", "Recycle", "Retain"),
         one_of("spec.volumeMode", "Block", "Filesystem"),
     ),
@@ -70,26 +70,26 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "CSIDriver": (one_of("spec.fsGroupPolicy", "ReadWriteOnceWithFSType", "File", "None"),),
     "VolumeAttachment": (required("spec.attacher", "spec.nodeName"),),
     "LimitRange": (required("spec.limits[].type"),),
-    "ResourceQuota": (rules_written.quantities,),
-    "PriorityClass": (rules_written.priority, one_of("preemptionPolicy", "Never", "PreemptLowerPriority")),
+    "ResourceQuota": (rules_storage.quantities,),
+    "PriorityClass": (rules_workloads.priority, one_of("preemptionPolicy", "Never", "PreemptLowerPriority")),
     "RuntimeClass": (required("handler"), named("handler", causes.label_name)),
-    "Role": (rules_written.policy_rules,), "ClusterRole": (rules_written.policy_rules,),
-    "RoleBinding": (rules_written.role_reference, rules_written.subjects),
-    "ClusterRoleBinding": (rules_written.role_reference, rules_written.subjects),
+    "Role": (rules_access.policy_rules,), "ClusterRole": (rules_access.policy_rules,),
+    "RoleBinding": (rules_access.role_reference, rules_access.subjects),
+    "ClusterRoleBinding": (rules_access.role_reference, rules_access.subjects),
     "CertificateSigningRequest": (required("spec.request", "spec.signerName", "spec.usages"),),
     "CustomResourceDefinition": (definition,),
-    "MutatingWebhookConfiguration": (rules_written.webhooks,), "ValidatingWebhookConfiguration": (rules_written.webhooks,),
+    "MutatingWebhookConfiguration": (rules_access.webhooks,), "ValidatingWebhookConfiguration": (rules_access.webhooks,),
 }
 CHANGES: dict[str, tuple[Change, ...]] = {
     "CustomResourceDefinition": (definition_change,),
     "StatefulSet": (only("spec", SET_FIELDS, SET_WORDS),),
     "Job": (frozen("spec.selector", "spec.completionMode", "spec.podFailurePolicy", "spec.backoffLimitPerIndex"),
-            rules_written.job_template),
+            rules_workloads.job_template),
     "RoleBinding": (frozen("roleRef", why=REFERENCE),), "ClusterRoleBinding": (frozen("roleRef", why=REFERENCE),),
     "IngressClass": (frozen("spec.controller"),), "IPAddress": (frozen("spec.parentRef"),),
     "ServiceCIDR": (frozen("spec.cidrs"),),
-    "PersistentVolumeClaim": (rules_written.claim_spec(CLAIM_WORDS),),
-    "PersistentVolume": (rules_written.volume_source, frozen("spec.volumeMode")),
+    "PersistentVolumeClaim": (rules_storage.claim_spec(CLAIM_WORDS),),
+    "PersistentVolume": (rules_storage.volume_source, frozen("spec.volumeMode")),
     "StorageClass": (frozen("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"),),
     "CSIStorageCapacity": (frozen("nodeTopology", "storageClassName"),),
     "VolumeAttachment": (frozen("spec"),), "PriorityClass": (frozen("value", "preemptionPolicy"),),

@@ -1,0 +1,88 @@
+"""What must hold of roles, bindings and webhooks.
+
+Pure and total. Must not know: HTTP, storage. Read next: `rules.py`, the table that uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from minik8s.apiserver.kinds import causes
+from minik8s.apiserver.kinds.defaults_pod import each, section
+from minik8s.apiserver.request.status import Cause
+
+Object = dict[str, Any]
+RBAC = "rbac.authorization.k8s.io"
+
+
+def policy_rules(obj: Object) -> Iterator[Cause]:
+    """A role's rules: verbs on resources of groups, or on paths."""
+    for index, rule in enumerate(each(obj, "rules")):
+        where, role = f"rules[{index}]", obj.get("kind") == "Role"
+        if not rule.get("verbs"):
+            yield causes.required(f"{where}.verbs", "verbs must contain at least one value")
+        if rule.get("nonResourceURLs"):
+            if role:
+                yield causes.wrong(f"{where}.nonResourceURLs", rule["nonResourceURLs"],
+                                   "namespaced rules cannot apply to non-resource URLs")
+            if rule.get("apiGroups") or rule.get("resources") or rule.get("resourceNames"):
+                yield causes.wrong(f"{where}.nonResourceURLs", rule["nonResourceURLs"],
+                                   "rules cannot apply to both regular resources and non-resource URLs")
+            continue
+        if not rule.get("apiGroups"):
+            yield causes.required(f"{where}.apiGroups", "resource rules must supply at least one api group")
+        if not rule.get("resources"):
+            yield causes.required(f"{where}.resources", "resource rules must supply at least one resource")
+
+
+def role_reference(obj: Object) -> Iterator[Cause]:
+    """A binding's role."""
+    ref = section(obj, "roleRef")
+    kinds = ("ClusterRole",) if obj.get("kind") == "ClusterRoleBinding" else ("ClusterRole", "Role")
+    yield from causes.one_of("roleRef.apiGroup", ref.get("apiGroup"), (RBAC,))
+    yield from causes.one_of("roleRef.kind", ref.get("kind"), kinds)
+    if not ref.get("name"):
+        yield causes.required("roleRef.name")
+
+
+def subjects(obj: Object) -> Iterator[Cause]:
+    """Who is bound to it."""
+    for index, subject in enumerate(each(obj, "subjects")):
+        where, kind = f"subjects[{index}]", subject.get("kind")
+        if not subject.get("name"):
+            yield causes.required(f"{where}.name")
+        if kind == "ServiceAccount":
+            if subject.get("apiGroup"):
+                yield causes.unsupported(f"{where}.apiGroup", subject["apiGroup"], [""])
+            if not subject.get("namespace"):
+                yield causes.required(f"{where}.namespace")
+        elif kind in ("User", "Group"):
+            yield from causes.one_of(f"{where}.apiGroup", subject.get("apiGroup"), (RBAC,))
+        else:
+            yield causes.unsupported(f"{where}.kind", kind, ["Group", "ServiceAccount", "User"])
+
+
+def webhooks(obj: Object) -> Iterator[Cause]:
+    """Each webhook: its name, where it is, what it may do."""
+    seen: set[str] = set()
+    for index, hook in enumerate(each(obj, "webhooks")):
+        where, name = f"webhooks[{index}]", str(hook.get("name") or "")
+        if name.count(".") < 2 or not causes.SUBDOMAIN.fullmatch(name):
+            yield causes.wrong(f"{where}.name", name, "should be a domain with at least three segments separated by dots")
+        if name in seen:
+            yield causes.duplicate(f"{where}.name", name)
+        seen.add(name)
+        yield from causes.one_of(f"{where}.sideEffects", hook.get("sideEffects"), ("None", "NoneOnDryRun"))
+        yield from causes.one_of(f"{where}.failurePolicy", hook.get("failurePolicy"), ("Fail", "Ignore"))
+        config = section(hook, "clientConfig")
+        if bool(config.get("url")) == bool(config.get("service")):
+            yield causes.required(f"{where}.clientConfig", "exactly one of url or service is required")
+        if not {"v1", "v1beta1"} & set(hook.get("admissionReviewVersions") or ()):
+            yield causes.wrong(f"{where}.admissionReviewVersions", hook.get("admissionReviewVersions"),
+                               "must include at least one of v1, v1beta1")
+        seconds = hook.get("timeoutSeconds")
+        if isinstance(seconds, int) and not 1 <= seconds <= 30:
+            yield causes.wrong(f"{where}.timeoutSeconds", seconds, "the timeout value must be between 1 and 30 seconds")
+        if hook.get("matchConditions"):
+            yield causes.forbidden(f"{where}.matchConditions", "CEL is not evaluated here")
