@@ -35,8 +35,9 @@ PURE = (
      "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
     "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",
     *(f"minik8s/apiserver/fields/{name}.py" for name in ("paths", "forms", "change", "merge", "ownership", "clientside")),
-    *(f"minik8s/apiserver/kinds/{name}.py" for name in ("rule", "rules*", "paths", "structural", "formats", "converting", "scaling",
-                                                        "definitions", "definition_rules", "defaults_table", "discovery")),
+    *(f"minik8s/apiserver/kinds/{name}.py" for name in ("rule", "rules*", "paths", "structural", "formats", "converting",
+                                                        "scaling", "definitions", "definition_rules", "defaults_table",
+                                                        "discovery")),
     *(f"minik8s/apiserver/schema/{name}.py" for name in ("pruning", "patch", "strategic", "shapes", "validation", "columns*",
                                                          "cells", "podstatus", "age", "tables", "compact", "openapi3", "served")),
 )
