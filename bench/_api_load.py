@@ -156,6 +156,19 @@ def fill(etcd: EtcdServer, count: int) -> None:
     asyncio.run(write())
 
 
+def clear(etcd: EtcdServer) -> None:
+    """No pods any more, all in one revision."""
+    import asyncio
+
+    from nodecore.etcd.client import EtcdClient, EtcdConfig
+
+    async def remove() -> None:
+        async with EtcdClient(EtcdConfig(etcd.endpoints), timeout=30) as client:
+            await client.delete_prefix("/registry/pods/")
+
+    asyncio.run(remove())
+
+
 LUA = """
 local count, name = 0, "{name}"
 local head, tail = [==[{head}]==], [==[{tail}]==]

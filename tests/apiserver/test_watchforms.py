@@ -26,7 +26,7 @@ FUTURE = 10**12
 @pytest.fixture(scope="module")
 def space(api: ApiServer) -> str:
     api.call("POST", "/api/v1/namespaces", {"metadata": {"name": "watchforms"}})
-    return "/api/v1/namespaces/watchforms/configmaps"
+    return "/api/v1/namespaces/watchforms/limitranges"
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def things(api: ApiServer, space: str) -> list[int]:
 
 
 def make(api: ApiServer, space: str, name: str) -> int:
-    return version(api.call("POST", space, {"metadata": {"name": name}, "data": {"n": "0"}}).body)
+    return version(api.call("POST", space, {"metadata": {"name": name, "annotations": {"n": "0"}}, "spec": {"limits": []}}).body)
 
 
 def change(api: ApiServer, space: str, name: str, n: int) -> int:
-    path = f"{space}/{name}"
-    return version(api.call("PATCH", path, {"data": {"n": str(n)}}, content="application/merge-patch+json").body)
+    patch = {"metadata": {"annotations": {"n": str(n)}}}
+    return version(api.call("PATCH", f"{space}/{name}", patch, content="application/merge-patch+json").body)
 
 
 def version(obj: Any) -> int:
@@ -84,9 +84,9 @@ def test_a_list_after_a_write_shows_it(api: ApiServer, space: str, things: list[
     for n in range(1, 30):
         at = change(api, space, "a", n)
         found = api.call("GET", space).body
-        assert (found["items"][0]["data"]["n"], version(found) >= at) == (str(n), True)
+        assert (found["items"][0]["metadata"]["annotations"]["n"], version(found) >= at) == (str(n), True)
         one = api.call("GET", f"{space}/a").body
-        assert (one["data"]["n"], version(one)) == (str(n), at)
+        assert (one["metadata"]["annotations"]["n"], version(one)) == (str(n), at)
 
 
 @pytest.mark.parametrize("query", ["", "resourceVersionMatch=NotOlderThan", "resourceVersionMatch=Exact", "limit=5"])
@@ -180,7 +180,8 @@ def test_initial_events_end_with_a_bookmark(api: ApiServer, space: str, things: 
         with watching(api, space, **query, **more) as events:
             assert [brief(next(events)) for _ in range(3)] == [("ADDED", "a"), ("ADDED", "b"), ("ADDED", "c")]
             mark = next(events)
-            assert (mark["type"], mark["object"]["kind"], version(mark["object"]) >= things[2]) == ("BOOKMARK", "ConfigMap", True)
+            assert (mark["type"], mark["object"]["kind"]) == ("BOOKMARK", "LimitRange")
+            assert version(mark["object"]) >= things[2]
             assert mark["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
             at = change(api, space, "c", things[0])
             assert version(next(events)["object"]) == at
@@ -199,7 +200,7 @@ def test_a_watch_ends_in_time_with_a_bookmark_if_wanted(api: ApiServer, space: s
     began = time.monotonic()
     with watching(api, space, resourceVersion=things[2], timeoutSeconds=1) as plain, \
             watching(api, space, resourceVersion=things[2], timeoutSeconds=1, allowWatchBookmarks="true") as marked:
-        at = version(api.call("POST", "/api/v1/namespaces/watchforms/secrets", {"metadata": {"generateName": "x"}}).body)
+        at = version(api.call("POST", "/api/v1/namespaces/watchforms/configmaps", {"metadata": {"generateName": "x"}}).body)
         assert list(plain) == []
         (mark,) = marked
         assert (mark["type"], version(mark["object"]) >= at) == ("BOOKMARK", True)
@@ -224,7 +225,7 @@ connection: dict[int, http.client.HTTPSConnection] = {}
 def change_fast(api: ApiServer, space: str, n: int) -> None:
     """As `change`, on one connection."""
     one = connection.setdefault(api.port, http.client.HTTPSConnection("127.0.0.1", api.port, context=api.context()))
-    body = json.dumps({"data": {"n": str(n), "fill": "x" * 2000}})
+    body = json.dumps({"metadata": {"annotations": {"n": str(n), "fill": "x" * 2000}}})
     one.request("PATCH", f"{space}/a", body, {"Content-Type": "application/merge-patch+json"})
     one.getresponse().read()
 
@@ -240,7 +241,7 @@ def test_who_reads_nothing_is_dropped_and_others_are_not(api: ApiServer, space: 
         for n in range(4000):
             change_fast(api, space, n)
             assert version(next(events)["object"]) > 0
-    until(lambda: ended(api), seconds=60, what="the stuck watch to be dropped")
+    until(lambda: ended(api), seconds=100, what="the stuck watch to be dropped")
     assert api.resident() - before < 30e6
     stuck.close()
 

@@ -47,6 +47,7 @@ class Watching:
     def __init__(self, cluster: Cluster, call: Call, metrics: Metrics) -> None:
         self._cluster, self._call, self._metrics = cluster, call, metrics
         self._stopped = False
+        self._sending = 0.0  # since when
         self._waiting: asyncio.Timeout | None = None
         self.form = wanted(call)
         self._folder = call.kind.folder(call.target.namespace)
@@ -83,38 +84,41 @@ class Watching:
     async def run(self, first: Iterable[bytes], events: CacheWatch | None, send: Send) -> None:
         """Send until the time is over, the client falls behind, or the caller cancels."""
         loop = asyncio.get_running_loop()
-        end, marked = loop.time() + self._seconds, loop.time()
+        end = loop.time() + self._seconds
         try:
             for piece in first:
                 await self._send(send, piece)
             while events is not None and loop.time() < end and not self._stopped:
-                lines: list[bytes] = []
                 try:
-                    async with asyncio.timeout_at(min(end, marked + BOOKMARK_PERIOD)) as self._waiting:
-                        lines += self._lines(await events.batch())
-                    self._waiting = None
-                    self._metrics.watch_events[self._call.kind.place] += len(lines)
+                    async with asyncio.timeout_at(min(end, loop.time() + BOOKMARK_PERIOD)) as self._waiting:
+                        await self._follow(events, send)
                 except TimeoutError:
-                    self._waiting, marked = None, loop.time()
-                    if self._bookmarks:
-                        lines.append(self._bookmark(events.revision))
-                if lines:
-                    await self._send(send, b"".join(lines))
+                    self._waiting = None
+                    if self._sending and loop.time() - self._sending > STUCK_SECONDS:
+                        raise ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s") from None
+                if self._bookmarks:
+                    await self._send(send, self._bookmark(events.revision))
         except Expired as error:
             await self._send(send, self._gone(str(error)))
+
+    async def _follow(self, events: CacheWatch, send: Send) -> None:
+        """Send what happens. Cancelled it loses nothing: what was taken is with the transport before anything is waited for."""
+        while True:
+            lines = list(self._lines(await events.batch()))
+            if lines:
+                self._metrics.watch_events[self._call.kind.place] += len(lines)
+                await self._send(send, b"".join(lines))
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._sending = asyncio.get_running_loop().time()
+        await send(data)
+        self._sending = 0.0
 
     def stop(self) -> None:
         """End soon, with a last bookmark: the client goes on at another server."""
         self._stopped = True
         if self._waiting and not self._waiting.expired():
             self._waiting.reschedule(asyncio.get_running_loop().time())
-
-    async def _send(self, send: Send, data: bytes) -> None:
-        try:
-            async with asyncio.timeout(STUCK_SECONDS):
-                await send(data)
-        except TimeoutError:
-            raise ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s") from None
 
     def _lines(self, batch: Iterable[CacheEvent]) -> Iterable[bytes]:
         for event in batch:
