@@ -227,3 +227,40 @@ def test_who_may_only_patch_makes_nothing(api: ApiServer, ns: str) -> None:
     assert apply(api, path, config("only-patched", a="1")).code == 201
     mine = api.call("PATCH", f"{path}?fieldManager=x", config("only-patched", b="1"), content=APPLY, user="nobody")
     assert (mine.code, mine.body["data"]) == (200, {"a": "1", "b": "1"})
+
+
+def test_custom_resources(api: ApiServer, ns: str) -> None:
+    item = {"type": "object", "properties": {"id": {"type": "string"}, "n": {"type": "integer"}}}
+    spec = {"type": "object", "properties": {
+        "replicas": {"type": "integer"}, "plain": {"type": "array", "items": {"type": "string"}},
+        "list": {"type": "array", "items": item, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"]}}}
+    group = f"apply{time.time_ns() % 10**6}.example.com"
+    version = {"name": "v1", "served": True, "storage": True, "subresources": {
+        "status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec, "status": {
+            "type": "object", "x-kubernetes-preserve-unknown-fields": True}}}}}
+    definition = {"metadata": {"name": f"boxes.{group}"}, "spec": {
+        "group": group, "scope": "Namespaced", "names": {"plural": "boxes", "kind": "Box"}, "versions": [version]}}
+    assert api.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).code == 201
+    path = f"/apis/{group}/v1/namespaces/{ns}/boxes/b"
+    end = time.monotonic() + 10
+    while api.call("GET", path).body["message"] != f'boxes.{group} "b" not found':
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+    def box(**spec: Any) -> Object:
+        return {"apiVersion": f"{group}/v1", "kind": "Box", "metadata": {"name": "b"}, "spec": spec}
+
+    assert apply(api, path, box(replicas=1, plain=["a"], list=[{"id": "x", "n": 1}])).code == 201
+    both = apply(api, path, box(list=[{"id": "y", "n": 2}]), "two").body
+    assert both["spec"]["list"] == [{"id": "x", "n": 1}, {"id": "y", "n": 2}]
+    fought = apply(api, path, box(plain=["b"], list=[{"id": "x", "n": 3}]), "two")
+    assert [cause["field"] for cause in fought.body["details"]["causes"]] == ['.spec.list[id="x"].n', ".spec.plain"]
+    assert apply(api, path, box(strange=1), "two").code == 400
+    left = apply(api, path, box(), "one").body["spec"]
+    assert left == {"list": [{"id": "y", "n": 2}]}
+    status = apply(api, f"{path}/status", {**box(replicas=7), "status": {"free": {"form": 1}}}, "ctl").body
+    assert (status["spec"], status["status"]) == (left, {"free": {"form": 1}})
+    assert set(owners(status)["ctl", "Apply", "status"]["f:status"]) == {"f:free"}
+    scaled = api.call("PATCH", f"{path}/scale?fieldManager=hand", {"spec": {"replicas": 3}}, content=MERGE)
+    assert (scaled.code, api.call("GET", path).body["spec"]["replicas"]) == (200, 3)
