@@ -33,7 +33,7 @@ class KubeNode(Node):
         self.name = f"node-{number}"
         self.conf = self.directory / "net-conf.json"
         self.conf.write_text(json.dumps(CONF))
-        self.environment = [f"NODE_NAME={self.name}"]
+        self.variables = [f"NODE_NAME={self.name}"]
         self.etcd = False
 
     def start_with_etcd(self, *flags: str) -> None:
@@ -44,7 +44,7 @@ class KubeNode(Node):
         if self.etcd:
             return super().arguments(*flags)
         where = ["-kube-subnet-mgr", f"-kubeconfig-file={self.directory.parent / 'kubeconfig'}", f"-net-config-path={self.conf}"]
-        return ["env", *self.environment, sys.executable, "-m", "flanneld_py", *where, "-iface=eth0",
+        return ["env", *self.variables, sys.executable, "-m", "flanneld_py", *where, "-iface=eth0",
                 f"-subnet-file={self.subnet_file}", *flags]
 
 
@@ -333,7 +333,7 @@ def test_the_nodes_name_from_our_pod(kube: KubeSite) -> None:
     kube.kubectl("create", "-f", "-", body={
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "flanneld", "namespace": "default"},
         "spec": {"nodeName": node.name, "containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 0}})
-    node.environment = ["POD_NAME=flanneld", "POD_NAMESPACE=default"]
+    node.variables = ["POD_NAME=flanneld", "POD_NAMESPACE=default"]
     node.start()
     assert kube.told(node.name)[f"{PREFIX}/public-ip"] == node.ip
 
