@@ -31,6 +31,7 @@ PURE = (
     "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
     *(f"minik8s/apiserver/auth/{name}.py" for name in ("authorize", "rbac", "nodes", "policy", "policy_controllers",
                                                        "questions")),
+    "minik8s/apiserver/request/seats.py",
     *(f"minik8s/apiserver/admission/{name}.py" for name in ("podsecurity_rules", "quota_usage", "tolerations")),
      "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
     "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",

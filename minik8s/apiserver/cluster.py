@@ -36,12 +36,20 @@ class Gate(Protocol):
         """Complete an object that is about to be created."""
         ...
 
-    def check_new(self, call: Any, kind: Kind, obj: Object) -> None:
+    async def check_new(self, call: Any, kind: Kind, obj: Object) -> None:
         """Refuse an object that may not be created."""
         ...
 
     def check_change(self, call: Any, kind: Kind, old: Object, new: Object) -> None:
         """Refuse a change that may not be made."""
+        ...
+
+    async def is_asked_about(self, call: Any, kind: Kind, operation: str) -> bool:
+        """Whether others have to be asked about a change or a deletion."""
+        ...
+
+    async def ask_about(self, call: Any, kind: Kind, old: Object, new: Object) -> Object:
+        """What they make of it."""
         ...
 
 

@@ -15,6 +15,7 @@ from minik8s.apiserver.auth.accounts import Issuing
 from minik8s.apiserver.auth.signing import Signing
 from minik8s.apiserver.certificates import Certificates
 from minik8s.apiserver.kinds.default_objects import Advertised
+from minik8s.apiserver.request.audit import Audit, read_policy
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.etcd.config import EtcdConfig, parse_endpoints
@@ -50,6 +51,10 @@ class Flags:
     service_account_key_file: tuple[str, ...]
     root_ca_file: str
     encryption_provider_config: str
+    audit_policy_file: str
+    audit_log_path: str
+    audit_log_maxsize: int
+    audit_log_maxbackup: int
     cluster_signing_cert_file: str
     cluster_signing_key_file: str
     cluster_signing_duration: str
@@ -124,6 +129,15 @@ class Flags:
                 _readable(path, flag)
         seconds = parse_duration(self.cluster_signing_duration, what="--cluster-signing-duration")
         return Signing(self.cluster_signing_cert_file, self.cluster_signing_key_file, seconds)
+
+    def audit(self) -> Audit | None:
+        """The audit log; None without a policy."""
+        if bool(self.audit_policy_file) != bool(self.audit_log_path):
+            raise UserError("--audit-policy-file and --audit-log-path go together")
+        if not self.audit_policy_file:
+            return None
+        return Audit(read_policy(self.audit_policy_file), self.audit_log_path, megabytes=self.audit_log_maxsize,
+                     backups=self.audit_log_maxbackup)
 
     def root_ca(self) -> str:
         """The CA pods are told to trust, as PEM; empty when we know none."""

@@ -19,6 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from minik8s.apiserver import documents
+from minik8s.apiserver.auth.authenticate import NOBODY
 from minik8s.apiserver.auth.authorize import Attributes, User
 from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.auth.questions import attributes
@@ -27,8 +28,10 @@ from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
 from minik8s.apiserver.kinds.registry import refusal as not_served
 from minik8s.apiserver.request import bodies, routes
+from minik8s.apiserver.request.audit import Audit
 from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
 from minik8s.apiserver.request.routes import Target
+from minik8s.apiserver.request.seats import Seats
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
 from minik8s.apiserver.verbs.dispatch import Dispatch
 from minik8s.apiserver.verbs.proxying import proxy
@@ -38,19 +41,20 @@ from minik8s.apiserver.verbs.watching import Watching
 from nodecore.loop.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
-MOST_IN_FLIGHT = 400
 BODY_SECONDS = 30
 
 
 class Handler:
     """Answers the requests of one server."""
 
-    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: ssl.SSLContext | None, address: str) -> None:
+    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: ssl.SSLContext | None, address: str,
+                 audit: Audit | None = None) -> None:
         self._cluster, self._health, self._guard, self._kubelets = cluster, health, guard, kubelets
         self._dispatch = Dispatch(cluster, guard)
         self._address, self._metrics = address, health.metrics
         self._watchings: set[Watching] = set()
         self._ended = Wakeup()
+        self._audit, self._seats = audit, Seats()
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -60,6 +64,7 @@ class Handler:
         verb = routes.verb(request.method, target, request.query) if target else request.method.lower()
         began = time.monotonic()
         code = 500
+        response: web.StreamResponse | None = None
         try:
             response = await self._answer(request, path, target, verb)
             code = response.status
@@ -73,13 +78,25 @@ class Handler:
                 log.exception("%s %s", request.method, path)
             response = _respond(refusal(refused, request.headers.get("Accept", "")))
         finally:
+            if self._audit:
+                self._write_down(self._audit, request, Attributes(verb, path=path) if target is None else
+                                 attributes(verb, target, request.query), code, response)
             known = target and self._cluster.registry.find((target.group, target.version, target.plural))
             self._metrics.answered(verb, target if known else None, code, time.monotonic() - began)
         return response
 
+    def _write_down(self, audit: Audit, request: web.BaseRequest, asked: Attributes, code: int,
+                    response: web.StreamResponse | None) -> None:
+        about = {"source": request.remote or "", "agent": request.headers.get("User-Agent", ""), "sent": request.get("sent"),
+                 "answered": response.body if isinstance(response, web.Response) else None}
+        try:
+            audit.note(request.get("user", NOBODY), asked, request.raw_path, code, about)
+        except OSError as error:
+            log.error("audit log: %s", error)
+
     async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse:
         certificate = request.transport.get_extra_info("peercert") if request.transport else None
-        user = await self._guard.user(certificate, request.headers)
+        user = request["user"] = await self._guard.user(certificate, request.headers)
         await self._guard.permit(user, attributes(verb, target, request.query) if target else Attributes(verb, path=path))
         if target is None:
             found = await documents.document(request, path, self._health, self._cluster.registry, self._address,
@@ -116,7 +133,7 @@ class Handler:
 
     async def _whole(self, request: web.BaseRequest, call: Call, kind: Kind) -> web.StreamResponse:
         """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
-        if self._metrics.in_flight >= MOST_IN_FLIGHT:
+        if not self._seats.take(call.user, call.target):
             raise Refused(429, "too many requests, please try again later")
         self._metrics.begin(call.verb)
         try:
@@ -131,6 +148,7 @@ class Handler:
                 response.headers.add("Warning", f'299 - "{quoted}"')
             return response
         finally:
+            self._seats.leave(call.user)
             self._metrics.end(call.verb)
 
     async def _watch(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
@@ -205,7 +223,8 @@ async def _body(request: web.BaseRequest) -> bytes:
         raise Refused(408, "the body of the request did not arrive in time", reason="Timeout") from None
     except web.HTTPException as error:
         raise Refused(400, str(error)) from None
-    return bytes(parts)
+    whole = request["sent"] = bytes(parts)
+    return whole
 
 
 def _respond(answer: Answer) -> web.Response:

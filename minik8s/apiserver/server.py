@@ -47,6 +47,7 @@ async def serve(flags: Flags) -> None:
     etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
     networks, (low, high), where = flags.networks(), flags.node_ports(), flags.advertised()
     event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
+    audit = flags.audit()
     signing, delay, sealing = flags.signing(), flags.shutdown_delay(), read_sealing(flags.encryption_provider_config)
     sockets = [*listen_sockets().values(), *flags.sockets()]
     await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
@@ -56,7 +57,7 @@ async def serve(flags: Flags) -> None:
         client.observe = health.metrics.asked_etcd
         guard = Guard(cluster, flags.issuing(), tokens, anonymous=flags.anonymous_auth)
         cluster.gate = chain = Chain(cluster, guard.access)
-        handler = Handler(cluster, health, guard, kubelets, where.text)
+        handler = Handler(cluster, health, guard, kubelets, where.text, audit)
         runner = await _start(handler, sockets, tls.front)
         log.info("serving on %s", ", ".join(_name(sock) for sock in sockets))
 

@@ -85,13 +85,14 @@ def test_ready_is_told_and_inherited_sockets_are_served(api_etcd: EtcdServer, tm
         api.close()
 
 
-def test_small_at_rest(api_etcd: EtcdServer) -> None:
-    api = ApiServer.start(api_etcd)
-    try:
-        api.kubectl("get", "all", "-A")
-        assert api.resident() <= 60_000_000
-    finally:
-        api.close()
+def test_small_at_rest() -> None:
+    with EtcdServer.start() as etcd:
+        api = ApiServer.start(etcd)
+        try:
+            api.kubectl("get", "all", "-A")
+            assert api.resident() <= 60_000_000
+        finally:
+            api.close()
 
 
 def test_idle_costs_next_to_nothing(api: ApiServer) -> None:

@@ -14,7 +14,7 @@ from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
 from minik8s.apiserver.request.status import Refused, named
 
 Object = dict[str, Any]
-CREATE, UPDATE = "CREATE", "UPDATE"
+CREATE, UPDATE, DELETE = "CREATE", "UPDATE", "DELETE"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from minik8s.apiserver.admission.accounts import ServiceAccounts
-from minik8s.apiserver.admission.asked import CREATE, UPDATE, Asked, Plugin
+from minik8s.apiserver.admission.asked import CREATE, DELETE, UPDATE, Asked, Plugin, every
 from minik8s.apiserver.admission.certificates import CertificateRequests
 from minik8s.apiserver.admission.escalation import Escalation
 from minik8s.apiserver.admission.limits import LimitRanger
@@ -20,6 +20,8 @@ from minik8s.apiserver.admission.podsecurity import PodSecurity
 from minik8s.apiserver.admission.priority import Priority
 from minik8s.apiserver.admission.quota import Quota
 from minik8s.apiserver.admission.tolerations import DefaultTolerationSeconds
+from minik8s.apiserver.admission.webhook_rules import MUTATING, VALIDATING, WebhookConfigurations, hook_of_rules
+from minik8s.apiserver.admission.webhooks import Webhooks
 from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import Attributes
 from minik8s.apiserver.auth.questions import forbidden
@@ -34,10 +36,13 @@ class Chain:
     """All plugins over one cluster."""
 
     def __init__(self, cluster: Cluster, access: Access) -> None:
-        self._cluster, self._access, self.quota = cluster, access, Quota(cluster)
+        self._cluster, self._access, self.quota, self._webhooks = cluster, access, Quota(cluster), Webhooks(cluster)
+        self._hooks = [cluster.cache(BY_PLURAL[plural]) for plural in (MUTATING, VALIDATING)]
+        cluster.cache(BY_PLURAL["resourcequotas"])  # begun with the server, for readiness to wait for
         self.plugins: tuple[Plugin, ...] = (
             LimitRanger(cluster), ServiceAccounts(cluster), NodeRestriction(), PodSecurity(cluster), Priority(cluster),
-            DefaultTolerationSeconds(), Escalation(access), CertificateRequests(access), self.quota,
+            DefaultTolerationSeconds(), Escalation(access), CertificateRequests(access),
+            WebhookConfigurations(), self.quota,
         )
 
     async def shape(self, call: Call, kind: Kind, obj: Object) -> None:
@@ -55,14 +60,38 @@ class Chain:
                 if isinstance(plugin, ServiceAccounts):
                     await plugin.wait_for(asked)
                 plugin.shape(asked)
+        await self._hooks_known()
+        await self._webhooks.mutate(asked)
 
-    def check_new(self, call: Call, kind: Kind, obj: Object) -> None:
+    async def _hooks_known(self) -> None:
+        for cache in self._hooks:
+            if not cache.synced:
+                await cache.ready()
+
+    async def check_new(self, call: Call, kind: Kind, obj: Object) -> None:
         """Refuse an object that may not be created."""
-        self._check(_asked(call, kind, CREATE, obj, {}))
+        asked = _asked(call, kind, CREATE, obj, {})
+        await self._webhooks.validate(asked)
+        self._check(asked)
 
     def check_change(self, call: Call, kind: Kind, old: Object, new: Object) -> None:
         """Refuse a change that may not be made."""
         self._check(_asked(call, kind, UPDATE, new, old))
+
+    async def is_asked_about(self, call: Call, kind: Kind, operation: str) -> bool:
+        """Whether webhooks may have a say in a change or deletion: a look at the rules only, as the object is not known yet."""
+        await self._hooks_known()
+        asked = _asked(call, kind, operation, {}, {})
+        return any(hook_of_rules(hook, asked) for plural in (MUTATING, VALIDATING)
+                   for each in every(self._cluster, plural) for hook in each.get("webhooks") or ())
+
+    async def ask_about(self, call: Call, kind: Kind, old: Object, new: Object) -> Object:
+        """What the webhooks make of a change (or, with nothing new, say of a deletion)."""
+        asked = _asked(call, kind, UPDATE if new else DELETE, new, old)
+        if new:
+            await self._webhooks.mutate(asked)
+        await self._webhooks.validate(asked)
+        return asked.obj
 
     def _check(self, asked: Asked) -> None:
         for plugin in self.plugins:

@@ -21,6 +21,7 @@ from nodecore.errors import Expired
 T = TypeVar("T")
 Object = dict[str, Any]
 Read = tuple[int, Any]
+Question = tuple[User | str, ...]
 KEPT = 8000
 ROLE_KINDS = ("clusterroles", "roles", "clusterrolebindings", "rolebindings")
 
@@ -31,9 +32,10 @@ class Access:
     def __init__(self, cluster: Cluster) -> None:
         self._sources = [cluster.cache(BY_PLURAL[name]) for name in ROLE_KINDS]
         self._nodes = _Nodes(cluster.cache(BY_PLURAL["pods"]))
-        self._index, self._stand = Index(), (-1,) * len(self._sources)
+        self._index, self._stand = Index(), (-1, -1, -1, -1)
         self._read: dict[str, Read] = {}
-        self._known: dict[tuple[User, Attributes], str] = {}
+        self._known: dict[Question, str] = {}
+        self._whole = False
 
     @property
     def synced(self) -> bool:
@@ -52,9 +54,10 @@ class Access:
     @property
     def index(self) -> Index:
         """The roles and bindings as they are now."""
-        stand = tuple(cache.window.end if cache.synced else -1 for cache in self._sources)
-        if stand != self._stand:
-            before, self._read = self._read, {}
+        one, two, three, four = self._sources
+        stand = (one.window.end, two.window.end, three.window.end, four.window.end)
+        if stand != self._stand or not self._whole:
+            before, self._read, self._whole = self._read, {}, self.synced
             self._index = Index(self._objects(self._sources[:2], before, read_role),
                                 self._objects(self._sources[2:], before, read_binding))
             self._stand, self._known = stand, {}
@@ -73,20 +76,21 @@ class Access:
         """Why a user may do this; empty when nothing allows it."""
         if MASTERS in user.groups:
             return "the group system:masters may do everything"
-        index, node = self.index, user.node
-        if node and (reason := decide(self._nodes.graph, node, asked)):
+        index = self.index
+        if user.node and (reason := decide(self._nodes.graph, user.node, asked)):
             return reason
-        asked = asked._replace(fields="")
-        nameless = (user, asked._replace(name="") if asked.name else asked)
-        found = self._known.get(nameless)
+        verb, group, resource, namespace, name, path, _ = asked
+        question = (user, verb, group, resource, namespace, path)
+        found = self._known.get(question)
         if found is None:
-            found = self._keep(nameless, index.allows(*nameless))
-        if found or not asked.name:
+            found = self._keep(question, index.allows(user, Attributes(verb, group, resource, namespace, "", path)))
+        if found or not name:
             return found
-        found = self._known.get((user, asked))
-        return self._keep((user, asked), index.allows(user, asked)) if found is None else found
+        named = (*question, name)
+        found = self._known.get(named)
+        return self._keep(named, index.allows(user, asked)) if found is None else found
 
-    def _keep(self, question: tuple[User, Attributes], found: str) -> str:
+    def _keep(self, question: Question, found: str) -> str:
         if len(self._known) >= KEPT:
             self._known.clear()
         self._known[question] = found

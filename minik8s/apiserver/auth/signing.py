@@ -47,11 +47,11 @@ class Signer:
 
     def __init__(self, cluster: Cluster, access: Access, signing: Signing) -> None:
         self._cluster, self._access, self._signing = cluster, access, signing
-        self._writer = Writer(cluster)
+        self._writer, self._cache = Writer(cluster), cluster.cache(BY_PLURAL["certificatesigningrequests"])
 
     async def run(self) -> None:
         """After every change of a request, look what there is to do; without an authority nothing is ever done."""
-        cache = self._cluster.cache(BY_PLURAL["certificatesigningrequests"])
+        cache = self._cache
         await cache.ready()
         await self._access.ready()
         seen = -1

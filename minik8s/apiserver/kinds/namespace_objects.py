@@ -36,11 +36,12 @@ class NamespaceObjects:
         if certificate:
             self._wanted["configmaps"] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA},
                                           "data": {"ca.crt": certificate}}
+        self._caches = [cluster.cache(BY_PLURAL[plural]) for plural in ("namespaces", *self._wanted)]
         self._info = _info(certificate, server) if certificate else None
 
     async def run(self) -> None:
         """After every change of a namespace or of one of them, look whether all is there."""
-        caches = [self._cluster.cache(BY_PLURAL[plural]) for plural in ("namespaces", *self._wanted)]
+        caches = self._caches
         for cache in caches:
             await cache.ready()
         seen: list[int] = []

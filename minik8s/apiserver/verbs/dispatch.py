@@ -109,6 +109,9 @@ class Dispatch:
 
     async def _delete(self, call: Call) -> Answer:
         resource, target = call.kind.resource, call.target
+        gate = self._cluster.gate
+        if gate and await gate.is_asked_about(call, call.kind, "DELETE"):
+            await gate.ask_about(call, call.kind, await self._cluster.get(call.kind, target.namespace, target.name), {})
         obj, gone = await self._writer.delete(call.kind, target.namespace, target.name, delete_options(call))
         if gone and call.kind.own not in RETURNED_WHEN_GONE:
             return answer(success(resource.plural, resource.group, target.name, obj["metadata"].get("uid", "")))

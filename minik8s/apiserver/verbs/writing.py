@@ -74,7 +74,7 @@ class Writer:
         defaults.default(kind.resource.kind, obj)
         validate.check_new(kind, obj)
         if gate:
-            gate.check_new(call, kind, obj)
+            await gate.check_new(call, kind, obj)
         name = obj["metadata"]["name"]
         try:
             return await self._store(kind, kind.key(namespace, name), obj, dry=dry)
@@ -181,8 +181,33 @@ class Writer:
                 self._cluster.gate.check_change(call, kind, old, new)
             return None if meta.finished(kind, new) else new
 
-        done = await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)
-        return converting.shown(call.kind, done)
+        gate = self._cluster.gate
+        change = self._asking if gate and await gate.is_asked_about(call, kind, "UPDATE") else self._change
+        return converting.shown(call.kind, await change(call, kind, alter))
+
+    async def _change(self, call: Call, kind: Kind, alter: Callable[[Object], Object | None]) -> Object:
+        return await self.alter(kind, call.target.namespace, call.target.name, alter, dry=call.dry)
+
+    async def _asking(self, call: Call, kind: Kind, alter: Callable[[Object], Object | None]) -> Object:
+        """A change others are asked about: what they agreed to is stored if nobody wrote meanwhile, else they are asked anew."""
+        gate, target = self._cluster.gate, call.target
+        assert gate
+        for _ in range(RETRIES):
+            old = await self._cluster.get(kind, target.namespace, target.name)
+            new = alter(clone(old))
+            if new is not None:
+                new = await gate.ask_about(call, kind, old, new)
+
+            def agreed(now: Object, old: Object = old, new: Object | None = new) -> Object | None:
+                if now["metadata"]["resourceVersion"] != old["metadata"]["resourceVersion"]:
+                    raise Conflict(target.name)
+                return new
+
+            try:
+                return await self.alter(kind, target.namespace, target.name, agreed, dry=call.dry)
+            except Conflict:
+                continue
+        raise conflict(kind.resource.plural, kind.resource.group, target.name)
 
     async def alter(self, kind: Kind, namespace: str, name: str, alter: Callable[[Object], Object | None], *,
                     dry: bool = False) -> Object:
