@@ -213,3 +213,23 @@ def test_nobody_gives_more_than_they_have(api: ApiServer, ns: str) -> None:
     assert api.call("POST", f"{path}/rolebindings", own, user="nobody").code == 201
 
 
+def test_kubectl_lists_what_one_may(api: ApiServer, ns: str) -> None:
+    api.kubectl("create", "role", "look", "--verb=list", "--resource=pods", "-n", ns)
+    api.kubectl("create", "rolebinding", "look", "--role=look", "--user=nobody", "-n", ns)
+    until(lambda: "yes" in api.kubectl("auth", "can-i", "list", "pods", "-n", ns, user="nobody", check=False).stdout, what="yes")
+    listed = api.kubectl("auth", "can-i", "--list", "-n", ns, user="nobody").stdout
+    assert [line.split() for line in listed.splitlines() if line.startswith("pods ")] == [["pods", "[]", "[]", "[list]"]]
+    assert "selfsubjectaccessreviews" in listed
+
+
+def test_reconcile(api: ApiServer, ns: str) -> None:
+    text = f"""
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: rec, namespace: {ns}}}
+rules: [{{apiGroups: [""], resources: [pods], verbs: [get]}}]
+"""
+    assert "reconciled" in api.kubectl("auth", "reconcile", "-f", "-", stdin=text).stdout
+    assert "reconciled" in api.kubectl("auth", "reconcile", "-f", "-", stdin=text.replace("verbs: [get]", "verbs: [list]")).stdout
+    rules = api.call("GET", f"{RBAC}/namespaces/{ns}/roles/rec").body["rules"]
+    assert {verb for each in rules for verb in each["verbs"]} == {"get", "list"}

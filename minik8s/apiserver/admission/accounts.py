@@ -17,7 +17,7 @@ MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 ROOT_CA = "kube-root-ca.crt"
 TOKEN_SECONDS = 3607
 MIRROR = "kubernetes.io/config.mirror"
-PATIENCE = 2.0
+PATIENCE = 8.0
 
 
 class ServiceAccounts:
