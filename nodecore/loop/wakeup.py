@@ -16,12 +16,21 @@ class Wakeup:
 
     async def wait(self) -> None:
         """Wait for the next `wake`."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        waiter = self.begin()
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            self.end(waiter)
+
+    def begin(self) -> asyncio.Future[None]:
+        """What `wait` awaits, for ten thousand who cannot afford a coroutine more; each must `end` it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        return waiter
+
+    def end(self, waiter: asyncio.Future[None]) -> None:
+        """It is awaited no longer."""
+        self._waiters.discard(waiter)
 
     def wake(self) -> None:
         """End all waits."""

@@ -49,7 +49,7 @@ class WatchCache:
         self._state = CacheState(limit, show)
         self.ended = False
         self._ready = asyncio.Event()
-        self._changed = Wakeup()
+        self.changes = Wakeup()
         self._early: list[Event] = []
 
     @property
@@ -109,11 +109,11 @@ class WatchCache:
 
     async def changed(self) -> None:
         """Wait until the next events are in."""
-        await self._changed.wait()
+        await self.changes.wait()
 
     def wake(self) -> None:
         """Tell who waits that events are in."""
-        self._changed.wake()
+        self.changes.wake()
 
     def take(self, event: Event) -> None:
         """One event from the feed; kept back until the list that precedes it is there."""
@@ -160,6 +160,8 @@ class WatchCache:
 class CacheWatch:
     """An asynchronous iterator of `CacheEvent`; Expired for a watcher that lets more than the window pass."""
 
+    __slots__ = ("_cache", "_given", "_position", "_skip")
+
     def __init__(self, cache: WatchCache, position: int, since: int) -> None:
         self._cache, self._position, self._given = cache, position, since
         self._skip = since if since > cache.revision else 0  # a revision this cache has yet to reach
@@ -184,9 +186,14 @@ class CacheWatch:
 
     async def batch(self) -> list[CacheEvent]:
         """All events that are there, at least one: for a server that writes them in one go."""
-        events = [await self.__anext__()]
-        while event := self._take():
-            events.append(event)
+        while not (events := self.pending()):
+            if self._cache.ended:
+                raise Expired("the resource is served no more")
+            waiter = self._cache.changes.begin()
+            try:
+                await waiter
+            finally:
+                self._cache.changes.end(waiter)
         return events
 
     def pending(self) -> list[CacheEvent]:

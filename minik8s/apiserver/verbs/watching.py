@@ -44,6 +44,9 @@ SHORTEST, LONGEST = 1800, 3600
 class Watching:
     """One client's watch: `begin` may refuse it, `run` streams it."""
 
+    __slots__ = ("_bookmarks", "_call", "_cluster", "_folder", "_headers", "_matches", "_metrics", "_options",
+                 "_seconds", "_sending", "_stopped", "_waiting", "form")
+
     def __init__(self, cluster: Cluster, call: Call, metrics: Metrics) -> None:
         self._cluster, self._call, self._metrics = cluster, call, metrics
         self._stopped = False
