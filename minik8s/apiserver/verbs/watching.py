@@ -85,32 +85,32 @@ class Watching:
             yield self._bookmark(snapshot.revision, {"k8s.io/initial-events-end": "true"})
 
     async def run(self, first: Iterable[bytes], events: CacheWatch | None, send: Send) -> None:
-        """Send until the time is over, the client falls behind, or the caller cancels."""
+        """Send until the time is over, the client falls behind, or the caller cancels.
+
+        The timer loses nothing: what was taken is with the transport before anything is waited for.
+        """
         loop = asyncio.get_running_loop()
         end = loop.time() + self._seconds
         try:
             for piece in first:
-                await self._send(send, piece)
+                await _in_time(send, piece)
             while events is not None and loop.time() < end and not self._stopped:
                 try:
                     async with asyncio.timeout_at(min(end, loop.time() + BOOKMARK_PERIOD)) as self._waiting:
-                        await self._follow(events, send)
+                        while True:
+                            lines = list(self._lines(await events.batch()))
+                            if lines:
+                                self._metrics.watch_events[self._call.kind.place] += len(lines)
+                                await self._send(send, b"".join(lines))
                 except TimeoutError:
                     self._waiting = None
                     if self._sending and loop.time() - self._sending > STUCK_SECONDS:
-                        raise ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s") from None
+                        raise _stuck() from None
+                    self._sending = 0.0
                 if self._bookmarks:
-                    await self._send(send, self._bookmark(events.revision))
+                    await _in_time(send, self._bookmark(events.revision))
         except Expired as error:
-            await self._send(send, self._gone(str(error)))
-
-    async def _follow(self, events: CacheWatch, send: Send) -> None:
-        """Send what happens. Cancelled it loses nothing: what was taken is with the transport before anything is waited for."""
-        while True:
-            lines = list(self._lines(await events.batch()))
-            if lines:
-                self._metrics.watch_events[self._call.kind.place] += len(lines)
-                await self._send(send, b"".join(lines))
+            await _in_time(send, self._gone(str(error)))
 
     async def _send(self, send: Send, data: bytes) -> None:
         self._sending = asyncio.get_running_loop().time()
@@ -168,6 +168,18 @@ class Watching:
 
     def _gone(self, why: str) -> bytes:
         return self._encoded("ERROR", expired(why).body())
+
+
+async def _in_time(send: Send, data: bytes) -> None:
+    try:
+        async with asyncio.timeout(STUCK_SECONDS):
+            await send(data)
+    except TimeoutError:
+        raise _stuck() from None
+
+
+def _stuck() -> ConnectionAbortedError:
+    return ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s")
 
 
 class Frames:
