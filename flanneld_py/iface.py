@@ -15,7 +15,7 @@ from ipaddress import ip_address
 
 from nodecore.errors import Fault, NotFound, UserError
 from nodecore.kernel.ports import Host, Interface
-from nodecore.net import Family, IPAddress, IPNetwork
+from nodecore.net import Family, IPAddress, IPNetwork, read_address
 from nodecore.record import dataclass
 
 SOMEWHERE = {Family.IPV4: ip_address("8.8.8.8"), Family.IPV6: ip_address("2001:4860:4860::8888")}  # only looked up, never sent to
@@ -116,7 +116,7 @@ def _by_flags(host: Host, interfaces: Sequence[Interface], wishes: Wishes) -> It
         yield from _by_pattern(interfaces, pattern)
     if wishes.can_reach:
         try:
-            target = ip_address(wishes.can_reach)
+            target = read_address(wishes.can_reach)
         except ValueError:
             raise UserError(f"--iface-can-reach: {wishes.can_reach!r} is not an IP address") from None
         yield _by_path(host, interfaces, target, f"--iface-can-reach: no route to {target}")
@@ -124,7 +124,7 @@ def _by_flags(host: Host, interfaces: Sequence[Interface], wishes: Wishes) -> It
 
 def _by_name(interfaces: Sequence[Interface], name: str) -> Iterator[Found]:
     try:
-        address = ip_address(name)
+        address = read_address(name)
     except ValueError:
         yield from ((interface, None) for interface in interfaces if interface.name == name)
         return

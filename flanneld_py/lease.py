@@ -13,11 +13,10 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import field
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 from nodecore.errors import Invalid
-from nodecore.net import Family, IPAddress, IPNetwork
+from nodecore.net import Family, IPAddress, IPNetwork, read_address, read_network
 from nodecore.record import dataclass
 
 KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,3})(?:&([0-9a-fA-F:]{2,39})-(\d{1,3}))?", re.ASCII)
@@ -133,7 +132,7 @@ def parse_key(key: str) -> tuple[IPNetwork, ...]:
     texts = [f"{four}/{four_length}"] if key.split("&")[0] != NO_SUBNET else []
     texts += [f"{six}/{six_length}"] if six else []
     try:
-        return tuple(ip_network(text) for text in texts)
+        return tuple(read_network(text) for text in texts)
     except ValueError as error:
         raise Invalid(f"lease {key!r}: {error}") from None
 
@@ -145,7 +144,7 @@ def _part(key: str, subnet: IPNetwork, raw: Mapping[str, Any]) -> Part:
     if not public or public == NO_ADDRESS:
         return Part(subnet, None, data)
     try:
-        address = ip_address(public) if isinstance(public, str) else None
+        address = read_address(public) if isinstance(public, str) else None
     except ValueError:
         address = None
     if address is None or Family.of(address) is not family:

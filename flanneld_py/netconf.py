@@ -14,7 +14,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from nodecore.errors import UserError
-from nodecore.net import Family, IPNetwork, parse_address
+from nodecore.net import Family, IPNetwork, parse_address, read_network
 from nodecore.record import dataclass
 
 WHAT = "network config"
@@ -97,7 +97,7 @@ def _block(raw: Mapping[str, Any], family: Family) -> Block:
     if not text:
         raise UserError(f"{WHAT}: {prefix}Network is missing")
     try:
-        network = ip_network(text.strip(), strict=False)  # as Go reads it: host bits are dropped
+        network = read_network(text.strip(), strict=False)  # as Go reads it: host bits are dropped
     except ValueError:
         raise UserError(f"{WHAT}: {prefix}Network: {text!r} is not a network in CIDR form") from None
     if Family.of(network) is not family:

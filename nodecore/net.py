@@ -47,10 +47,29 @@ class Family(Enum):
         return cls(value.version)
 
 
+def read_address(text: str) -> IPAddress:
+    """An address as the outside world writes it, or `ValueError`.
+
+    A zone (`fe80::1%eth0`) is refused: Python lets it be any text, and addresses become words of rules and command lines.
+    """
+    return ip_address(_without_zone(text))
+
+
+def read_network(text: str, *, strict: bool = True) -> IPNetwork:
+    """A network likewise; host bits are refused, or dropped where not `strict`."""
+    return ip_network(_without_zone(text), strict=strict)
+
+
+def _without_zone(text: str) -> str:
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone")
+    return text
+
+
 def parse_address(text: str, *, what: str = "address") -> IPAddress:
     """Read an IP address, or raise `UserError` naming `what` was wrong."""
     try:
-        return ip_address(text.strip())
+        return read_address(text.strip())
     except ValueError:
         raise UserError(f"{what}: {text!r} is not an IP address") from None
 
@@ -58,6 +77,6 @@ def parse_address(text: str, *, what: str = "address") -> IPAddress:
 def parse_network(text: str, *, what: str = "network") -> IPNetwork:
     """Read a CIDR whose host bits are zero, or raise `UserError` naming `what` was wrong."""
     try:
-        return ip_network(text.strip())
+        return read_network(text.strip())
     except ValueError as error:
         raise UserError(f"{what}: {text!r} is not a network in CIDR form ({error})") from None

@@ -11,13 +11,12 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
-from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_network
+from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_network, read_address
 
 from .flags import FLAGS, IGNORED_SECTIONS, MODE_SECTIONS, Flag
 
@@ -262,7 +261,7 @@ def parse_listen(text: str, what: str, port: int) -> Listen | None:
         host, number = text, str(port)
     host = host.strip("[]") or "0.0.0.0"
     try:
-        ip_address(host)
+        read_address(host)
         listen = Listen(host, int(number))
     except ValueError:
         raise UserError(f"{what}: {text!r} is not an address and port") from None

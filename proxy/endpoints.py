@@ -6,13 +6,12 @@ Pure. Must not know: which of them is chosen (`policy.py`). Read next: `proxy/po
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 import msgspec
 
 from nodecore.kube.objects import Endpoint as EndpointView
 from nodecore.kube.objects import EndpointPort, EndpointSlice
-from nodecore.net import Family
+from nodecore.net import Family, read_address
 
 from .services import LEFT_ALONE, ORDINARY, PROTOCOLS, Skipped
 
@@ -83,7 +82,7 @@ def _address(key: str, view: EndpointView, family: Family, skipped: list[Skipped
     if family is Family.IPV4 and ORDINARY.fullmatch(text):
         return text
     try:
-        address = ip_address(text)
+        address = read_address(text)
     except ValueError:
         skipped.append(Skipped("EndpointSlice", key, f"{text!r:.64} is not an address"))
         return ""

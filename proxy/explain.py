@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from nodecore.errors import UserError
-from nodecore.net import Family, IPAddress
+from nodecore.net import Family, IPAddress, read_address
 
 from .config import Config
 from .endpoints import Endpoint
@@ -77,7 +77,7 @@ def parse_destination(text: str) -> Destination:
     rest, _, protocol = text.partition("/")
     host, colon, port = rest.rpartition(":")
     try:
-        address = str(ip_address(host.strip("[]")))
+        address = str(read_address(host.strip("[]")))
         number = int(port)
     except ValueError:
         raise UserError(f"{text!r}: not ADDRESS:PORT[/PROTOCOL]") from None

@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import Enum
-from ipaddress import ip_address, ip_network
 
 import msgspec
 
 from nodecore.kube.objects import Service
 from nodecore.kube.objects import ServicePort as PortView
-from nodecore.net import Family
+from nodecore.net import Family, read_address, read_network
 
 LEFT_ALONE = frozenset({"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"})  # whatever their value
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -111,12 +110,12 @@ def usable_address(text: str, family: Family) -> str | None:
     if ORDINARY.fullmatch(text):
         return text if family is Family.IPV4 else None
     try:
-        address = ip_address(text)
+        address = read_address(text)
     except ValueError:
         return ""
     if Family.of(address) is not family:
         return None
-    bad = address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local or "%" in text
+    bad = address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
     return "" if bad else str(address)
 
 
@@ -142,7 +141,7 @@ def _sources(key: str, service: Service, family: Family, skipped: list[Skipped])
     wrong = False
     for text in service.spec.load_balancer_source_ranges or []:
         try:
-            network = ip_network(text.strip(), strict=False)
+            network = read_network(text.strip(), strict=False)
         except ValueError:
             wrong = True
             skipped.append(Skipped("Service", key, f"loadBalancerSourceRanges: {text!r:.64} is not a network"))

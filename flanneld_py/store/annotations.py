@@ -15,12 +15,11 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from typing import Any
 
 from flanneld_py.lease import Lease, Part, decode_data, encode_data, parse_json
 from nodecore.errors import Invalid, UserError
-from nodecore.net import Family, IPAddress, IPNetwork
+from nodecore.net import Family, IPAddress, IPNetwork, read_address, read_network
 
 PREFIX = re.compile(r"([a-z0-9_-]+\.)+[a-z0-9_-]+/([a-z0-9_-]+-)?")
 VERSION = {Family.IPV4: "", Family.IPV6: "v6"}
@@ -92,7 +91,7 @@ class Annotations:
         if not text:
             return None
         try:
-            address = ip_address(text)
+            address = read_address(text)
         except ValueError:
             address = None
         if address is None or Family.of(address) is not family:
@@ -105,7 +104,7 @@ def pod_subnets(cidr: str, cidrs: Sequence[str]) -> dict[Family, IPNetwork]:
     found: dict[Family, IPNetwork] = {}
     for text in cidrs or ([cidr] if cidr else []):
         try:
-            subnet = ip_network(text, strict=False) if "/" in text else None
+            subnet = read_network(text, strict=False) if "/" in text else None
         except ValueError:
             subnet = None
         if subnet is None:

@@ -91,7 +91,8 @@ class ApiServer:
             "--secure-port", str(self.port), "--advertise-address", "127.0.0.1",
             "--tls-cert-file", str(self.file("server.crt")), "--tls-private-key-file", str(self.file("server.key")),
             "--client-ca-file", str(self.file("ca.crt")),
-            "--cluster-signing-cert-file", str(self.file("ca.crt")), "--cluster-signing-key-file", str(self.file("ca.key")), "--service-cluster-ip-range", "10.96.0.0/16",
+            "--cluster-signing-cert-file", str(self.file("ca.crt")), "--cluster-signing-key-file", str(self.file("ca.key")),
+            "--service-cluster-ip-range", "10.96.0.0/16",
             "--kubelet-client-certificate", str(self.file("admin.crt")), "--kubelet-client-key", str(self.file("admin.key")),
             "--kubelet-certificate-authority", str(self.file("ca.crt")), "--cache-dir", str(SCHEMA_CACHE), *self.extra,
         ]

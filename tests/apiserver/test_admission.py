@@ -51,6 +51,7 @@ def test_a_pod_gets_its_account_and_token(api: ApiServer, ns: str) -> None:
           what="the CA is there")
 
 
+@pytest.mark.slow
 def test_a_pod_without_a_token(api: ApiServer, ns: str) -> None:
     assert "volumes" not in make(api, ns, pod("no", automountServiceAccountToken=False)).body["spec"]
     account = {"metadata": {"name": "plain"}, "automountServiceAccountToken": False, "imagePullSecrets": [{"name": "pull"}]}

@@ -92,6 +92,7 @@ def test_an_end_in_good_order(own: ApiServer) -> None:
     assert "Traceback" not in own.file("log").read_text()
 
 
+@pytest.mark.slow
 def test_certificates_are_read_anew(own: ApiServer) -> None:
     """A new CA signs server and clients: new connections go by it, those of the old CA are strangers, old connections stay."""
     old = http.client.HTTPSConnection("127.0.0.1", own.port, context=own.context())

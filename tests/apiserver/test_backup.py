@@ -22,6 +22,7 @@ def minik8s(command: str, etcd: EtcdServer, file: Path, *more: str) -> subproces
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_there_and_back(etcd_server: EtcdServer, tmp_path: Path) -> None:
     file = tmp_path / "state.gz"
     one = ApiServer.start(etcd_server)

@@ -95,6 +95,7 @@ def test_small_at_rest() -> None:
             api.close()
 
 
+@pytest.mark.slow
 def test_idle_costs_next_to_nothing(api: ApiServer) -> None:
     assert api.process is not None
     stat = Path(f"/proc/{api.process.pid}/stat")

@@ -112,6 +112,7 @@ def test_metadata_only_and_what_is_never_protobuf(api: ApiServer, ns: str, wire:
         "Status", "NotFound", 'configmaps "none" not found', 404, {"name": "none", "kind": "configmaps"})
 
 
+@pytest.mark.slow
 def test_a_watch_in_frames(api: ApiServer, ns: str, wire: Wire) -> None:
     path = f"{CORE}/{ns}/secrets"
     since = api.call("GET", path).body["metadata"]["resourceVersion"]

@@ -386,6 +386,7 @@ def test_etcd_killed_in_the_middle_of_a_watch() -> None:
             api.close()
 
 
+@pytest.mark.slow
 def test_killed_and_back_in_the_same_state(api_etcd: EtcdServer, tmp_path: Any) -> None:
     api = ApiServer.start(api_etcd)
     try:

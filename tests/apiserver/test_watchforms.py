@@ -90,6 +90,7 @@ def test_a_list_after_a_write_shows_it(api: ApiServer, space: str, things: list[
 
 
 @pytest.mark.parametrize("query", ["", "resourceVersionMatch=NotOlderThan", "resourceVersionMatch=Exact", "limit=5"])
+@pytest.mark.slow
 def test_a_revision_still_to_come(api: ApiServer, space: str, query: str) -> None:
     refused = api.call("GET", f"{space}?resourceVersion={FUTURE}&{query}")
     assert (refused.code, refused.body["reason"]) == (504, "Timeout")
@@ -174,6 +175,7 @@ def test_a_watch_from_the_future_waits_for_it(api: ApiServer, space: str, things
         assert version(next(events)["object"]) == at
 
 
+@pytest.mark.slow
 def test_initial_events_end_with_a_bookmark(api: ApiServer, space: str, things: list[int]) -> None:
     query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
     for more in ({}, {"resourceVersion": 0}, {"resourceVersion": things[0]}):

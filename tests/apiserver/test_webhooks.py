@@ -140,6 +140,7 @@ def test_they_warn_and_see_both_sides(api: ApiServer, ns: str, configure: Any, h
 
 
 @pytest.mark.parametrize(("path", "more"), [("slow", {"timeoutSeconds": 1}), ("wrong", {}), ("gone", {"port": 1})])
+@pytest.mark.slow
 def test_one_that_fails(api: ApiServer, ns: str, configure: Any, path: str, more: dict[str, Any]) -> None:
     configure("validating", path, "CREATE", failurePolicy="Fail", **more)
     until(lambda: create(api, ns, f"c{next(number)}").code == 500, what="the failure")

@@ -169,6 +169,7 @@ async def test_nobody_there_is_unreachable_within_the_timeout() -> None:
         assert time.monotonic() - start < 2
 
 
+@pytest.mark.slow
 async def test_tls_with_client_certificates(tmp_path: Path) -> None:
     pki = make_pki(tmp_path)
     with EtcdServer.start(tls=pki) as server:
@@ -261,6 +262,7 @@ async def test_failover() -> None:
                 cluster.members[0].resume()
 
 
+@pytest.mark.slow
 async def test_a_member_without_a_majority_does_not_answer_from_the_past() -> None:
     with EtcdCluster.start(3) as cluster:
         async with EtcdClient(EtcdConfig(cluster.endpoints[:1]), timeout=2) as client:

@@ -169,6 +169,7 @@ def seen_from(server_ns, address, client_ns, source: str = "") -> str:
     return found[0]
 
 
+@pytest.mark.slow
 def test_etcd_may_die(site: Site) -> None:
     one, two, _ = three(site)
     site.etcd.kill()

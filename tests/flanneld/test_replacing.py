@@ -56,6 +56,7 @@ def left_by_go(site: Site, node: Node, peers: list[Node]) -> None:
 
 @pytest.mark.kernel
 @pytest.mark.etcd
+@pytest.mark.slow
 def test_node_by_node_under_traffic(site: Site) -> None:
     site.configure(CONFIG)
     one, two = site.add_node(), site.add_node()

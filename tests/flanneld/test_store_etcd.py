@@ -214,6 +214,7 @@ async def test_compacted_while_away(server: EtcdServer, etcd: EtcdClient) -> Non
         assert gone.lease.key not in seen[-1].leases
 
 
+@pytest.mark.slow
 async def test_cut_off_for_longer_than_the_lease_lasts(server: EtcdServer, etcd: EtcdClient) -> None:
     """It ends, and once the way is free it is taken back: the same subnet, with no word to the network."""
     changes = 0

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from proxy_net import endpoints, service
 
@@ -85,7 +85,17 @@ def addresses_in(text: str) -> set[str]:
     return found
 
 
+ZONE = "fd96::1%} ; flush ruleset"  # an address, as Python reads it
+IN_A_ZONE = [
+    service("web", "fd96::1", ("web", "TCP", 80, 8080), type="LoadBalancer", externalIPs=[ZONE],
+            loadBalancerSourceRanges=["fd96::%} ; flush ruleset/64"])
+    | {"status": {"loadBalancer": {"ingress": [{"ip": "fd96::2"}]}}},
+    endpoints("web", ZONE, ports=(("web", "TCP", 8080),)) | {"addressType": "IPv6"},
+]
+
+
 @settings(max_examples=80, deadline=None)
+@example(objects=IN_A_ZONE)
 @given(objects=OBJECTS)
 def test_no_word_of_an_object_becomes_a_word_of_a_rule(objects: list[dict]) -> None:
     for layout in LAYOUTS:

@@ -272,6 +272,7 @@ async def _churn(storage: Storage, rng: random.Random, stop: asyncio.Event) -> N
             await asyncio.sleep(0.001)
 
 
+@pytest.mark.slow
 async def test_clients_follow_through_kill_9_of_etcd(etcd_server: EtcdServer) -> None:
     config = EtcdConfig(etcd_server.endpoints)
     async with EtcdClient(config) as one, EtcdClient(config) as other, running(Storage(one)) as cache:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
 from typing import Any
 
 from minik8s.apiserver.request.status import Cause
+from nodecore.net import read_address
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 SERVICE_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -97,7 +97,7 @@ def path_segment(field: str, value: Any) -> Iterator[Cause]:
 def address_name(field: str, value: Any) -> Iterator[Cause]:
     """An IP address, written the one way there is."""
     try:
-        right = str(ip_address(str(value)))
+        right = str(read_address(str(value)))
     except ValueError:
         yield wrong(field, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
         return

@@ -6,12 +6,12 @@ Pure and total. Must not know: HTTP, storage. Read next: `rules.py`, the table t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_network
 from typing import Any
 
 from minik8s.apiserver.kinds import causes
 from minik8s.apiserver.kinds.defaults_pod import each, section
 from minik8s.apiserver.request.status import Cause
+from nodecore.net import read_network
 
 Object = dict[str, Any]
 
@@ -44,7 +44,7 @@ def _block(where: str, block: Object) -> Iterator[Cause]:
 
 def _network(text: Any) -> Any:
     try:
-        return ip_network(str(text), strict=False)
+        return read_network(str(text), strict=False)
     except ValueError:
         return None
 

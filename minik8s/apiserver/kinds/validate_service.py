@@ -6,12 +6,12 @@ Pure and total. Must not know: HTTP, storage, which addresses are free (`storage
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import Any
 
 from minik8s.apiserver.kinds import causes, service_families
 from minik8s.apiserver.kinds.defaults_pod import each, section
 from minik8s.apiserver.request.status import Cause
+from nodecore.net import read_address
 
 Object = dict[str, Any]
 TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
@@ -61,7 +61,7 @@ def _addresses(spec: Object) -> Iterator[Cause]:
 
 def _is_address(text: Any) -> bool:
     try:
-        ip_address(str(text))
+        read_address(str(text))
     except ValueError:
         return False
     return True

@@ -14,7 +14,6 @@ import asyncio
 import random
 import ssl
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +23,7 @@ from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Refused, bad_request
 from minik8s.apiserver.verbs.stream import CONNECT_SECONDS, DROPPED, Kubelet, join, kubelet_of
+from nodecore.net import read_address
 
 Object = dict[str, Any]
 KUBELET_PORT = "10250"
@@ -85,7 +85,7 @@ def endpoint_of(service: Object, slices: list[Object], wanted: str) -> Kubelet:
 def allowed(address: str) -> bool:
     """Whether a pod or an endpoint may be at this address."""
     try:
-        found = ip_address(address)
+        found = read_address(address)
     except ValueError:
         return False
     found = getattr(found, "ipv4_mapped", None) or found
