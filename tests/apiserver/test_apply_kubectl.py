@@ -12,7 +12,7 @@ import pytest
 
 from tests.apiserver.apiprocess import ApiServer
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 Run = Callable[..., str]
 SERVER = ("apply", "--server-side", "-f", "-")
 WEB = """

@@ -77,6 +77,12 @@ class Widgets:
         assert made.code == 201, made.body
         eventually(lambda: self.api.call("GET", self.collection).code == 200)
 
+    def forget(self) -> None:
+        """Wait as well: `kubectl get all` of a later test asks for every kind it has just been told of."""
+        self.api.call("DELETE", f"{DEFINITIONS}/widgets.{self.group}")
+        eventually(lambda: self.api.call("GET", f"{DEFINITIONS}/widgets.{self.group}").code == 404)
+        eventually(lambda: self.api.call("GET", f"/apis/{self.group}/v1").code == 404)
+
     def widget(self, name: str = "a", **spec: Any) -> Object:
         return {"kind": "Widget", "apiVersion": f"{self.group}/v1", "metadata": {"name": name}, "spec": {"color": "red", **spec}}
 
@@ -90,14 +96,14 @@ def shared(api: ApiServer) -> Iterator[Widgets]:
     widgets = Widgets(api)
     widgets.define()
     yield widgets
-    api.call("DELETE", f"{DEFINITIONS}/widgets.{widgets.group}")
+    widgets.forget()
 
 
 @pytest.fixture
 def own(api: ApiServer) -> Iterator[Widgets]:
     widgets = Widgets(api)
     yield widgets
-    api.call("DELETE", f"{DEFINITIONS}/widgets.{widgets.group}")
+    widgets.forget()
 
 
 def test_a_new_kind_is_served_within_a_second(api: ApiServer, own: Widgets) -> None:

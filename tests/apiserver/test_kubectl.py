@@ -11,7 +11,7 @@ import pytest
 
 from tests.apiserver.apiprocess import ApiServer
 
-pytestmark = pytest.mark.etcd
+pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 Kubectl = Callable[..., str]
 MANIFEST = """
 apiVersion: v1

@@ -12,7 +12,7 @@ from net_by_hand import VIA, Net
 from netscope.doctor import draw, findings_of
 from netscope.facts import Finding
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 VTEP, OTHER = net_by_hand.VTEPS["b"], "0a:00:00:00:00:77"
 
 

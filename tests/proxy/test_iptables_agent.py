@@ -18,14 +18,14 @@ from conftest import VARIANTS, Agent, settled
 from proxy_api import Api
 from proxy_net import GATEWAY, NODE, OUTSIDE, PODS, World, endpoints, eventually, service, sh
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 A, B, C = PODS.values()
 VIP = "10.96.1.1"
 TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
 WEB = service("web", VIP, ("t", "TCP", 80, 30090), ("u", "UDP", 80, 0), type="NodePort")
 STICKY = {**WEB, "spec": {**WEB["spec"], "sessionAffinity": "ClientIP"}}
 GO = Path(__file__).with_name("go-kube-proxy-1.20.iptables")
-EACH = ("iptables-nft", pytest.param("iptables-legacy", marks=pytest.mark.slow))
+EACH = ("iptables-nft", "iptables-legacy")
 
 
 def web(*members: str | dict) -> dict:
@@ -253,7 +253,6 @@ def test_node_ports_on_loopback_and_nobody_elses_packets_there(net: World, api: 
         sh(node, "sysctl -qw net.ipv4.conf.all.route_localnet=0")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", VARIANTS)
 def test_affinity_times_out(net: World, api: Api, agent: Agent, mode: str) -> None:
     agent.mode = mode
@@ -332,7 +331,6 @@ def traffic(net: World, address: str, port: int) -> Iterator[Callable[[], None]]
     assert made.failures == []
 
 
-@pytest.mark.slow
 def test_modes_are_switched_without_a_moment_without_rules(net: World, api: Api, agent: Agent) -> None:
     node = net.spaces["node"]
     api.put(web(B, C), WEB)
@@ -355,7 +353,6 @@ def as_go(text: str) -> str:
     return text.replace("10.96.1.3", VIP).replace("30080", "30090").replace("10.244.1.10", B).replace("10.244.2.20", C)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["nftables", *VARIANTS])
 @pytest.mark.parametrize("theirs", VARIANTS)
 def test_takes_over_from_go_kube_proxy(net: World, api: Api, agent: Agent, mode: str, theirs: str) -> None:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DEPLOYMENT = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",
