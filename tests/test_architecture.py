@@ -127,6 +127,13 @@ def test_only_adapters_touch_the_kernel() -> None:
     assert wrong == []
 
 
+def test_aiohttp_comes_through_one_door() -> None:
+    """Imported by itself it reads every certificate authority of the machine: see nodecore/kube/http.py."""
+    wrong = [relative(path) for path in TREES if relative(path) != "nodecore/kube/http.py"
+             and any(name.split(".")[0] == "aiohttp" for name in imports(path))]
+    assert wrong == []
+
+
 def first_word(call: ast.Call) -> str:
     """The program a subprocess call starts, where it is written out."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")

@@ -10,7 +10,6 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.auth.accounts import Accounts
@@ -25,6 +24,7 @@ from minik8s.apiserver.request.routes import segments
 from minik8s.apiserver.request.status import method_not_allowed
 from minik8s.apiserver.schema import custom_openapi
 from nodecore.errors import NotFound
+from nodecore.kube.http import web
 
 ROOTS = ["/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics",
          "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]

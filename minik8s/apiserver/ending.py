@@ -14,11 +14,10 @@ import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from aiohttp import web
-
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
 from nodecore.daemon.systemd import notify
+from nodecore.kube.http import web
 from nodecore.loop.supervise import run_tasks
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,6 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
-from aiohttp import web
-
 from minik8s.apiserver import documents
 from minik8s.apiserver.auth.authenticate import NOBODY
 from minik8s.apiserver.auth.authorize import Attributes, User
@@ -38,6 +36,7 @@ from minik8s.apiserver.verbs.proxying import proxy
 from minik8s.apiserver.verbs.stream import PATHS as STREAMS
 from minik8s.apiserver.verbs.stream import carry
 from minik8s.apiserver.verbs.watching import Watching
+from nodecore.kube.http import web
 from nodecore.loop.wakeup import Wakeup
 
 log = logging.getLogger(__name__)

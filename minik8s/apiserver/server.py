@@ -13,8 +13,6 @@ import socket
 import ssl
 from pathlib import Path
 
-from aiohttp import web
-
 from minik8s.apiserver import schema
 from minik8s.apiserver.admission.chain import Chain
 from minik8s.apiserver.admission.quota_status import keep_status
@@ -36,6 +34,7 @@ from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
 from nodecore.daemon.systemd import listen_sockets, notify
 from nodecore.etcd.client import EtcdClient
+from nodecore.kube.http import web
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096

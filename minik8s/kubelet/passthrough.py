@@ -16,9 +16,8 @@ import asyncio
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from aiohttp import web
-
 from nodecore.errors import Unreachable
+from nodecore.kube.http import web
 
 PASSED_ON = ("Connection", "Upgrade", "X-Stream-Protocol-Version", "Sec-WebSocket-Key", "Sec-WebSocket-Version",
              "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions", "Origin")

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-from aiohttp import web
 
 from nodecore.errors import Busy, Denied, Fault, Invalid, NotFound, UserError
+from nodecore.kube.http import web
 
 from .config import Config
 from .cri import Runtime

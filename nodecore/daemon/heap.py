@@ -3,8 +3,8 @@
 asyncio gives every TLS connection a zeroed buffer of 256 KiB to receive into, of which a record can fill 16, and empties it at
 once each time: one buffer does for all connections of a loop. An apiserver with fifty clients holds 12 MB of nothing else.
 What is sent goes through a buffer of the connection's that keeps the size of the largest piece it ever took, so pieces are small.
-Program text that only ran at the start is unmapped as well (7 MB of gRPC's): it is the file's, and comes back from the page
-cache when it is called. What belongs to the C library does nothing where that is not glibc.
+Program text and constants that only served at the start are unmapped as well (15 MB of gRPC's and others): they are the
+files', and come back from the page cache when they are touched. What belongs to the C library is for glibc alone.
 Read next: `nodecore/daemon/metrics.py`.
 """
 
@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import re
 from asyncio import sslproto
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ MADV_DONTNEED = 4
 TLS_BUFFER = 16 * 1024
 SMALL_PIECE, FEW_PIECES = 4 * 1024, 64 * 1024
 FIRST, PERIOD = 5.0, 60.0
+MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ \S+ +/")
+HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 def stay_small() -> None:
@@ -73,10 +76,18 @@ def settle() -> None:
 
 
 def drop_idle_text(libc: ctypes.CDLL) -> None:
-    """Unmap the pages of executable file mappings, which nobody writes to: those in use come back at their next instruction."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, rights, *_, name = line.split(maxsplit=5) if line.count("/") else ("", "", "")
-        if rights == "r-xp" and name.startswith("/"):
-            first, _, end = span.partition("-")
-            start = int(first, 16)
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(int(end, 16) - start), MADV_DONTNEED)
+    """Unmap the clean pages of program text and constants: those in use come back from the page cache when they are touched."""
+    for start, end in _clean_mappings(Path("/proc/self/smaps").read_text()):
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
+
+
+def _clean_mappings(smaps: str) -> Iterator[tuple[int, int]]:
+    """Mappings of files that nobody may write to, and of which no page has been written to (relocated) either."""
+    span = None
+    for line in smaps.splitlines():
+        if found := MAPPING.match(line):
+            span = int(found[1], 16), int(found[2], 16)
+        elif line[:1] in HEX_DIGITS and "-" in line.partition(" ")[0]:
+            span = None
+        elif span and line.startswith("Anonymous:") and line.split()[1] == "0":
+            yield span

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
 from nodecore import errors
 from nodecore.kube.config import KubeConfig
+from nodecore.kube.http import aiohttp
 from nodecore.kube.resource import Resource
 
 T = TypeVar("T")

@@ -14,7 +14,6 @@ import logging
 import ssl
 import uuid
 
-import aiohttp
 import msgspec
 
 from minik8s.apiserver.admission.asked import Asked, Object, every, found
@@ -23,6 +22,7 @@ from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.request.status import Refused
 from minik8s.apiserver.schema.patch import json_patch
 from nodecore.errors import Invalid
+from nodecore.kube.http import aiohttp
 
 log = logging.getLogger(__name__)
 SECONDS, LARGEST = 10, 4 * 1024 * 1024

@@ -16,13 +16,12 @@ import ssl
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
-
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Refused, bad_request
 from minik8s.apiserver.verbs.stream import CONNECT_SECONDS, DROPPED, Kubelet, join, kubelet_of
+from nodecore.kube.http import web
 from nodecore.net import read_address
 
 Object = dict[str, Any]

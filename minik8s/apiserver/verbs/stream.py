@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from aiohttp import web
-
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.routes import truthy
 from minik8s.apiserver.request.status import Refused, bad_request
+from nodecore.kube.http import web
 
 Object = dict[str, Any]
 PATHS = {"log": "containerLogs", "exec": "exec", "attach": "attach", "portforward": "portForward"}
