@@ -66,8 +66,7 @@ class Cluster:
         self.feed = Feed(etcd)
         self.caches: dict[tuple[str, str, str], WatchCache] = {}
         self.settled = asyncio.Event()  # every definition there was at the start is served
-        for plural in EAGER:
-            self.cache(BY_PLURAL[plural])
+        self._needed = [self.cache(BY_PLURAL[plural]) for plural in EAGER]
 
     def cache(self, kind: Kind) -> WatchCache:
         """The watch cache of a kind, which may have yet to fill."""
@@ -87,12 +86,12 @@ class Cluster:
 
     @property
     def synced(self) -> bool:
-        """Whether every cache begun has caught up with etcd once."""
-        return all(cache.synced for cache in self.caches.values())
+        """Whether every cache that requests of all kinds need has caught up with etcd once."""
+        return all(cache.synced for cache in self._needed)
 
     async def ready(self) -> None:
         """Wait until that is so."""
-        for cache in list(self.caches.values()):
+        for cache in self._needed:
             await cache.ready()
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:

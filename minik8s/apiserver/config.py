@@ -100,8 +100,8 @@ class Flags:
             raise UserError(f"--event-ttl: {self.event_ttl} is too short, at least 1s")
         return seconds
 
-    def advertised(self) -> Advertised:
-        """Where others reach this server."""
+    def advertised(self, port: int) -> Advertised:
+        """Where others reach this server, which listens on this port."""
         network = self.networks()[0]
         text = self.advertise_address or self.bind_address
         address = parse_address(text, what="--advertise-address")
@@ -109,7 +109,7 @@ class Flags:
             address = ip_address(_own_address(Family.of(network)))
         if address.version != network.version:
             raise UserError(f"--advertise-address: {address} is not of the family of --service-cluster-ip-range {network}")
-        return Advertised(address, self.secure_port, network.network_address + 1, tuple(str(each) for each in self.networks()))
+        return Advertised(address, port, network.network_address + 1, tuple(str(each) for each in self.networks()))
 
     def issuing(self) -> Issuing:
         """How ServiceAccount tokens are made and recognised."""

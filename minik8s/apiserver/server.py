@@ -44,11 +44,12 @@ HEAD_LIMIT = 64 * 1024
 async def serve(flags: Flags) -> None:
     """Serve until a signal ends it."""
     etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
-    networks, (low, high), where = flags.networks(), flags.node_ports(), flags.advertised()
+    networks, (low, high), bound = flags.networks(), flags.node_ports(), flags.sockets()
+    where = flags.advertised(bound[0].getsockname()[1])
     event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
     audit = flags.audit()
     signing, delay, sealing = flags.signing(), flags.shutdown_delay(), read_sealing(flags.encryption_provider_config)
-    sockets = [*listen_sockets().values(), *flags.sockets()]
+    sockets = [*listen_sockets().values(), *bound]
     await asyncio.to_thread(schema.prepare, Path(flags.cache_dir))
     async with SealedEtcd(etcd, sealing) if sealing.rules else EtcdClient(etcd) as client:
         cluster = Cluster(client, Allocator(client, networks, low, high), passing_after=event_ttl)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def test_ready_is_told_and_inherited_sockets_are_served(api_etcd: EtcdServer, tm
     finally:
         inherited.close()
         told.close()
+        api.close()
+
+
+def test_it_stays_ready_while_kinds_are_first_asked_for(api_etcd: EtcdServer) -> None:
+    kinds = ("apps/v1/deployments", "apps/v1/statefulsets", "batch/v1/jobs", "batch/v1/cronjobs",
+             "policy/v1/poddisruptionbudgets", "storage.k8s.io/v1/storageclasses", "networking.k8s.io/v1/ingresses",
+             "networking.k8s.io/v1/networkpolicies")
+    api = ApiServer.start(api_etcd)
+    try:
+        with ThreadPoolExecutor(len(kinds)) as pool:
+            lists = [pool.submit(api.call, "GET", f"/apis/{kind}?resourceVersion=0") for kind in kinds]
+            while not all(asked.done() for asked in lists):
+                assert api.call("GET", "/readyz").code == 200
+            assert {asked.result().code for asked in lists} == {200}
+    finally:
         api.close()
 
 

@@ -83,19 +83,23 @@ async def test_the_node_registers_and_keeps_what_others_set(stage: Stage) -> Non
     assert lease["spec"]["holderIdentity"] == NODE
 
 
+async def appears(directory: Path, pattern: str) -> None:
+    async with asyncio.timeout(20):
+        while not list(directory.glob(pattern)):
+            await asyncio.sleep(0.05)
+
+
 async def test_pods_go_on_without_the_api(stage: Stage) -> None:
     await stage.run("alone", "test -e /data/again && { trap 'exit 0' TERM; while :; do sleep 0.1; done; }; "
                              "touch /data/again; while test -e /data/again; do sleep 0.1; done; touch /data/again; exit 1",
                     spec={"volumes": [{"name": "data", "emptyDir": {}}]}, volumeMounts=[{"name": "data", "mountPath": "/data"}])
     pod = await stage.ready("alone")
     marker = stage.cell.directory / f"kubelet/pods/{pod['metadata']['uid']}/volumes/kubernetes.io~empty-dir/data/again"
+    await appears(marker.parent, marker.name)
     stage.way.cut()
     try:
         marker.unlink()
-        logs = stage.cell.directory / "pods"
-        async with asyncio.timeout(20):
-            while not list(logs.glob("default_alone_*/main/1.log")):
-                await asyncio.sleep(0.05)
+        await appears(stage.cell.directory / "pods", "default_alone_*/main/1.log")
     finally:
         stage.way.mend()
     after = await stage.until("alone", lambda pod: first(pod)["restartCount"] == 1 and is_ready(pod))

@@ -26,6 +26,7 @@ class Api:
         self.shown: int | None = None  # the latest version that is told of; None for all
         self.server: ThreadingHTTPServer | None = None
         self.connections: set[socket.socket] = set()
+        self.watches: set[tuple[str, socket.socket]] = set()  # kind, and where it is told
 
     def put(self, *objects: Object) -> None:
         with self.changed:
@@ -154,6 +155,7 @@ class Api:
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         server = self.server
+        self.watches.add((kind, handler.connection))
         if not self.oldest <= since <= self._latest():
             gone = json.dumps({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}).encode() + b"\n"
             handler.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(gone), gone))

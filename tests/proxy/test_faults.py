@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from conformance_rows import made
 from conftest import MODES, VARIANTS, Agent, clear_rules, listen
-from proxy_api import Api
+from proxy_api import PATHS, Api
 from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh
 
 from tests.kernelmodules import need_ipvs
@@ -210,11 +210,12 @@ def test_an_api_that_replays_old_versions(
 @pytest.mark.slow
 def test_an_api_that_vanishes_without_a_word(net: World, api: Api, agent: Agent, served: tuple[Api, int]) -> None:
     """Its machine has lost power: no packet says that the watches are dead, and whoever answers now knows nothing of them."""
+    others = set(api.watches)
     api.put(web(B), WEB)
     agent.start()
     await_answers(net, agent, {"pod-b"})
-    eventually(lambda: len(api.connections) >= 3)
-    old = ", ".join(str(sock.getpeername()[1]) for sock in api.connections)
+    eventually(lambda: {kind for kind, _ in api.watches - others} == set(PATHS.values()))
+    old = ", ".join(str(sock.getpeername()[1]) for _, sock in api.watches - others)
     sh(net.spaces["node"], "nft add table ip dark; nft 'add chain ip dark out { type filter hook output priority -300; }';"
                            f"nft add rule ip dark out tcp sport {served[1]} tcp dport '{{ {old} }}' drop;"
                            f"nft add rule ip dark out tcp dport {served[1]} tcp sport '{{ {old} }}' drop")

@@ -134,6 +134,6 @@ async def look_after(cluster: Cluster, where: Advertised, more: Callable[[Cluste
             done()
             pause = PERIOD
         except* Fault as fault:
-            log.warning("default objects: %s", fault)
+            log.warning("default objects: %s", "; ".join(map(str, fault.exceptions)))
             pause = 1.0
         await asyncio.sleep(pause)
