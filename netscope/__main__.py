@@ -19,7 +19,7 @@ def command() -> None:
 @command.command()
 @click.argument("source")
 @click.argument("target")
-@click.option("--protocol", type=click.Choice(["tcp", "udp"]), default="tcp", help="What the probe speaks.")
+@click.option("--protocol", type=click.Choice(["tcp", "udp", "sctp", "icmp"]), default="tcp", help="What the probe speaks.")
 @click.option("--seconds", type=click.FloatRange(0.1, 60), default=2.0, help="How long an answer is waited for.")
 @click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
 @click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
@@ -40,7 +40,7 @@ def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: s
 
     directory = asyncio.run(cluster.read(kubeconfig))
     name, port = split_port(target)
-    number = port_of(port, directory.find(name))
+    number = 0 if protocol == "icmp" else port_of(port, directory.find(name))
     found = run_trace(Request(source, name, number, PROTOCOLS[protocol], parse_family(name), seconds), directory, via)
     click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory))
     sys.exit(0 if found.verdict.what == "answered" else 3)

@@ -14,7 +14,7 @@ import msgspec
 
 from netscope import bpf, probe, ways
 from netscope.examine import examine
-from netscope.flow import NAMES, Flow
+from netscope.flow import NAMES, PORTED, Flow
 from netscope.headers import Headers, read
 from netscope.records import Answer, Examine, Failed, Finish, Hit, Probe, Question, Ready, Report, Seen, Start
 from nodecore.errors import Fault
@@ -22,6 +22,7 @@ from nodecore.kernel.nftlist import rules_of
 from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.kernel.tap import Tap
 
+LIVE_RATE = 200  # of real traffic, rules are told of as many packets a second
 OWN_TABLE = f"netscope-{os.getpid()}"
 
 
@@ -72,10 +73,16 @@ class Agent:
 
 def matches(flow: Flow) -> list[str]:
     """The flow as nft expressions."""
-    name, family = NAMES[flow.protocol], flow.family.nft
-    own = [f"{name} {side} {flow.mark}" for side in ("sport", "dport")]
-    return own + [f"{family} {address} {end.address} {name} {port} {end.port}"
-                  for end in flow.ends for address, port in (("saddr", "sport"), ("daddr", "dport"))]
+    name, family = NAMES[flow.wire], flow.family.nft
+    own = [f"{name} {side} {flow.mark}" for side in (("sport", "dport") if flow.protocol in PORTED else ("id", "sequence"))]
+    if flow.protocol in PORTED:
+        ends = [f"{family} {address} {end.address} {name} {port} {end.port}"
+                for end in flow.ends for address, port in (("saddr", "sport"), ("daddr", "dport"))]
+    else:
+        ends = [f"{family} {address} {end.address} meta l4proto {flow.wire}" for end in flow.ends for address in ("saddr", "daddr")]
+    if flow.mark:
+        return own + (ends if flow.protocol in PORTED else [])
+    return [f"{each} limit rate {LIVE_RATE}/second" for each in ends]
 
 
 def _hits(steps: list[Step]) -> list[Hit]:

@@ -13,14 +13,15 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 
-from netscope.flow import UDP, Flow
+from netscope.flow import PORTED, TCP, UDP, Flow
 from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
 from nodecore.net import Family, IPAddress
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30  # ld, ldh, ldb [k]
-LOAD_HALF_AT_X, LOAD_HEADER_LENGTH = 0x48, 0xB1  # ldh [x + k]; ldx 4*([k]&0xf)
+LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH = 0x48, 0x50, 0xB1  # ldh, ldb [x + k]; ldx 4*([k]&0xf)
 AND, EQUAL, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x45, 0x06, 0x05
-LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_HEADER_LENGTH)
+LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH)
+RST = 4
 NETWORK_HEADER = -0x100000
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
@@ -33,6 +34,23 @@ Place = tuple[Tests, Iterable[Tests]]  # the head, and the alternatives
 def of_flow(flow: Flow) -> bytes:
     """Packets that bear the flow's mark as a port, or go to or come from one of its ends."""
     return _program(lambda begin, family: _flow_at(flow, begin) if family is flow.family else None)
+
+
+def of_resets(hosts: Iterable[IPAddress]) -> bytes:
+    """TCP packets that end a connection at once, to or from one of these addresses; without any, everybody's."""
+    known = tuple(hosts)
+
+    def resets(begin: int, family: Family) -> Place | None:
+        mine = [host for host in known if Family.of(host) is family]
+        if known and not mine:
+            return None
+        four = family is Family.IPV4
+        load, flags = (LOAD_BYTE_AT_X, begin + 13) if four else (LOAD_BYTE, begin + 40 + 13)
+        reset: Tests = (load, flags), (AND, RST), (EQUAL, RST)
+        alternatives = [(*tests, *reset) for host in mine for tests in _addresses(begin, host)] or [reset]
+        return _carries(TCP, begin, family), alternatives
+
+    return _program(resets)
 
 
 def of_hosts(hosts: Iterable[IPAddress]) -> bytes:
@@ -72,17 +90,30 @@ def _is(begin: int, family: Family) -> Tests:
     return (LOAD_BYTE, begin), (AND, 0xF0), (EQUAL, family.value << 4)
 
 
-def _flow_at(flow: Flow, begin: int) -> Place:
-    four = flow.family is Family.IPV4
-    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, flow.protocol))
+def _carries(protocol: int, begin: int, family: Family) -> Tests:
+    """A protocol; the index is the length of an IPv4 header afterwards."""
+    four = family is Family.IPV4
+    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, protocol))
     if four:  # no later fragment, whose first bytes are no ports
         head = (*head, (LOAD_HALF, begin + 6), (ANY_BIT, 0x1FFF), (LOAD_HEADER_LENGTH, begin))
+    return head
+
+
+def _flow_at(flow: Flow, begin: int) -> Place:
+    four = flow.family is Family.IPV4
     load, ports = (LOAD_HALF_AT_X, begin) if four else (LOAD_HALF, begin + 40)
-    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in (0, 2)]
-    ends: list[Tests] = [
-        (*address, (load, ports + place), (EQUAL, end.port))
-        for end in flow.ends for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True)]
-    return head, [*marked, *ends]
+    places = (0, 2) if flow.protocol in PORTED else (4, 6)  # an echo's identifier and number
+    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in places if flow.mark]
+    return _carries(flow.wire, begin, flow.family), [*marked, *_ends_at(flow, begin, load, ports)]
+
+
+def _ends_at(flow: Flow, begin: int, load: int, ports: int) -> Iterator[Tests]:
+    for end in flow.ends:
+        for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True):
+            if flow.protocol in PORTED:
+                yield *address, (load, ports + place), (EQUAL, end.port)
+            elif not flow.mark:
+                yield address
 
 
 def _hosts_at(hosts: list[IPAddress], begin: int, family: Family) -> Place | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from labs import until
 from net_by_hand import Net
 
 from netscope import probe
+from netscope.crafted import crc32c
 from netscope.drawing import draw
 from netscope.records import Start
 from netscope.story import Trace
@@ -36,29 +38,61 @@ def interfaces(net: Net, trace: Trace) -> list[str]:
     return [f"{names[hop.node]} {'->' if hop.seen.leaving else '<-'} {hop.seen.interface}" for hop in trace.there if hop.seen]
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp", "icmp"])
 @pytest.mark.parametrize("family", Family)
 def test_the_whole_way_is_told(family: Family, protocol: str) -> None:
     with ExitStack() as stack:
         net = net_by_hand.make(stack, family)
         stack.enter_context(answering(net.servers[1]))
+        if protocol == "sctp":
+            stack.enter_context(associating(net))
         trace, plan = net.trace(protocol), net.plan
         assert trace.verdict.what == "answered"
         assert interfaces(net, trace) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
         first, tunnel, outside, *_ = trace.there
         rule = f"{family.nft} daddr {plan.service} {protocol} dport 80 dnat to {plan.end(plan.pod(2), 8080)}"
-        assert [hit.rule for hit in first.hits] == [rule, "policy"]
+        assert [hit.rule for hit in first.hits] == ["policy" if protocol == "icmp" else rule, "policy"]
         assert tunnel.way
         assert (tunnel.way.gateway, tunnel.way.mac, tunnel.way.host) == (plan.vtep(2), net_by_hand.VTEPS["b"], plan.node(2))
         assert outside.seen
         assert outside.seen.headers.tunnel
         assert outside.seen.headers.tunnel.vni == 1
         back = [hop.seen.headers for hop in trace.back if hop.seen]
-        assert (back[0].source, back[-1].source) == (plan.pod(2), plan.service)
+        assert (back[0].source, back[-1].source) == (plan.pod(2), plan.pod(2) if protocol == "icmp" else plan.service)
         assert all(before.time <= after.time for before, after in pairwise(trace.there))
         text = draw(trace, net.directory)
-        assert "(service/default/web)" in text
+        assert ("(service/default/web)" in text) == (protocol != "icmp")
         assert f"neighbour {net_by_hand.VTEPS['b']} behind {plan.node(2)}" in text
+
+
+@contextmanager
+def associating(net: Net) -> Iterator[None]:
+    """Pod b's SCTP, which this kernel need not have: it agrees to every association."""
+    with net.pod["b"].enter():
+        raw = socket.socket(net.plan.family.af, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+
+    over = threading.Event()
+    raw.settimeout(0.05)
+
+    def agree() -> None:
+        while not over.is_set():
+            with suppress(TimeoutError):
+                packet, where = raw.recvfrom(65536)
+                rest = packet[20:] if net.plan.family is Family.IPV4 else packet
+                source, port = struct.unpack_from("!HH", rest)
+                if rest[12] == 1:
+                    chunk = struct.pack("!BBHIIHHI", 2, 0, 20, 7, 65536, 1, 1, 7)
+                    head = struct.pack("!HHI", port, source, struct.unpack_from("!I", rest, 16)[0])
+                    raw.sendto(head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk, (where[0], 0))
+
+    thread = threading.Thread(target=agree)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        raw.close()
 
 
 @contextmanager
