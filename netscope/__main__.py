@@ -40,7 +40,7 @@ def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: s
 
     directory = asyncio.run(cluster.read(kubeconfig))
     name, port = split_port(target)
-    number = 0 if protocol == "icmp" else port_of(port, directory.find(name))
+    number = port_of(port, directory.find(name), PROTOCOLS[protocol])
     found = run_trace(Request(source, name, number, PROTOCOLS[protocol], parse_family(name), seconds), directory, via)
     click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory))
     sys.exit(0 if found.verdict.what == "answered" else 3)

@@ -1,29 +1,27 @@
 """A node's side of a trace: reads questions from stdin, answers on stdout, ends with its stdin.
 
 Everything it opens ends with it, the tracing rules included, however it ends. The kernel keeps what is seen until it is asked
-for. Must not know: other nodes. Read next: `netscope/records.py`.
+for. What one question alone needs is imported when it is asked: an agent is waited for. Must not know: other nodes.
+Read next: `netscope/records.py`.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
-from netscope import bpf, probe, ways
-from netscope.examine import examine
-from netscope.flow import NAMES, PORTED, Flow
-from netscope.headers import Headers, read
-from netscope.records import Answer, Examine, Failed, Finish, Hit, Probe, Question, Ready, Report, Seen, Start
+from netscope import bpf
+from netscope.flow import Flow
+from netscope.headers import read
+from netscope.records import Answer, Examine, Failed, Finish, Look, Probe, Question, Ready, Report, Seen, Start
+from netscope.rules import Rules
 from nodecore.errors import Fault
-from nodecore.kernel.nftlist import rules_of
-from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.kernel.tap import Tap
+from nodecore.net import Family
 
-LIVE_RATE = 200  # of real traffic, rules are told of as many packets a second
-OWN_TABLE = f"netscope-{os.getpid()}"
+SWITCHES = {Family.IPV4: ("net/ipv4/ip_forward", "net/ipv4/conf/*/rp_filter"), Family.IPV6: ("net/ipv6/conf/all/forwarding",)}
 
 
 class Agent:
@@ -31,7 +29,8 @@ class Agent:
 
     def __init__(self) -> None:
         self._tap: Tap | None = None
-        self._rules: RulesTrace | None = None
+        self._rules: Rules | None = None
+        self._flow: Flow | None = None
 
     def answer(self, question: Question) -> Answer:
         """Do what is asked."""
@@ -40,27 +39,40 @@ class Agent:
                 case Start():
                     return self._start(question.flow)
                 case Probe():
+                    from netscope import probe
+
                     return probe.send(question)
+                case Look():
+                    return self._report(())
                 case Finish():
-                    return self._finish(question)
+                    try:
+                        return self._report(question.addresses)
+                    finally:
+                        self.close()
                 case Examine():
+                    from netscope.examine import examine
+
                     return examine()
         except Fault as fault:
             return Failed(str(fault))
 
     def _start(self, flow: Flow) -> Ready:
+        self._flow = flow
         self._tap = Tap(bpf.of_flow(flow))
-        self._rules = RulesTrace(OWN_TABLE, matches(flow))
+        self._rules = Rules(flow)
         return Ready()
 
-    def _finish(self, question: Finish) -> Report:
+    def _report(self, addresses: tuple[str, ...]) -> Report:
+        from netscope import ways
+
         assert self._tap
         assert self._rules
-        seen = [Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
-                for frame in self._tap.read() if (headers := read(frame.data))]
-        hits, lost = _hits(self._rules.read()), self._tap.lost()
-        self.close()
-        return Report(tuple(seen), tuple(hits), tuple(map(ways.way_to, question.addresses)), lost)
+        assert self._flow
+        seen = tuple(Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
+                     for frame in self._tap.read() if (headers := read(frame.data)))
+        hits = tuple(self._rules.read())
+        return Report(seen, hits, tuple(map(ways.way_to, addresses)), self._tap.lost() + self._rules.lost, self._rules.remarks,
+                      _switches(self._flow.family) if addresses else {})
 
     def close(self) -> None:
         """Listen no more."""
@@ -71,47 +83,13 @@ class Agent:
         self._tap = self._rules = None
 
 
-def matches(flow: Flow) -> list[str]:
-    """The flow as nft expressions."""
-    name, family = NAMES[flow.wire], flow.family.nft
-    own = [f"{name} {side} {flow.mark}" for side in (("sport", "dport") if flow.protocol in PORTED else ("id", "sequence"))]
-    if flow.protocol in PORTED:
-        ends = [f"{family} {address} {end.address} {name} {port} {end.port}"
-                for end in flow.ends for address, port in (("saddr", "sport"), ("daddr", "dport"))]
-    else:
-        ends = [f"{family} {address} {end.address} meta l4proto {flow.wire}" for end in flow.ends for address in ("saddr", "daddr")]
-    if flow.mark:
-        return own + (ends if flow.protocol in PORTED else [])
-    return [f"{each} limit rate {LIVE_RATE}/second" for each in ends]
-
-
-def _hits(steps: list[Step]) -> list[Hit]:
-    """The steps in words. A packet's headers come with its first step in each table, its interface with its very first."""
-    texts: dict[tuple[str, str, str], dict[int, str]] = {}
-    heads: dict[tuple[int, str], Headers | None] = {}
-    came: dict[int, str] = {}
-    hits = []
-    for step in steps:
-        place = step.family, step.table, step.chain
-        came.setdefault(step.packet, _interface(step.interface))
-        if step.data:
-            heads[step.packet, step.table] = read(step.data)
-        if step.table == OWN_TABLE or (step.kind == "rule" and not step.handle):
-            continue  # our own, or the end of a chain that said nothing
-        if place not in texts:
-            texts[place] = rules_of(*place)
-        hits.append(Hit(
-            packet=step.packet, family=step.family, table=step.table, chain=step.chain, handle=step.handle,
-            rule=texts[place].get(step.handle, step.kind), verdict=f"{step.verdict} {step.goes_to}".strip(),
-            interface=came[step.packet], headers=heads.get((step.packet, step.table)),
-        ))
-    return hits
-
-
-def _interface(number: int) -> str:
-    with suppress(OSError):
-        return socket.if_indextoname(number) if number else ""
-    return f"#{number}"
+def _switches(family: Family) -> dict[str, str]:
+    base = Path("/proc/sys")
+    found = {}
+    for pattern in SWITCHES[family]:
+        for path in base.glob(pattern):
+            found[str(path.relative_to(base))] = path.read_text().strip()
+    return found
 
 
 def serve() -> None:

@@ -51,7 +51,7 @@ def crc32c(data: bytes) -> int:
 
 
 def _internet_checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total >> 16) + (total & 0xFFFF)
     return total ^ 0xFFFF

@@ -93,5 +93,5 @@ def _echo(here: str, there: str, protocol: int, ttl: int, rest: bytes, tunnel: T
     if kind is None:
         return None
     identifier, number = struct.unpack_from("!HH", rest, 4)
-    ports = (identifier, 0) if kind == "request" else (0, identifier)
-    return Headers(here, there, protocol, *ports, ttl, (kind,), number << 1 | (kind == "reply"), tunnel)
+    port, to_port = (identifier, 0) if kind == "request" else (0, identifier)
+    return Headers(here, there, protocol, port, to_port, ttl, (kind,), number << 1 | (kind == "reply"), tunnel)

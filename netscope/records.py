@@ -2,7 +2,8 @@
 
     Start -> Ready      listen for the flow's packets and rules
     Probe -> Outcome    send one from here (of one node only)
-    Finish -> Report    all that was seen, and how this node would send packets to some addresses
+    Look -> Report      what was seen since the last look
+    Finish -> Report    the same, and how this node would send packets to some addresses; listen no more
     Examine -> Facts    what the network of this node looks like (at any time)
 
 Values only. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
@@ -46,6 +47,10 @@ class Outcome(msgspec.Struct, tag=True, frozen=True):
     milliseconds: float = 0.0
 
 
+class Look(msgspec.Struct, tag=True, frozen=True):
+    """Tell what was seen so far."""
+
+
 class Finish(msgspec.Struct, tag=True, frozen=True):
     """Tell what was seen, and the ways to these addresses."""
 
@@ -77,7 +82,10 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Way(msgspec.Struct, frozen=True):
-    """How this node would send to an address: link, gateway, the gateway's MAC, and behind which host that is (VXLAN)."""
+    """How this node would send to an address: link, gateway, the gateway's MAC, and behind which host that is (VXLAN).
+
+    `trouble` says why it would not, `mend` is the command against that, where the node itself knows one.
+    """
 
     address: str
     link: str = ""
@@ -85,15 +93,21 @@ class Way(msgspec.Struct, frozen=True):
     mac: str = ""
     host: str = ""
     trouble: str = ""
+    mend: str = ""
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """All that one node knows; `lost` packets were seen by nobody for want of room."""
+    """All that one node knows; `lost` packets were seen by nobody for want of room.
+
+    `remarks` say what could not be looked at, `switches` are the kernel's (sysctls) that decide what becomes of packets.
+    """
 
     seen: tuple[Seen, ...]
     hits: tuple[Hit, ...]
     ways: tuple[Way, ...]
     lost: int = 0
+    remarks: tuple[str, ...] = ()
+    switches: dict[str, str] = {}
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -106,5 +120,5 @@ class Examine(msgspec.Struct, tag=True, frozen=True):
     """Say what is there."""
 
 
-Question = Start | Probe | Finish | Examine
+Question = Start | Probe | Look | Finish | Examine
 Answer = Ready | Outcome | Report | Facts | Failed

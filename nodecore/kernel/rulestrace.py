@@ -57,6 +57,7 @@ class RulesTrace:
     """Traces while this lives. `matches` are nft expressions, each of which picks packets."""
 
     def __init__(self, table: str, matches: Sequence[str]) -> None:
+        self.lost = 0  # how often there was no room for messages
         self._socket = open_socket(NFNLGRP_NFTRACE)
         self._child = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
@@ -91,7 +92,12 @@ class RulesTrace:
 
     def read(self) -> list[Step]:
         """What has come since the last time."""
-        return [_step(each) for each in heard(self._socket) if each.kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_TRACE]
+        found = []
+        for each in heard(self._socket):
+            self.lost += each.kind < 0
+            if each.kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_TRACE:
+                found.append(_step(each))
+        return found
 
     def close(self) -> None:
         """No packet is traced any more."""

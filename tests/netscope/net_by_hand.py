@@ -94,8 +94,12 @@ class Net:
 
     def trace(self, protocol: str = "tcp", *, seconds: float = 0.3) -> Trace:
         """The story of a probe from pod a to the Service, or to pod b where the Service has no port for it."""
+        return run(self.request(protocol, seconds), self.directory, VIA)
+
+    def request(self, protocol: str = "tcp", seconds: float = 0.3) -> Request:
+        """What that trace asks for."""
         target, port = ("pod/b", 0) if protocol == "icmp" else ("svc/web", 80)
-        return run(Request("pod/a", target, port, PROTOCOLS[protocol], self.plan.family, seconds), self.directory, VIA)
+        return Request("pod/a", target, port, PROTOCOLS[protocol], self.plan.family, seconds)
 
 
 def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:

@@ -139,41 +139,6 @@ def test_killed_it_leaves_nothing_behind(net: Net) -> None:
     until(lambda: net.node["a"].run(["nft", "list", "ruleset"]).stdout == before)
 
 
-def wall(hook: str, rule: str, policy: str = "accept") -> str:
-    return f"nft 'table ip wall {{ chain c {{ type filter hook {hook} priority 0; policy {policy}; {rule}; }}; }}'"
-
-
-VTEP, OTHER = net_by_hand.VTEPS["b"], "0a:00:00:00:00:77"
-FAULTS = {  # on which node, what, how it ends, and words of the reason
-    "a rule drops it": ("b", wall("forward", "tcp dport 8080 drop"), "dropped", "ip wall c: tcp dport 8080 drop"),
-    "a policy drops it": ("b", wall("forward", "tcp dport 1", "drop"), "dropped", "ip wall c: policy"),
-    "a rule refuses it": ("b", wall("forward", "tcp dport 8080 reject with tcp reset"), "refused", "reject with tcp reset"),
-    "a rule drops the answer": ("b", wall("forward", "tcp sport 8080 drop"), "dropped", "ip wall c: tcp sport 8080 drop"),
-    "no neighbour": ("a", "ip neigh del 10.2.0.0 dev flannel.1", "lost", "nobody answers for 10.2.0.0 on flannel.1"),
-    "no forwarding entry": ("a", f"bridge fdb del {VTEP} dev flannel.1 dst 192.168.50.2", "lost",
-                            f"flannel.1 does not know behind which host {VTEP} is"),
-    "a forwarding entry to nowhere": ("a", f"bridge fdb replace {VTEP} dev flannel.1 dst 192.168.50.9", "lost",
-                                      "the forwarding entry is wrong"),
-    "no route": ("a", "ip route del 10.2.0.0/24", "lost", "no route to 10.2.0.2"),
-    "forwarding is off": ("b", "sysctl -qw net.ipv4.ip_forward=0", "lost", "forwarding is off"),
-    "the tunnel's port is blocked": ("b", wall("input", "udp dport 8472 drop"), "lost", "the firewall of that host"),
-    "a wrong VTEP MAC": ("a", f"ip neigh replace 10.2.0.0 lladdr {OTHER} dev flannel.1 nud permanent; "
-                              f"bridge fdb add {OTHER} dev flannel.1 dst 192.168.50.2", "lost", OTHER),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_broken_is_named(net: Net, fault: str) -> None:
-    letter, command, what, why = FAULTS[fault]
-    net.on(letter, command)
-    verdict = net.trace().verdict
-    assert (verdict.what, why in verdict.why) == (what, True), verdict
-    assert verdict.where in (net.name(letter), net.name("a"), net.name("b"))
-    if verdict.mend:
-        net.on(letter, verdict.mend)
-        assert net.trace().verdict.what == "answered"
-
-
 def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -> None:
     with ExitStack() as stack:
         other = net_by_hand.make(stack)
@@ -182,9 +147,3 @@ def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -
                 path = probe.namespace_of("10.1.0.2")
                 assert os.path.samefile(path, each.pod["a"].path)
                 assert probe.namespace_of("10.2.0.2") == ""
-
-
-def test_nobody_listens(net: Net) -> None:
-    net.servers[0].close()
-    verdict = net.trace().verdict
-    assert (verdict.what, verdict.where, verdict.why) == ("refused", net.name("b"), "nobody listens there")
