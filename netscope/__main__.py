@@ -20,14 +20,19 @@ def command() -> None:
 @click.argument("source")
 @click.argument("target")
 @click.option("--protocol", type=click.Choice(["tcp", "udp", "sctp", "icmp"]), default="tcp", help="What the probe speaks.")
-@click.option("--seconds", type=click.FloatRange(0.1, 60), default=2.0, help="How long an answer is waited for.")
+@click.option("--family", type=click.Choice(["ipv4", "ipv6"]), default=None, help="Of names that have both; ipv4.")
+@click.option("--live", is_flag=True, help="Send nothing: follow what SOURCE sends to TARGET, and tell each flow once.")
+@click.option("--dropped", is_flag=True, help="The same, but tell only what got no answer.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=None,
+              help="How long an answer is waited for, 2; with --live how long it follows, 20.")
 @click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
 @click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
-@click.option("--json", "as_json", is_flag=True, help="Print all that was seen as JSON.")
-def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: str, via: str, *, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print all that was seen as JSON, a line for each flow.")
+def trace(source: str, target: str, protocol: str, family: str | None, seconds: float | None, kubeconfig: str, via: str, *,
+          live: bool, dropped: bool, as_json: bool) -> None:
     """Send one probe from SOURCE to TARGET[:PORT] and show its way. Both are pods, Services, nodes or addresses.
 
-    The exit code is 0 when it was answered, 3 when it was not.
+    The exit code is 0 when all was answered, 3 when something was not.
     """
     import asyncio
 
@@ -41,9 +46,20 @@ def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: s
     directory = asyncio.run(cluster.read(kubeconfig))
     name, port = split_port(target)
     number = port_of(port, directory.find(name), PROTOCOLS[protocol])
-    found = run_trace(Request(source, name, number, PROTOCOLS[protocol], parse_family(name), seconds), directory, via)
-    click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory))
-    sys.exit(0 if found.verdict.what == "answered" else 3)
+    follows = live or dropped
+    request = Request(source, name, number, PROTOCOLS[protocol], parse_family(family or "", name, source),
+                      seconds or (20.0 if follows else 2.0))
+    if follows:
+        from netscope.live import follow
+
+        stories = follow(request, directory, via, dropped=dropped)
+    else:
+        stories = iter([run_trace(request, directory, via)])
+    answered = True
+    for found in stories:
+        click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory) + "\n" * follows)
+        answered &= found.verdict.what == "answered"
+    sys.exit(0 if answered else 3)
 
 
 def split_port(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import msgspec
 from netscope import bpf
 from netscope.flow import Flow
 from netscope.headers import read
-from netscope.records import Answer, Examine, Failed, Finish, Look, Probe, Question, Ready, Report, Seen, Start
+from netscope.records import Answer, Examine, Failed, Finish, Look, Probe, Question, Ready, Report, Seen, Start, Ways, WaysTo
 from netscope.rules import Rules
 from nodecore.errors import Fault
 from nodecore.kernel.tap import Tap
@@ -44,6 +44,8 @@ class Agent:
                     return probe.send(question)
                 case Look():
                     return self._report(())
+                case WaysTo():
+                    return self._ways(question.addresses)
                 case Finish():
                     try:
                         return self._report(question.addresses)
@@ -62,17 +64,20 @@ class Agent:
         self._rules = Rules(flow)
         return Ready()
 
-    def _report(self, addresses: tuple[str, ...]) -> Report:
-        from netscope import ways
+    def _ways(self, addresses: tuple[str, ...]) -> Ways:
+        from netscope.ways import way_to
 
+        assert self._flow
+        return Ways(tuple(map(way_to, addresses)), _switches(self._flow.family))
+
+    def _report(self, addresses: tuple[str, ...]) -> Report:
         assert self._tap
         assert self._rules
-        assert self._flow
         seen = tuple(Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
                      for frame in self._tap.read() if (headers := read(frame.data)))
         hits = tuple(self._rules.read())
-        return Report(seen, hits, tuple(map(ways.way_to, addresses)), self._tap.lost() + self._rules.lost, self._rules.remarks,
-                      _switches(self._flow.family) if addresses else {})
+        known = self._ways(addresses) if addresses else Ways((), {})
+        return Report(seen, hits, known.ways, self._tap.lost() + self._rules.lost, self._rules.remarks, known.switches)
 
     def close(self) -> None:
         """Listen no more."""

@@ -4,6 +4,7 @@
     Probe -> Outcome    send one from here (of one node only)
     Look -> Report      what was seen since the last look
     Finish -> Report    the same, and how this node would send packets to some addresses; listen no more
+    WaysTo -> Ways      how this node would send packets to some addresses
     Examine -> Facts    what the network of this node looks like (at any time)
 
 Values only. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
@@ -110,6 +111,19 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     switches: dict[str, str] = {}
 
 
+class WaysTo(msgspec.Struct, tag=True, frozen=True):
+    """Say how you would send to these addresses."""
+
+    addresses: tuple[str, ...]
+
+
+class Ways(msgspec.Struct, tag=True, frozen=True):
+    """How; and the switches that decide what becomes of packets."""
+
+    ways: tuple[Way, ...]
+    switches: dict[str, str]
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """It cannot be done on this node, and why."""
 
@@ -120,5 +134,5 @@ class Examine(msgspec.Struct, tag=True, frozen=True):
     """Say what is there."""
 
 
-Question = Start | Probe | Look | Finish | Examine
-Answer = Ready | Outcome | Report | Facts | Failed
+Question = Start | Probe | Look | WaysTo | Finish | Examine
+Answer = Ready | Outcome | Report | Ways | Facts | Failed

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from netscope.directory import Directory, Place, ends_of
@@ -114,9 +115,11 @@ def port_of(text: str, place: Place, protocol: int) -> int:
     raise UserError(f"{place}: which port? {', '.join(map(str, sorted(numbers))) or 'none is known'}")
 
 
-def parse_family(text: str) -> Family:
-    """Of an address; names are asked for their IPv4 address."""
-    try:
-        return Family.of(parse_address(text))
-    except UserError:
-        return Family.IPV4
+def parse_family(wanted: str, *texts: str) -> Family:
+    """As wanted, or that of the first address; names alone are asked for their IPv4 addresses."""
+    if wanted:
+        return Family[wanted.upper()]
+    for text in texts:
+        with suppress(UserError):
+            return Family.of(parse_address(text))
+    return Family.IPV4

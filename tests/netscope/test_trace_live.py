@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 
@@ -20,6 +20,7 @@ from net_by_hand import Net
 from netscope import probe
 from netscope.crafted import crc32c
 from netscope.drawing import draw
+from netscope.live import follow
 from netscope.records import Start
 from netscope.story import Trace
 from nodecore.net import Family
@@ -121,22 +122,29 @@ def test_it_leaves_nothing_behind(net: Net) -> None:
     assert net.node["a"].run(["nft", "list", "ruleset"]).stdout == before
 
 
+LOGGER = ["cat", "/proc/sys/net/netfilter/nf_log/2"]
+
+
 def test_killed_it_leaves_nothing_behind(net: Net) -> None:
     import msgspec
 
     from netscope.flow import TCP, End, Flow
 
-    before = net.node["a"].run(["nft", "list", "ruleset"]).stdout
-    agent = net.node["a"].popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    node = net.node["a"]
+    node.run(["iptables-legacy", "-w", "-S"])  # from now on there are legacy tables, so they are listened to as well
+    before, logger = node.run(["nft", "list", "ruleset"]).stdout, node.run(LOGGER).stdout
+    agent = node.popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert agent.stdin
     assert agent.stdout
     agent.stdin.write(msgspec.json.encode(Start(Flow(Family.IPV4, TCP, 20000, (End("10.2.0.2", 8080),)))) + b"\n")
     agent.stdin.flush()
     assert agent.stdout.readline() == b'{"type":"Ready"}\n'
-    assert "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout
+    assert "netscope" in node.run(["nft", "list", "ruleset"]).stdout
+    assert node.run(LOGGER).stdout == "nfnetlink_log\n"
     os.kill(agent.pid, signal.SIGKILL)
     agent.wait()
-    until(lambda: net.node["a"].run(["nft", "list", "ruleset"]).stdout == before)
+    until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
+    until(lambda: node.run(LOGGER).stdout == logger)
 
 
 def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -> None:
@@ -147,3 +155,49 @@ def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -
                 path = probe.namespace_of("10.1.0.2")
                 assert os.path.samefile(path, each.pod["a"].path)
                 assert probe.namespace_of("10.2.0.2") == ""
+
+
+def follow_while(net: Net, sends: Callable[[], None], *, dropped: bool = False) -> list[Trace]:
+    """What `--live` tells of the flows that `sends` makes, by itself, half a second after it began to listen."""
+    told: list[Trace] = []
+    thread = threading.Thread(
+        target=lambda: told.extend(follow(net.request(seconds=2.2), net.directory, net_by_hand.VIA, dropped=dropped)))
+    thread.start()
+    until(lambda: "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout)
+    until(lambda: "netscope" in net.node["b"].run(["nft", "list", "ruleset"]).stdout)
+    sends()
+    thread.join()
+    return told
+
+
+def connect(net: Net, port: int) -> None:
+    with net.pod["a"].enter():
+        sock = socket.socket()
+    with sock, suppress(OSError):
+        sock.bind((net.plan.pod(1), port))
+        sock.settimeout(0.5)
+        sock.connect((net.plan.service, 80))
+
+
+def test_real_traffic_is_followed(net: Net) -> None:
+    net.on("b", "nft 'table ip wall { chain c { type filter hook forward priority 0; tcp sport 34567 drop; }; }'")
+
+    def sends() -> None:
+        for port in (34566, 34567):
+            connect(net, port)
+
+    fine, bad = sorted(follow_while(net, sends), key=lambda story: story.there[0].seen.headers.source_port)
+    assert interfaces(net, fine) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
+    assert (fine.verdict.what, bad.verdict.what) == ("answered", "dropped")
+    assert "tcp sport 34567 drop" in bad.verdict.why
+
+
+def test_only_what_was_dropped_is_told(net: Net) -> None:
+    def sends() -> None:
+        connect(net, 34567)
+        net.on("a", "ip route del 10.2.0.0/24")
+        connect(net, 34568)
+
+    told = follow_while(net, sends, dropped=True)
+    assert [story.there[0].seen.headers.source_port for story in told if story.there[0].seen] == [34568]
+    assert [(story.verdict.what, "no route to 10.2.0.2" in story.verdict.why) for story in told] == [("lost", True)]
