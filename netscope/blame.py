@@ -91,7 +91,8 @@ def _why(case: Case, loss: Loss) -> tuple[str, str]:
     """The words, and the command, if one is known."""
     seen, ways = loss.seen, _ways_on(case, loss.node, loss.seen.headers)
     if seen.foreign:
-        return f"{loss.it} came in at {seen.interface} for another MAC{_sent_to(case, loss)}: the sender's neighbour entry is wrong", ""
+        macs = _sent_to(case, loss)
+        return f"{loss.it} came in at {seen.interface} for another MAC{macs}: the sender's neighbour entry is wrong", ""
     if seen.headers.tunnel:
         return _in_the_tunnel(case, loss, seen.headers.tunnel)
     troubled = [way for way in (*ways, *_ways_to_hosts(case, loss.node, ways)) if way.trouble]
@@ -177,7 +178,8 @@ def _right_entry(case: Case, node: str, target: str) -> str:
 
 def _missing_entry(case: Case, headers: Headers | None, way: Way) -> str:
     """The forwarding entry that leads to the target's node; nothing where it is not that which is missing."""
-    wanted = case.directory.node_of(headers.target if headers else way.address) or case.directory.node_of(way.address)
+    places = (headers.target if headers else way.address), way.address
+    wanted = next(filter(None, map(case.directory.node_of, places)), "")
     host = next((each for place in case.directory.places if place.kind == "node" and place.name == wanted
                  for each in place.addresses if Family.of(parse_address(each)) is case.flow.family), "")
     return f"bridge fdb replace {way.mac} dev {way.link} dst {host}" if way.mac and host else ""

@@ -32,27 +32,33 @@ class Heap:
     since: dict[int, float] = field(default_factory=dict)
     told: set[int] = field(default_factory=set)
 
-    def add(self, plan: Plan, reports: dict[str, Report], now: float) -> None:
-        """What the nodes have seen since the last time."""
+    def add(self, plan: Plan, reports: dict[str, Report], now: float, *, new: bool) -> None:
+        """What the nodes have seen since the last time; `new`: flows not met before count."""
         self.looks.append((now, reports))
         for report in reports.values():
             for headers in (*(each.headers for each in report.seen), *(hit.headers for hit in report.hits)):
-                if headers and (mark := mark_of(plan, headers)):
+                if headers and new and (mark := mark_of(plan, headers)):
                     self.since.setdefault(mark, now)
+
+    @property
+    def waiting(self) -> set[int]:
+        """The marks of flows that are not told yet."""
+        return self.since.keys() - self.told
 
     def ripe(self, now: float) -> list[int]:
         """The marks of flows that can be told now."""
-        return [mark for mark, begin in self.since.items() if mark not in self.told and now - begin >= MOMENT]
+        return [mark for mark in self.waiting if now - self.since[mark] >= MOMENT]
 
     def report(self, node: str, ways: Ways) -> Report:
         """All that one node saw, in one piece."""
         mine = [reports[node] for _, reports in self.looks if node in reports]
-        return Report(tuple(each for report in mine for each in report.seen), tuple(hit for report in mine for hit in report.hits),
-                      ways.ways, sum(report.lost for report in mine), mine[-1].remarks if mine else (), ways.switches)
+        seen = tuple(each for report in mine for each in report.seen)
+        return Report(seen, tuple(hit for report in mine for hit in report.hits), ways.ways,
+                      sum(report.lost for report in mine), mine[-1].remarks if mine else (), ways.switches)
 
     def forget(self) -> None:
         """Let go of what was seen before the first flow that waits to be told, but for the look before."""
-        begin = min((self.since[mark] for mark in self.since.keys() - self.told), default=self.looks[-1][0])
+        begin = min((self.since[mark] for mark in self.waiting), default=self.looks[-1][0])
         self.looks = [each for each in self.looks if each[0] >= begin - 2 * PAUSE]
 
 
@@ -70,9 +76,9 @@ def follow(request: Request, directory: Directory, via: str, *, dropped: bool) -
     with Nodes(plan.nodes, via) as nodes:
         nodes.ask_all(Start(plan.flow), SECONDS_TO_START)
         try:
-            while (now := time.monotonic()) < deadline:
-                time.sleep(min(PAUSE, deadline - now))
-                heap.add(plan, reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER)), time.monotonic())
+            while (now := time.monotonic()) < deadline or heap.waiting:
+                time.sleep(PAUSE)
+                heap.add(plan, reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER)), time.monotonic(), new=now < deadline)
                 if ripe := heap.ripe(time.monotonic()):
                     yield from _stories(plan, heap, ripe, nodes, directory, dropped=dropped)
         finally:

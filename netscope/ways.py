@@ -43,7 +43,8 @@ def _refused(address: str) -> Way | None:
     if found is None:
         return None
     route = f"{found['type']} {found['dst']}"
-    return Way(address, trouble=f"the route {route} keeps what is for {address}", mend=f"ip {' '.join([*family, 'route del', route])}")
+    mend = " ".join(["ip", *family, "route del", route])
+    return Way(address, trouble=f"the route {route} keeps what is for {address}", mend=mend)
 
 
 def _is_vxlan(link: str) -> bool:

@@ -70,7 +70,8 @@ def way_into_nodes(state: State) -> str:
     nodes = [f"node-{number}" for number in range(1, state.require().nodes + 1)]
     pids = ((node, state.node(node).pid) for node in nodes)
     cases = "; ".join(f"[ $0 = {node} ] && pid={pid}" for node, pid in pids if pid)
-    script = f'{cases}; [ $pid ] || {{ echo it does not run >&2; exit 1; }}; exec nsenter --target=$pid {" ".join(NAMESPACES)} --wd=/ -- "$@"'
+    enter = f'exec nsenter --target=$pid {" ".join(NAMESPACES)} --wd=/ -- "$@"'
+    script = f"{cases}; [ $pid ] || {{ echo it does not run >&2; exit 1; }}; {enter}"
     words = [f"{name}={value}" for name, value in environment().items()]
     return shlex.join(["sh", "-c", script, "{node}", "env", *words, sys.executable, "-m", "netscope", "agent"])
 

@@ -84,10 +84,10 @@ def _bind(sock: socket.socket) -> None:
     for attributes_ in (attribute(CFG_CMD, bytes([BIND])), attribute(CFG_MODE, struct.pack("!IBx", COPIED, COPY_PACKET))
                         + attribute(CFG_THRESHOLD, struct.pack("!I", 1))):
         body = bytes(4) + attributes_
-        sock.setblocking(True)
+        sock.settimeout(SECONDS_TO_END)
         sock.send(HEADER.pack(HEADER.size + len(body), ULOG_CONFIG, F_REQUEST | F_ACK, 1, 0) + body)
         (code,) = struct.unpack_from("=i", sock.recv(4096), HEADER.size)
-        sock.setblocking(False)
+        sock.settimeout(0)
         if code == -16:
             raise Busy("rules of iptables-legacy: another program hears group 0 of nfnetlink_log")
         if code:

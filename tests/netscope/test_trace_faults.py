@@ -42,7 +42,8 @@ def wall(hook: str, rule: str, policy: str = "accept", priority: int = 0) -> str
 
 
 FAULTS = {
-    "a rule drops it": Fault("b", wall("forward", "tcp dport 8080 drop"), "dropped", "ip wall c: tcp dport 8080 drop", TABLE, True),
+    "a rule drops it": Fault(
+        "b", wall("forward", "tcp dport 8080 drop"), "dropped", "ip wall c: tcp dport 8080 drop", TABLE, True),
     "a rule drops it before it is tracked": Fault(
         "b", wall("prerouting", "tcp dport 8080 drop", priority=-300), "dropped", "ip wall c: tcp dport 8080 drop", TABLE, True),
     "a rule drops it inside a called chain": Fault(
@@ -53,14 +54,16 @@ FAULTS = {
     "a rule refuses it": Fault(
         "b", wall("forward", "tcp dport 8080 reject with tcp reset"), "refused", "reject with tcp reset", TABLE, True),
     "a rule says that it is prohibited": Fault(
-        "b", wall("forward", "tcp dport 8080 reject with icmp type admin-prohibited"), "dropped", "admin-prohibited", TABLE, True),
+        "b", wall("forward", "tcp dport 8080 reject with icmp type admin-prohibited"), "dropped",
+        "admin-prohibited", TABLE, True),
     "a rule drops the answer": Fault(
         "b", wall("forward", "tcp sport 8080 drop"), "dropped", "ip wall c: tcp sport 8080 drop", TABLE, True),
     "a legacy rule drops it": Fault(
         "b", "iptables-legacy -w -A FORWARD -p tcp --dport 8080 -j DROP", "dropped",
         "iptables-legacy filter FORWARD: -A FORWARD -p tcp -m tcp --dport 8080 -j DROP", "iptables-legacy -w -F FORWARD", True),
-    "a legacy policy drops it": Fault("a", "iptables-legacy -w -P FORWARD DROP", "dropped", "iptables-legacy filter FORWARD: policy",
-                                      "iptables-legacy -w -P FORWARD ACCEPT", True),
+    "a legacy policy drops it": Fault(
+        "a", "iptables-legacy -w -P FORWARD DROP", "dropped", "iptables-legacy filter FORWARD: policy",
+        "iptables-legacy -w -P FORWARD ACCEPT", True),
     "a rule of iptables-nft drops it": Fault(
         "b", "iptables-nft -w -A FORWARD -p tcp --dport 8080 -j DROP", "dropped", "ip filter FORWARD:",
         "iptables-nft -w -F FORWARD", True),

@@ -161,7 +161,7 @@ def follow_while(net: Net, sends: Callable[[], None], *, dropped: bool = False) 
     """What `--live` tells of the flows that `sends` makes, by itself, half a second after it began to listen."""
     told: list[Trace] = []
     thread = threading.Thread(
-        target=lambda: told.extend(follow(net.request(seconds=2.2), net.directory, net_by_hand.VIA, dropped=dropped)))
+        target=lambda: told.extend(follow(net.request(seconds=1.5), net.directory, net_by_hand.VIA, dropped=dropped)))
     thread.start()
     until(lambda: "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout)
     until(lambda: "netscope" in net.node["b"].run(["nft", "list", "ruleset"]).stdout)
