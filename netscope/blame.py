@@ -155,8 +155,8 @@ def _ways_to_hosts(case: Case, node: str, ways: Sequence[Way]) -> list[Way]:
 def _in_the_tunnel(case: Case, loss: Loss, tunnel: Tunnel) -> tuple[str, str]:
     seen = loss.seen
     if not seen.leaving:
-        return (f"{loss.it} came in at {seen.interface} from {tunnel.source} and was not unpacked: the firewall of that host took "
-                "it, or there is no such tunnel"), ""
+        return (f"{loss.it} came in at {seen.interface} from {tunnel.source} and was not unpacked: the firewall of that host "
+                "took it, or there is no such tunnel"), ""
     if words := _wrong_host(case, loss, tunnel.target):
         return words, _right_entry(case, loss.node, seen.headers.target)
     return f"{loss.it} left {seen.interface} for {tunnel.target} and was seen nowhere after: the underlay took it", ""

@@ -72,9 +72,9 @@ def mark_of(plan: Plan, headers: Headers) -> int:
 def follow(request: Request, directory: Directory, via: str, *, dropped: bool) -> Iterator[Trace]:
     """Each flow's story, until the time is over."""
     plan, heap = plan_of(request, directory, 0), Heap()
-    deadline = time.monotonic() + request.seconds
     with Nodes(plan.nodes, via) as nodes:
         nodes.ask_all(Start(plan.flow), SECONDS_TO_START)
+        deadline = time.monotonic() + request.seconds
         try:
             while (now := time.monotonic()) < deadline or heap.waiting:
                 time.sleep(PAUSE)
