@@ -1,8 +1,9 @@
 """What is looked for, as a classic BPF program, so that the kernel hands over nothing else: pure.
 
-Offsets count from the network header (SKF_NET_OFF), so a program fits every kind of packet socket and link. Looked at: the
-packet itself, and the one inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and
-alternatives say whether it is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
+Programs for taps count from the network header, where their packets begin. Those for rings say so (SKF_NET_OFF), as there the
+link's own header comes before; the kernel then takes a function call for each load. Looked at: the packet itself, and the one
+inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and alternatives say whether it
+is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
 
 Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ring.py`.
 """
@@ -56,12 +57,20 @@ def of_resets(hosts: Iterable[IPAddress]) -> bytes:
 def of_hosts(hosts: Iterable[IPAddress]) -> bytes:
     """Packets that go to or come from one of these addresses, whatever they carry."""
     known = tuple(hosts)
-    return _program(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
+    return _of_whole_frames(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
 
 
 def of_everything() -> bytes:
     """Every packet."""
     return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
+
+
+def _of_whole_frames(wanted: Callable[[int, Family], Place | None]) -> bytes:
+    """The same for packets with their link's header."""
+    program = b""
+    for code, passes, fails, k in INSTRUCTION.iter_unpack(_program(wanted)):
+        program += INSTRUCTION.pack(code, passes, fails, (NETWORK_HEADER + k) & 0xFFFFFFFF if code in LOADS else k)
+    return program
 
 
 def _program(wanted: Callable[[int, Family], Place | None]) -> bytes:
@@ -154,4 +163,4 @@ def _alternative(tests: Tests) -> bytes:
 
 
 def _instruction(opcode: int, k: int) -> bytes:
-    return INSTRUCTION.pack(opcode, 0, 0, (NETWORK_HEADER + k) & 0xFFFFFFFF if opcode in LOADS else k)
+    return INSTRUCTION.pack(opcode, 0, 0, k)

@@ -69,20 +69,24 @@ def run(options: Options, directory: Directory, hosts: Sequence[str]) -> None:
                         "not while packets come (--live, -w -, --file-mb, --file-seconds)")
     if options.files and not options.rotation.rotates:
         raise UserError("--files: with --file-mb or --file-seconds only")
-    click.echo(f"capturing on {len(directory.nodes)} nodes; Ctrl-C ends it", err=True)
     if options.at_once:
         files = Files(options.path, options.rotation)
-        lost = stream(directory, options.via, Wish(hosts), options.seconds or FOR_EVER, files)
+        lost = stream(directory, options.via, Wish(hosts), options.seconds or FOR_EVER, files, lambda: _begun(directory))
     else:
         lost = _at_the_end(options, directory, hosts)
     words = f"{lost} packets came too fast and are missing" if lost else "nothing was lost"
     click.echo(f"{options.path}: {words}", err=True)
 
 
+def _begun(directory: Directory) -> None:
+    click.echo(f"capturing on {len(directory.nodes)} nodes; Ctrl-C ends it", err=True)
+
+
 def _at_the_end(options: Options, directory: Directory, hosts: Sequence[str]) -> int:
     faults = freezing.parse(options.freeze_on) if options.freeze_on else frozenset()
 
     def wait(taps: Sequence[Tap]) -> None:
+        _begun(directory)
         with suppress(KeyboardInterrupt):
             if not faults:
                 time.sleep(options.seconds or SECONDS)

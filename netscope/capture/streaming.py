@@ -10,6 +10,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -27,7 +28,8 @@ PAUSE = 0.1
 PIPE = 1 << 20
 
 
-def stream(directory: Directory, via: str, wish: Wish, seconds: float, files: Files) -> int:
+def stream(directory: Directory, via: str, wish: Wish, seconds: float, files: Files,
+           begun: Callable[[], None] = lambda: None) -> int:
     """Capture for so long, or until Ctrl-C or nobody reads any more; say how many packets were lost."""
     with ExitStack() as stack:
         taps = []
@@ -36,6 +38,7 @@ def stream(directory: Directory, via: str, wish: Wish, seconds: float, files: Fi
             stack.callback(taps[-1].end)
         for tap in taps:
             tap.compare_clocks()
+        begun()
         work = _Stream(taps, directory, files)
         with suppress(KeyboardInterrupt, BrokenPipeError):
             work.run(time.monotonic() + seconds)

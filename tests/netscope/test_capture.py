@@ -15,6 +15,7 @@ from typing import Any
 
 import net_by_hand
 import pytest
+from labs import until
 from net_by_hand import VIA, Net
 
 from netscope.capture import freezing
@@ -143,18 +144,26 @@ def test_it_freezes_on_a_reset(net: Net, tmp_path: Path) -> None:
 
 def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
     """In files of a limited size, of which the last ones are kept."""
-    files = Files(str(tmp_path / "live.pcapng"), Rotation(bytes=20_000, keep=3))
+    over = threading.Event()
+
+    class Closed(Files):
+        """Somebody reads along until the event, as Wireshark does until it is closed."""
+
+        def flush(self) -> None:
+            super().flush()
+            if over.is_set():
+                raise BrokenPipeError
+
     seen_before_the_end: list[list[Path]] = []
 
     def act() -> None:
-        while not list(tmp_path.iterdir()):  # the first packets show that all nodes listen
-            send(net, 1)
         send(net, 300)
-        seen_before_the_end.append(sorted(tmp_path.iterdir()))
+        seen_before_the_end.append(until(lambda: sorted(tmp_path.iterdir())))
+        over.set()
 
     thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    assert stream(net.directory, VIA, Wish([net.plan.pod(1)]), 3.0, files) == 0
+    files = Closed(str(tmp_path / "live.pcapng"), Rotation(bytes=20_000, keep=3))
+    assert stream(net.directory, VIA, Wish([net.plan.pod(1)]), 30.0, files, thread.start) == 0
     thread.join()
     kept = sorted(tmp_path.iterdir())
     assert seen_before_the_end[0]
