@@ -62,16 +62,15 @@ class Probes:
             while not self.words:
                 with suppress(Fault):  # the API is away: probes are asked for when it is back
                     found = (await client.list(resource.EVENTS, fields="reason=Unhealthy")).items
-                    known = self._compare(known, found)
+                    known, self.words = new_failure(known, found)
                 await asyncio.sleep(EVENTS_PAUSE)
 
-    def _compare(self, known: dict[str, int] | None, found: Sequence[dict[str, Any]]) -> dict[str, int]:
-        """How often each Event has happened; one that happened again, or is new, is the fault."""
-        counts = {event["metadata"]["uid"]: int(event.get("count") or 1) for event in found}
-        if known is not None:
-            for event in found:
-                if counts[event["metadata"]["uid"]] > known.get(event["metadata"]["uid"], 0):
-                    about = event.get("involvedObject", {})
-                    name = f"{about.get('namespace', '')}/{about.get('name', '')}"
-                    self.words = f"{PROBE} of {name}: {event.get('message', '')}"
-        return counts
+
+def new_failure(known: dict[str, int] | None, found: Sequence[dict[str, Any]]) -> tuple[dict[str, int], str]:
+    """How often each Event has happened, and the words of one that is new or happened again; none at the first look."""
+    counts = {event["metadata"]["uid"]: int(event.get("count") or 1) for event in found}
+    for event in found if known is not None else ():
+        if counts[event["metadata"]["uid"]] > (known or {}).get(event["metadata"]["uid"], 0):
+            about = event.get("involvedObject", {})
+            return counts, f"{PROBE} of {about.get('namespace', '')}/{about.get('name', '')}: {event.get('message', '')}"
+    return counts, ""

@@ -2,7 +2,8 @@
 
 The mark that `rulestrace.py` sets on a packet is the one the legacy tables look at as well: what they have to say of it goes to
 the logger of the packet's family, one for each network namespace (sysctl net.netfilter.nf_log). While this lives, that is
-nfnetlink_log, whose group 0 it hears; a child puts the former one back, and it does so when we end, kill -9 included.
+nfnetlink_log, whose group 0 it hears; a child puts the former one back, and it does so when we end, kill -9 included. Should that
+child be killed as well, the next trace finds in RECORDS what the former one was.
 
 Must not know: what the rules are for. Read next: `nodecore/kernel/iptables.py`, for those who write.
 """
@@ -27,6 +28,7 @@ BIND, COPY_PACKET, COPIED = 1, 2, 0xFFFF
 INTERFACE_IN, PAYLOAD, PREFIX = 4, 9, 10
 NAMES = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 PREFIXED = re.compile(r"TRACE: (?P<table>[^:]+):(?P<chain>.+):(?P<kind>rule|return|policy):(?P<number>\d+) ")
+RECORDS = Path("/run/netscope")
 SECONDS_TO_END = 5.0
 
 
@@ -97,9 +99,12 @@ def _bind(sock: socket.socket) -> None:
 def _lead_here(family: Family) -> subprocess.Popen[bytes]:
     """Make nfnetlink_log the family's logger, and a child that undoes it when its stdin ends."""
     path = Path(f"/proc/sys/net/netfilter/nf_log/{family.af:d}")
+    record = RECORDS / f"nf_log-{Path('/proc/thread-self/ns/net').stat().st_ino}-{family.af:d}"
     try:
-        before = path.read_text().strip()
-        script = f"trap '' HUP INT TERM; read -r over; echo {before} >{path}"
+        RECORDS.mkdir(exist_ok=True)
+        before = (record if record.exists() else path).read_text().strip()
+        record.write_text(before)
+        script = f"trap '' HUP INT TERM; read -r over; echo {before} >{path}; rm -f {record}"
         child = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
         path.write_text("nfnetlink_log")
     except OSError as error:

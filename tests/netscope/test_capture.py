@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from labs import until
 from net_by_hand import VIA, Net
 
 from netscope.capture import freezing
+from netscope.capture.faults import Watch, failures
 from netscope.capture.files import Files, Rotation
 from netscope.capture.keeping import Limits
 from netscope.capture.recording import Tap, record
@@ -174,10 +176,43 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
     assert numbers == list(range(numbers[0], 300))
 
 
-def test_failed_syncs_are_counted_by_their_names() -> None:
-    from netscope.capture.faults import failures
+class Page(BaseHTTPRequestHandler):
+    """Metrics of an agent whose syncs fail again and again."""
 
+    failed = 0
+
+    def do_GET(self) -> None:
+        Page.failed += 1
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"kubeproxy_sync_proxy_rules_nftables_sync_failures_total {Page.failed}\n".encode())
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+def test_failed_syncs_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/metrics"
+        Watch(None, [url])
+        until(lambda: capfd.readouterr().err.startswith(f"fault sync failure {url} counts 1 more\n"))
+        server.shutdown()
+
+
+def test_failed_syncs_are_counted_by_their_names() -> None:
     page = ("# HELP x\nkubeproxy_sync_proxy_rules_nftables_sync_failures_total 2.0\n"
             'flanneld_sync_failures_total{backend="vxlan"} 1.0\nkubeproxy_sync_proxy_rules_iptables_restore_failures_total 4\n'
             "kubeproxy_sync_total 99\n")
     assert failures(page) == 7
+
+
+def test_an_event_that_is_new_or_came_again_is_a_failed_probe() -> None:
+    def event(uid: str, count: int) -> dict[str, Any]:
+        return {"metadata": {"uid": uid}, "count": count, "message": "no", "involvedObject": {"namespace": "x", "name": uid}}
+
+    old = freezing.new_failure(None, [event("a", 3)])
+    assert old == ({"a": 3}, "")
+    assert freezing.new_failure({"a": 3}, [event("a", 3)]) == ({"a": 3}, "")
+    assert freezing.new_failure({"a": 3}, [event("a", 4)])[1] == "probe failure of x/a: no"
+    assert freezing.new_failure({"a": 3}, [event("a", 3), event("b", 1)])[1] == "probe failure of x/b: no"

@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 import net_by_hand
 import pytest
 from labs import until
@@ -20,9 +22,11 @@ from net_by_hand import Net
 from netscope import probe
 from netscope.crafted import crc32c
 from netscope.drawing import draw
+from netscope.flow import TCP, End, Flow
 from netscope.live import follow
 from netscope.records import Start
 from netscope.story import Trace
+from nodecore.kernel.netns import Netns
 from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
@@ -125,14 +129,8 @@ def test_it_leaves_nothing_behind(net: Net) -> None:
 LOGGER = ["cat", "/proc/sys/net/netfilter/nf_log/2"]
 
 
-def test_killed_it_leaves_nothing_behind(net: Net) -> None:
-    import msgspec
-
-    from netscope.flow import TCP, End, Flow
-
-    node = net.node["a"]
-    node.run(["iptables-legacy", "-w", "-S"])  # from now on there are legacy tables, so they are listened to as well
-    before, logger = node.run(["nft", "list", "ruleset"]).stdout, node.run(LOGGER).stdout
+def start_agent(node: Netns) -> subprocess.Popen[bytes]:
+    """One that listens, in a namespace with tables of iptables-legacy."""
     agent = node.popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert agent.stdin
     assert agent.stdout
@@ -141,10 +139,30 @@ def test_killed_it_leaves_nothing_behind(net: Net) -> None:
     assert agent.stdout.readline() == b'{"type":"Ready"}\n'
     assert "netscope" in node.run(["nft", "list", "ruleset"]).stdout
     assert node.run(LOGGER).stdout == "nfnetlink_log\n"
+    return agent
+
+
+def test_killed_it_leaves_nothing_behind(net: Net) -> None:
+    node = net.node["a"]
+    node.run(["iptables-legacy", "-w", "-S"])  # from now on there are legacy tables, so they are listened to as well
+    before, logger = node.run(["nft", "list", "ruleset"]).stdout, node.run(LOGGER).stdout
+    agent = start_agent(node)
     os.kill(agent.pid, signal.SIGKILL)
     agent.wait()
     until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
     until(lambda: node.run(LOGGER).stdout == logger)
+
+    agent = start_agent(node)
+    for pid in (*children(agent.pid), agent.pid):  # those that would have cleaned up go first
+        os.kill(pid, signal.SIGKILL)
+    agent.wait()
+    until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
+    assert net.trace().verdict.what == "answered"
+    assert node.run(LOGGER).stdout == logger
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -> None:
