@@ -23,6 +23,8 @@ from nodecore.net import Family
 
 SWITCHES = {Family.IPV4: ("net/ipv4/ip_forward", "net/ipv4/conf/*/rp_filter"), Family.IPV6: ("net/ipv6/conf/all/forwarding",)}
 
+TOO_MANY = "the target has too many endpoints to look for each: packets whose port was translated as well are not seen"
+
 
 class Agent:
     """One trace on one node."""
@@ -31,6 +33,7 @@ class Agent:
         self._tap: Tap | None = None
         self._rules: Rules | None = None
         self._flow: Flow | None = None
+        self._remarks: tuple[str, ...] = ()
 
     def answer(self, question: Question) -> Answer:
         """Do what is asked."""
@@ -60,7 +63,11 @@ class Agent:
 
     def _start(self, flow: Flow) -> Ready:
         self._flow = flow
-        self._tap = Tap(bpf.of_flow(flow))
+        program = bpf.of_flow(flow)
+        if too_large := len(program) > bpf.LARGEST:  # of hundreds of endpoints: the mark alone has to do
+            program = bpf.of_flow(msgspec.structs.replace(flow, ends=flow.ends[:1]))
+        self._remarks = (TOO_MANY,) if too_large else ()
+        self._tap = Tap(program)
         self._rules = Rules(flow)
         return Ready()
 
@@ -77,7 +84,8 @@ class Agent:
                      for frame in self._tap.read() if (headers := read(frame.data)))
         hits = tuple(self._rules.read())
         known = self._ways(addresses) if addresses else Ways((), {})
-        return Report(seen, hits, known.ways, self._tap.lost() + self._rules.lost, self._rules.remarks, known.switches)
+        return Report(seen, hits, known.ways, self._tap.lost() + self._rules.lost,
+                      (*self._remarks, *self._rules.remarks), known.switches)
 
     def close(self) -> None:
         """Listen no more."""

@@ -26,6 +26,7 @@ RST = 4
 NETWORK_HEADER = -0x100000
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
+LARGEST = 4096 * INSTRUCTION.size  # that the kernel takes
 
 Test = tuple[int, int]  # an opcode and its k: EQUAL goes on where it is, ANY_BIT where none of the bits is set
 Tests = tuple[Test, ...]

@@ -59,10 +59,15 @@ def matches(flow: Flow) -> list[str]:
     ported = flow.protocol in PORTED
     if not ported and flow.mark:
         return [f"{name} {side} {flow.mark}" for side in ("id", "sequence")]
-    ends = [f"{family} {address} {end.address} " + (f"{name} {port} {end.port}" if ported else f"meta l4proto {flow.wire}")
-            for end in flow.ends for address, port in (("saddr", "sport"), ("daddr", "dport"))]
+    sides = (("saddr", "sport"), ("daddr", "dport"))
+    if ported:
+        members = ", ".join(f"{end.address} . {end.port}" for end in flow.ends)
+        ends = [f"{family} {address} . {name} {port} {{ {members} }}" for address, port in sides]
+    else:
+        members = ", ".join(end.address for end in flow.ends)
+        ends = [f"{family} {address} {{ {members} }} meta l4proto {flow.wire}" for address, _ in sides]
     if flow.mark:
-        return [f"{name} {side} {flow.mark}" for side in ("sport", "dport")] + ends
+        return [f"{name} {port} {flow.mark}" for _, port in sides] + ends
     return [f"{each} limit rate {LIVE_RATE}/second" for each in ends]
 
 

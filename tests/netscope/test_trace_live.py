@@ -21,11 +21,13 @@ from net_by_hand import Net
 
 from netscope import probe
 from netscope.crafted import crc32c
+from netscope.directory import Directory, Place
 from netscope.drawing import draw
 from netscope.flow import TCP, End, Flow
 from netscope.live import follow
 from netscope.records import Start
 from netscope.story import Trace
+from netscope.trace import Request, plan_of, run
 from nodecore.kernel.netns import Netns
 from nodecore.net import Family
 
@@ -219,3 +221,20 @@ def test_only_what_was_dropped_is_told(net: Net) -> None:
     told = follow_while(net, sends, dropped=True)
     assert [story.there[0].seen.headers.source_port for story in told if story.there[0].seen] == [34568]
     assert [(story.verdict.what, "no route to 10.2.0.2" in story.verdict.why) for story in told] == [("lost", True)]
+
+
+def test_of_many_endpoints_the_mark_is_looked_for(net: Net) -> None:
+    plan, directory = net.plan, net.directory
+    ends = tuple(End(f"10.2.{number // 200}.{number % 200 + 2}", 8080) for number in range(400))
+    web = Place("service", "default/web", (plan.service,), ports={(TCP, 80): ends})
+    trace = run(net.request(), Directory((*directory.places[:-1], web)), net_by_hand.VIA)
+    assert trace.verdict.what == "answered"
+    assert len(interfaces(net, trace)) == 6
+    assert "too many endpoints" in trace.remarks[0]
+
+
+def test_only_nodes_that_may_see_it_are_asked(net: Net) -> None:
+    directory = Directory((*net.directory.places, Place("node", "c", ("192.168.50.3",), "c")))
+    assert plan_of(net.request(), directory, 20000).nodes == (net.name("a"), net.name("b"))
+    nowhere = Request("pod/a", "192.0.2.1", 80, TCP, Family.IPV4, 1.0)
+    assert plan_of(nowhere, directory, 20000).nodes == directory.nodes
