@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from subprocess import CalledProcessError
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from net_by_hand import VIA, Net
 from netscope.nodes import Nodes
 from netscope.story import Trace
 from netscope.trace import MARKS, ask, plan_of
+from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
 VTEP, OTHER = net_by_hand.VTEPS["b"], "0a:00:00:00:00:77"
@@ -102,23 +104,44 @@ FAULTS = {
 }
 
 
+FAULTS6 = {  # what has words of its own there
+    "a legacy rule drops it": Fault(
+        "b", "ip6tables-legacy -w -A FORWARD -p tcp --dport 8080 -j DROP", "dropped",
+        "ip6tables-legacy filter FORWARD: -A FORWARD", "ip6tables-legacy -w -F FORWARD", True),
+    "no neighbour": Fault("a", f"ip neigh del fd00:2:: {ON}", "lost", "nobody answers for fd00:2:: on flannel.1",
+                          f"ip neigh replace fd00:2:: lladdr {VTEP} {ON} nud permanent"),
+    "a route that keeps it": Fault("a", "ip -6 route add blackhole fd00:2::2", "lost", "the route blackhole fd00:2::2",
+                                   "ip -6 route del blackhole fd00:2::2", True),
+    "forwarding is off": Fault("b", "sysctl -qw net.ipv6.conf.all.forwarding=0", "lost", "forwarding is off",
+                               "sysctl -qw net.ipv6.conf.all.forwarding=1", True),
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A network, and agents that are started once and asked again and again."""
+
+    net: Net
+    agents: Nodes
+
+
 @pytest.fixture(scope="module")
-def net() -> Iterator[Net]:
-    """One for all: each test leaves it as it was, and finds that it does."""
+def sites() -> Iterator[Callable[[Family], Site]]:
+    """One a family for all: each test leaves it as it was, and finds that it does."""
+    made: dict[Family, Site] = {}
     with ExitStack() as stack:
-        yield net_by_hand.make(stack)
+        def site(family: Family) -> Site:
+            if family not in made:
+                net = net_by_hand.make(stack, family)
+                made[family] = Site(net, stack.enter_context(Nodes(net.directory.nodes, VIA)))
+            return made[family]
+
+        yield site
 
 
-@pytest.fixture(scope="module")
-def agents(net: Net) -> Iterator[Nodes]:
-    """Started once, asked again and again."""
-    with Nodes(net.directory.nodes, VIA) as nodes:
-        yield nodes
-
-
-def trace(net: Net, agents: Nodes) -> Trace:
-    request, directory = net.request(), net.directory
-    return ask(request, plan_of(request, directory, secrets.choice(MARKS)), agents, directory)
+def trace(site: Site) -> Trace:
+    request, directory = site.net.request(), site.net.directory
+    return ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory)
 
 
 def on(net: Net, where: str, command: str) -> None:
@@ -127,17 +150,21 @@ def on(net: Net, where: str, command: str) -> None:
 
 
 def answers(net: Net) -> bool:
-    with net.pod["a"].enter(), socket.socket() as sock:
+    with net.pod["a"].enter(), socket.socket(net.plan.family.af) as sock:
         sock.settimeout(2)
         return sock.connect_ex((net.plan.service, 80)) == 0
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_what_is_broken_is_named(net: Net, agents: Nodes, name: str) -> None:
-    fault = FAULTS[name]
+CASES = [(family, name) for family, faults in ((Family.IPV4, FAULTS), (Family.IPV6, FAULTS6)) for name in faults]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_what_is_broken_is_named(sites: Callable[[Family], Site], family: Family, name: str) -> None:
+    fault, site = (FAULTS if family is Family.IPV4 else FAULTS6)[name], sites(family)
+    net = site.net
     on(net, fault.on, fault.what)
     try:
-        verdict = trace(net, agents).verdict
+        verdict = trace(site).verdict
         assert (verdict.what, fault.why in verdict.why) == (fault.ends, True), verdict
         assert verdict.where in (net.name("a"), net.name("b"), "")
         assert bool(verdict.mend) == fault.mended, verdict
@@ -150,7 +177,8 @@ def test_what_is_broken_is_named(net: Net, agents: Nodes, name: str) -> None:
     assert answers(net)
 
 
-def test_nobody_listens(net: Net, agents: Nodes) -> None:
-    net.servers.pop(0).close()
-    verdict = trace(net, agents).verdict
-    assert (verdict.what, verdict.where, verdict.why) == ("refused", net.name("b"), "nobody listens there")
+def test_nobody_listens(sites: Callable[[Family], Site]) -> None:
+    site = sites(Family.IPV4)
+    site.net.servers.pop(0).close()
+    verdict = trace(site).verdict
+    assert (verdict.what, verdict.where, verdict.why) == ("refused", site.net.name("b"), "nobody listens there")
