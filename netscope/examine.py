@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,14 @@ def _settings(links: tuple[Link, ...], cni: str, subnet: str) -> Settings:
     return Settings(
         None if names is None else tuple(names), {name: value for name, _, value in lines} if lines else None, time.time(),
         {link.ifname: on for link in links if link.kind in DEFERRING and (on := _defers(link.ifname)) is not None},
-        os.uname().release)
+        os.uname().release, _bad_checksums())
+
+
+def _bad_checksums() -> dict[str, int]:
+    """By protocol, from pairs of lines: names, then numbers."""
+    lines = [line.split() for line in _read("/proc/net/snmp").splitlines()]
+    return {names[0].rstrip(":"): int(numbers[names.index("InCsumErrors")])
+            for names, numbers in pairwise(lines) if names[0] == numbers[0] and "InCsumErrors" in names}
 
 
 def _defers(link: str) -> bool | None:

@@ -20,22 +20,23 @@ SECONDS = 60.0
 
 def gather(kubeconfig: str, via: str) -> Scene:
     """Now."""
-    return look(asyncio.run(cluster.read_objects(kubeconfig)), via)
+    objects = asyncio.run(cluster.read_objects(kubeconfig))
+    with Nodes(tuple(node.metadata.name for node in objects.nodes), via) as nodes:
+        return look(objects, nodes)
 
 
-def look(objects: Objects, via: str) -> Scene:
+def look(objects: Objects, nodes: Nodes) -> Scene:
     """At these objects' nodes."""
     facts: dict[str, Facts] = {}
     missing: dict[str, str] = {}
     skew: dict[str, float] = {}
     begin = time.time()
-    with Nodes(tuple(node.metadata.name for node in objects.nodes), via) as nodes:
-        for name, answer in nodes.ask_each(Examine(), SECONDS).items():
-            if isinstance(answer, Fault):
-                missing[name] = str(answer)
-            elif isinstance(answer, Facts):
-                facts[name] = answer
-                skew[name] = _off(answer.settings.clock, begin, time.time())
+    for name, answer in nodes.ask_each(Examine(), SECONDS).items():
+        if isinstance(answer, Fault):
+            missing[name] = str(answer)
+        elif isinstance(answer, Facts):
+            facts[name] = answer
+            skew[name] = _off(answer.settings.clock, begin, time.time())
     return Scene(begin, objects, facts, missing, skew)
 
 

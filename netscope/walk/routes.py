@@ -39,7 +39,9 @@ def network_of(route: Route, version: int) -> IPNetwork | None:
 
 def route(facts: Facts, packet: Packet) -> Hop | None:
     """As the rules and tables say; None where nothing leads there."""
-    for table in _tables(facts, packet):
+    for table, refusal in _tables(facts, packet):
+        if refusal:
+            return Hop("", "", f"ip rule: {refusal}", refusal)
         routes = facts.routes if table == "main" else [each for each in facts.other_routes if each.table == table]
         found = longest(routes, packet.target)
         if found is not None and found.type != "throw":
@@ -63,13 +65,14 @@ def _hop(found: Route) -> Hop:
     return Hop(link, gateway, " ".join(filter(None, words)), found.type if found.type in REFUSALS else "", found.prefsrc)
 
 
-def _tables(facts: Facts, packet: Packet) -> Iterator[str]:
+def _tables(facts: Facts, packet: Packet) -> Iterator[tuple[str, str]]:
+    """Each table to look into, or the refusal of a rule."""
     if not facts.route_rules:
-        yield "main"
+        yield "main", ""
         return
     for rule in sorted(facts.route_rules, key=lambda each: each.priority):
         if rule.table != "local" and _fits(rule, packet):
-            yield rule.table or "main"
+            yield rule.table or "main", rule.action if rule.action in REFUSALS else ""
 
 
 def _fits(rule: RouteRule, packet: Packet) -> bool:

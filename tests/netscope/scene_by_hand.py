@@ -5,6 +5,7 @@ from __future__ import annotations
 from net_by_hand import VIA, VTEPS, Net
 
 from netscope.gather import look
+from netscope.nodes import Nodes
 from netscope.scene import Objects, Scene
 from nodecore.kube.objects import (
     Endpoint,
@@ -50,6 +51,9 @@ def objects_of(net: Net) -> Objects:
     )
 
 
-def scene_of(net: Net, objects: Objects | None = None) -> Scene:
-    """Now."""
-    return look(objects or objects_of(net), VIA)
+def scene_of(net: Net, nodes: Nodes | None = None) -> Scene:
+    """Now; by agents that are there already, or by others."""
+    if nodes:
+        return look(objects_of(net), nodes)
+    with Nodes(net.directory.nodes, VIA) as new:
+        return look(objects_of(net), new)
