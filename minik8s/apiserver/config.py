@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from minik8s.apiserver.auth.accounts import Issuing
-from minik8s.apiserver.auth.signing import Signing
 from minik8s.apiserver.certificates import Certificates
-from minik8s.apiserver.kinds.default_objects import Advertised
 from minik8s.apiserver.request.audit import Audit, read_policy
+from minik8s.apiserver.upkeep.default_objects import Advertised
+from minik8s.apiserver.upkeep.signing import Signing
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.etcd.config import EtcdConfig, parse_endpoints
