@@ -138,9 +138,12 @@ class Walk:
         node.note("bridge", f"over {link}, not routed", "seen by packet rules" if shown else "packet rules do not see it")
         if shown:
             packet.leaves_by = link
+            if packet.answer:
+                self._translate_back(node, packet)
             for hook in ("prerouting", "forward", "postrouting"):
                 if ended := node.hook(hook, packet, self._chance):
                     return ended
+            packet.take_back()
         return self._deliver(node, packet, link)
 
     def _follow(self, node: Node, packet: Packet, *, starts: bool = False) -> Ended:
@@ -169,6 +172,7 @@ class Walk:
         if not packet.answer:
             self._seen.setdefault(node.name, (before, packet.ends))
         if found is None:
+            packet.take_back()
             node.note("delivered", f"to {self._world.name_of(packet.target)} on this node itself")
             return Ended("delivered", node.name)
         return found
