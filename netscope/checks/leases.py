@@ -6,12 +6,13 @@ Pure. Must not know: rules. Read next: `netscope/scene.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from itertools import combinations
 from typing import Any
 
 import msgspec
 
+from netscope.checks.cluster import vteps
 from netscope.facts import Finding
 from netscope.scene import Scene, node_addresses
 from nodecore.kube.objects import Node
@@ -76,11 +77,11 @@ def leases(scene: Scene) -> Iterator[Finding]:
         yield from _expired(scene, node)
         lease = lease_of(node)
         have = {info.local for each in scene.facts[name].addresses for info in each.addr_info}
-        for _, _, public, data in PARTS:
+        for _, version, public, data in PARTS:
             address = lease.get(public, "")
             if address and address not in have and f"{public}-overwrite" not in lease:
                 yield Finding(name, "its lease tells the others an address that it has not", f"{public} {address}", RESTART)
-            yield from _device(scene, name, _data(lease.get(data, "")))
+            yield from _device(scene, name, _data(lease.get(data, "")), version)
 
 
 def _expired(scene: Scene, node: Node) -> Iterator[Finding]:
@@ -100,11 +101,12 @@ def _data(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _device(scene: Scene, name: str, data: Mapping[str, Any]) -> Iterator[Finding]:
+def _device(scene: Scene, name: str, data: Mapping[str, Any], version: int) -> Iterator[Finding]:
     """The VXLAN the lease speaks of is there, with the MAC it tells."""
     if "VNI" not in data or "VtepMAC" not in data:
         return
-    links = [link for link in scene.facts[name].links_of("vxlan") if link.linkinfo.info_data.get("id") == data["VNI"]]
+    links = [end.link for end in vteps({name: scene.facts[name]})
+             if end.vni == data["VNI"] and ip_address(end.address).version == version]
     if not links:
         yield Finding(name, f"its lease speaks of VXLAN {data['VNI']}, which it has not",
                       "others send into it, and nothing unpacks that here", RESTART)

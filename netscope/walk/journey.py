@@ -115,6 +115,8 @@ class Walk:
             return self._from_outside(packet)
         if home.kind_of(packet.source) == "local":
             return self._follow(home, packet, starts=True)
+        if packet.target == packet.source:
+            return Ended("delivered", home.name)  # it never leaves the pod
         link = routes.route(home.facts, Packet(0, packet.source, 0, packet.source, 0))
         if link is None:
             return Ended("lost", home.name, f"no route to the sender {packet.source}: it is not connected here")
