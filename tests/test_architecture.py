@@ -203,7 +203,7 @@ def test_proxy_is_ours() -> None:
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    runtime = [*project["dependencies"], *extras["cluster"], *extras["capture"]]
+    runtime = [*project["dependencies"], *extras["cluster"]]
     names = {requirement.split(">")[0].split(";")[0].split("=")[0].strip() for requirement in runtime}
     page = (ROOT / "docs/explanation/dependencies.md").read_text()
     assert {name for name in names if f"| {name} |" not in page} == set()
