@@ -1,6 +1,7 @@
 """What the proxy was told: flags over a KubeProxyConfiguration file over defaults, checked once.
 
-Pure but for reading the file. What the flags are and which field each stands for: `proxy/flags.py`. Read next: `proxy/agent.py`.
+Reads that file and the host's name only. What the flags are and which field each stands for: `proxy/flags.py`.
+Read next: `proxy/agent.py`.
 """
 
 from __future__ import annotations

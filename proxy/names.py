@@ -1,7 +1,7 @@
 """Every name this proxy gives to something in the kernel, with its reason. None of them is an interface.
 
 Nothing taken from an API object ever becomes a name or a word of a rule: only addresses, ports and numbers do.
-Read next: `proxy/render/nftables.py`.
+Pure. Read next: `proxy/render/nftables.py`.
 """
 
 from __future__ import annotations
