@@ -65,7 +65,8 @@ def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent, mode: str)
         answered = [net.ask(caller, address, port)[0] for _ in range(10)]
         for direction in ("to", "from"):  # SYN, ACK, FIN, ...: the last of them may be on their way yet
             eventually(lambda way=way, direction=direction: metric(
-                net, "service_packets_total", service="web", way=way, direction=direction) >= 3 * 10, what=f"{caller} {way} {direction} {answered}")
+                net, "service_packets_total", service="web", way=way, direction=direction) >= 3 * 10,
+                what=f"{caller} {way} {direction} {answered}")
         for who, place in (("pod-b", f"{B}:8080"), ("far", f"{FAR_POD}:8080")):
             assert bool(metric(net, "service_bytes_total", way=way, endpoint=place)) is (who in answered)
     for _ in range(5):
