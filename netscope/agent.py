@@ -9,27 +9,50 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from netscope import bpf
 from netscope.flow import Flow
 from netscope.headers import read
-from netscope.records import Answer, Examine, Failed, Finish, Look, Probe, Question, Ready, Report, Seen, Start, Ways, WaysTo
+from netscope.records import (
+    Answer,
+    Examine,
+    Failed,
+    Finish,
+    Look,
+    Mend,
+    Probe,
+    Question,
+    Reach,
+    Reached,
+    Ready,
+    Report,
+    Seen,
+    Start,
+    Watch,
+    Ways,
+    WaysTo,
+)
 from netscope.rules import Rules
 from nodecore.errors import Fault
 from nodecore.kernel.tap import Tap
 from nodecore.net import Family
 
-SWITCHES = {Family.IPV4: ("net/ipv4/ip_forward", "net/ipv4/conf/*/rp_filter"), Family.IPV6: ("net/ipv6/conf/all/forwarding",)}
+if TYPE_CHECKING:
+    from netscope.watching import Watching
 
+SWITCHES = {Family.IPV4: ("net/ipv4/ip_forward", "net/ipv4/conf/*/rp_filter"), Family.IPV6: ("net/ipv6/conf/all/forwarding",)}
 TOO_MANY = "the target has too many endpoints to look for each: packets whose port was translated as well are not seen"
 
 
 class Agent:
-    """One trace on one node."""
+    """One trace on one node, or a look at it; the node's CNI directory and flannel's subnet file are at these paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, cni: str, subnet: str) -> None:
+        self._files = cni, subnet
+        self._watching: Watching | None = None
         self._tap: Tap | None = None
         self._rules: Rules | None = None
         self._flow: Flow | None = None
@@ -57,7 +80,20 @@ class Agent:
                 case Examine():
                     from netscope.examine import examine
 
-                    return examine()
+                    return examine(cni=self._files[0], subnet=self._files[1])
+                case Watch():
+                    from netscope.watching import Watching
+
+                    self._watching = self._watching or Watching()
+                    return self._watching.look()
+                case Reach():
+                    from nodecore.kernel.ping import ping
+
+                    return Reached(ping(question.addresses, question.seconds, question.size))
+                case Mend():
+                    from netscope.watching import mend
+
+                    return mend(question.command)
         except Fault as fault:
             return Failed(str(fault))
 
@@ -105,9 +141,9 @@ def _switches(family: Family) -> dict[str, str]:
     return found
 
 
-def serve() -> None:
+def serve(cni: str, subnet: str) -> None:
     """Until nobody asks any more."""
-    agent = Agent()
+    agent = Agent(cni, subnet)
     decode, encode = msgspec.json.Decoder(Question).decode, msgspec.json.encode
     try:
         with os.fdopen(0, "rb") as questions, os.fdopen(1, "wb", buffering=0) as answers:

@@ -2,7 +2,7 @@
 
     [0]{"interfaces": ...}\n  [length][block] [length][block] ... [0]{"lost": 3}\n [length][block] ... [0]{"over": true}\n
 
-Must not know: what is in a block. Read next: `tapping.py`, which writes it; `merging.py`, which reads it.
+Pure. Must not know: what is in a block. Read next: `tapping.py`, which writes it; `merging.py`, which reads it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,69 @@
+"""A scene of the live cluster: its objects from the API, its nodes' facts from an agent on each.
+
+A node whose agent does not answer is told as missing, the others are looked at all the same. Read next: `netscope/nodes.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+
+from netscope import cluster
+from netscope.echoes import ends_of, targets_of
+from netscope.facts import Facts
+from netscope.nodes import Nodes
+from netscope.records import Examine, Reach, Reached
+from netscope.scene import Objects, Scene
+from nodecore.errors import Fault
+
+SECONDS = 60.0
+
+
+def gather(kubeconfig: str, via: str, *, sending: bool) -> Scene:
+    """Now; `sending`: with echoes between the nodes."""
+    objects = asyncio.run(cluster.read_objects(kubeconfig))
+    with Nodes(tuple(node.metadata.name for node in objects.nodes), via) as nodes:
+        scene = look(objects, nodes)
+        return with_echoes(scene, nodes) if sending else scene
+
+
+def with_echoes(scene: Scene, nodes: Nodes, seconds: float = 2.0) -> Scene:
+    """The same, with every node having asked every other and its end of the tunnel; whoever was silent is asked again."""
+    ends = ends_of(scene)
+    echoes = _echoes(nodes, {name: Reach(addresses, seconds) for name, addresses in targets_of(scene).items() if addresses})
+    answering = {name: tuple(address for address in ends[name][0] if address in told) for name, told in echoes.items()}
+    large = _echoes(nodes, {name: Reach(addresses, seconds, ends[name][1]) for name, addresses in answering.items() if addresses})
+    return msgspec.structs.replace(scene, echoes=echoes, large=large)
+
+
+def _echoes(nodes: Nodes, questions: dict[str, Reach]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for _ in range(2):
+        for name, answer in nodes.ask_each(questions, SECONDS).items():
+            if isinstance(answer, Reached):
+                found[name] = {**answer.milliseconds, **found.get(name, {})}
+        questions = {name: msgspec.structs.replace(each, addresses=silent) for name, each in questions.items()
+                     if (silent := tuple(address for address in each.addresses if address not in found.get(name, {})))}
+    return found
+
+
+def look(objects: Objects, nodes: Nodes) -> Scene:
+    """At these objects' nodes."""
+    facts: dict[str, Facts] = {}
+    missing: dict[str, str] = {}
+    skew: dict[str, float] = {}
+    begin = time.time()
+    for name, answer in nodes.ask_each(Examine(), SECONDS).items():
+        if isinstance(answer, Fault):
+            missing[name] = str(answer)
+        elif isinstance(answer, Facts):
+            facts[name] = answer
+            skew[name] = _off(answer.settings.clock, begin, time.time())
+    return Scene(begin, objects, facts, missing, skew)
+
+
+def _off(clock: float, begin: float, end: float) -> float:
+    """How far a clock is outside the time in which it was asked."""
+    return clock - end if clock > end else min(0.0, clock - begin)
