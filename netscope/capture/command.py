@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -31,6 +31,8 @@ class Options:
     """The flags."""
 
     path: str
+    protocol: str | None
+    port: Sequence[int]
     seconds: float | None
     live: bool
     file_mb: float
@@ -50,6 +52,10 @@ class Options:
         """What each node keeps back; with --freeze-on always something."""
         found = Limits(int(self.ring_mb * MB), self.ring_packets, self.ring_seconds)
         return found if found != Limits() else Limits(64 * MB) if self.freeze_on else None
+
+    def wish(self, hosts: Sequence[str]) -> Wish:
+        """Which packets."""
+        return Wish(hosts, self.protocol or "", self.port)
 
     @property
     def rotation(self) -> Rotation:
@@ -71,7 +77,7 @@ def run(options: Options, directory: Directory, hosts: Sequence[str]) -> None:
         raise UserError("--files: with --file-mb or --file-seconds only")
     if options.at_once:
         files = Files(options.path, options.rotation)
-        lost = stream(directory, options.via, Wish(hosts), options.seconds or FOR_EVER, files, lambda: _begun(directory))
+        lost = stream(directory, options.via, options.wish(hosts), options.seconds or FOR_EVER, files, lambda: _begun(directory))
     else:
         lost = _at_the_end(options, directory, hosts)
     words = f"{lost} packets came too fast and are missing" if lost else "nothing was lost"
@@ -94,6 +100,7 @@ def _at_the_end(options: Options, directory: Directory, hosts: Sequence[str]) ->
                 click.echo(f"frozen: {words}", err=True)
                 time.sleep(options.after)
 
-    wish = Wish(hosts, options.limits, resets=freezing.RST in faults, metrics=options.metrics if freezing.SYNC in faults else ())
+    wish = replace(options.wish(hosts), limits=options.limits, resets=freezing.RST in faults,
+                   metrics=options.metrics if freezing.SYNC in faults else ())
     with open(options.path, "wb") as file:
         return record(directory, options.via, wish, wait, file)

@@ -52,9 +52,10 @@ def send(net: Net, count: int, *, flows: bool = False) -> None:
 
 
 def capture(net: Net, path: Path, act: Callable[[Sequence[Tap]], object], limits: Limits | None = None, *,
-            resets: bool = False) -> None:
+            resets: bool = False, protocol: str = "", ports: Sequence[int] = ()) -> None:
+    wish = Wish([net.plan.pod(1)], protocol, ports, limits, resets=resets)
     with path.open("wb") as file:
-        assert record(net.directory, VIA, Wish([net.plan.pod(1)], limits, resets=resets), lambda taps: void(act(taps)), file) == 0
+        assert record(net.directory, VIA, wish, lambda taps: void(act(taps)), file) == 0
 
 
 def void(_: object) -> None:
@@ -129,6 +130,14 @@ def test_a_ring_keeps_the_last(net: Net, tmp_path: Path, limits: Limits) -> None
     at_pod = [number for point, number, _, _ in read(net, tmp_path / "ring.pcapng") if point == "b pod"]
     assert at_pod[-10:] == list(range(10))
     assert 10 <= len(at_pod) < 210
+
+
+def test_a_filter_looks_into_the_tunnel(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "filtered.pcapng"
+    capture(net, path, lambda _: send(net, 5), protocol="udp", ports=[8080])
+    assert Counter(point for point, *_ in read(net, path)) == dict.fromkeys(POINTS[1:], 5)  # before NAT it is port 80
+    capture(net, path, lambda _: send(net, 5), protocol="tcp")
+    assert read(net, path) == []
 
 
 def test_it_freezes_on_a_reset(net: Net, tmp_path: Path) -> None:
