@@ -91,9 +91,9 @@ def capture(places: tuple[str, ...], kubeconfig: str, **options: Any) -> None:
     import asyncio
 
     from netscope import cluster
-    from netscope.capture.command import Options, run
+    from netscope.capture.command import Options, checked, run
 
-    wanted = Options(kubeconfig=kubeconfig, **options)
+    wanted = checked(Options(kubeconfig=kubeconfig, **options))
     directory = asyncio.run(cluster.read(kubeconfig))
     run(wanted, directory, [address for place in places for address in directory.find(place).addresses])
 

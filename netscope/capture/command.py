@@ -68,13 +68,20 @@ class Options:
         return self.live or self.path == STDOUT or self.rotation.rotates
 
 
-def run(options: Options, directory: Directory, hosts: Sequence[str]) -> None:
-    """Capture, and say what was lost."""
+def checked(options: Options) -> Options:
+    """The same, or what about the flags makes no sense."""
     if options.at_once and options.limits:
         raise UserError("--ring-mb, --ring-packets, --ring-seconds, --freeze-on: what nodes keep back is written at the end, "
                         "not while packets come (--live, -w -, --file-mb, --file-seconds)")
     if options.files and not options.rotation.rotates:
         raise UserError("--files: with --file-mb or --file-seconds only")
+    if options.freeze_on:
+        freezing.parse(options.freeze_on)
+    return options
+
+
+def run(options: Options, directory: Directory, hosts: Sequence[str]) -> None:
+    """Capture, and say what was lost."""
     if options.at_once:
         files = Files(options.path, options.rotation)
         lost = stream(directory, options.via, options.wish(hosts), options.seconds or FOR_EVER, files, lambda: _begun(directory))

@@ -19,6 +19,7 @@ import pytest
 from labs import until
 from net_by_hand import VIA, Net
 
+from netscope.__main__ import command
 from netscope.capture import freezing
 from netscope.capture.faults import Watch, failures
 from netscope.capture.files import Files, Rotation
@@ -26,6 +27,7 @@ from netscope.capture.keeping import Limits
 from netscope.capture.recording import Tap, record
 from netscope.capture.streaming import stream
 from netscope.capture.tapping import Wish
+from nodecore.errors import UserError
 
 pytestmark = pytest.mark.kernel
 SENT = 1000
@@ -183,6 +185,15 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
     assert all(path.stat().st_size < 21_000 for path in kept)
     numbers = [number for path in kept for point, number, _, _ in read(net, path) if point == "b pod"]
     assert numbers == list(range(numbers[0], 300))
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["-w", "-", "--ring-mb", "1"], "--ring-mb"), (["-w", "x.pcapng", "--freeze-on", "rain"], "--freeze-on: 'rain' is none of"),
+    (["-w", "x.pcapng", "--files", "3"], "--files"),
+])
+def test_flags_that_make_no_sense_are_named(words: list[str], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        command.main(["capture", *words], standalone_mode=False)
 
 
 class Page(BaseHTTPRequestHandler):
