@@ -6,7 +6,7 @@ Only what facts tell is used; what lies between two hosts is believed to work. P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
@@ -85,6 +85,13 @@ class World:
 def _own(facts: Facts) -> list[str]:
     return [info.local for each in facts.addresses if each.ifname != "lo" and not each.ifname.startswith("kube-ipvs")
             for info in each.addr_info if info.scope not in ("link", "host") and info.local]
+
+
+def _lease(facts: Facts, address: IPAddress) -> str:
+    """The subnet a node's flannel works with that an address is in; empty where it is in none."""
+    told = facts.settings.subnet or {}
+    found = (ip_network(told[key], strict=False) for key in ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET") if key in told)
+    return next((str(each) for each in found if each.version == address.version and address in each), "")
 
 
 class Walk:
@@ -242,6 +249,8 @@ class Walk:
         if other is None or other is node:
             return Ended("lost", node.name, f"the forwarding entry leads to {outer.packet.target}, which is no other node's",
                          outer.mend)
+        if lease := _lease(other.facts, packet.target):
+            node.note("lease", f"{lease} is {other.name}'s", "its flannel's subnet file")
         other.steps = self._steps
         outer.packet.came_by = other.link_of(outer.packet.target)
         got = other.arrive(outer.packet, self._chance)
