@@ -1,8 +1,9 @@
 """What is looked for, as a classic BPF program, so that the kernel hands over nothing else: pure.
 
-Offsets count from the network header (SKF_NET_OFF), so a program fits every kind of packet socket and link. Looked at: the
-packet itself, and the one inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and
-alternatives say whether it is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
+Programs for taps count from the network header, where their packets begin. Those for rings say so (SKF_NET_OFF), as there the
+link's own header comes before; the kernel then takes a function call for each load. Looked at: the packet itself, and the one
+inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and alternatives say whether it
+is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
 
 Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ring.py`.
 """
@@ -13,17 +14,19 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 
-from netscope.flow import UDP, Flow
+from netscope.flow import PORTED, TCP, UDP, Flow
 from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
 from nodecore.net import Family, IPAddress
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30  # ld, ldh, ldb [k]
-LOAD_HALF_AT_X, LOAD_HEADER_LENGTH = 0x48, 0xB1  # ldh [x + k]; ldx 4*([k]&0xf)
+LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH = 0x48, 0x50, 0xB1  # ldh, ldb [x + k]; ldx 4*([k]&0xf)
 AND, EQUAL, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x45, 0x06, 0x05
-LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_HEADER_LENGTH)
+LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH)
+RST = 4
 NETWORK_HEADER = -0x100000
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
+LARGEST = 4096 * INSTRUCTION.size  # that the kernel takes
 
 Test = tuple[int, int]  # an opcode and its k: EQUAL goes on where it is, ANY_BIT where none of the bits is set
 Tests = tuple[Test, ...]
@@ -35,15 +38,40 @@ def of_flow(flow: Flow) -> bytes:
     return _program(lambda begin, family: _flow_at(flow, begin) if family is flow.family else None)
 
 
+def of_resets(hosts: Iterable[IPAddress]) -> bytes:
+    """TCP packets that end a connection at once, to or from one of these addresses; without any, everybody's."""
+    known = tuple(hosts)
+
+    def resets(begin: int, family: Family) -> Place | None:
+        mine = [host for host in known if Family.of(host) is family]
+        if known and not mine:
+            return None
+        four = family is Family.IPV4
+        load, flags = (LOAD_BYTE_AT_X, begin + 13) if four else (LOAD_BYTE, begin + 40 + 13)
+        reset: Tests = (load, flags), (AND, RST), (EQUAL, RST)
+        alternatives = [(*tests, *reset) for host in mine for tests in _addresses(begin, host)] or [reset]
+        return _carries(TCP, begin, family), alternatives
+
+    return _program(resets)
+
+
 def of_hosts(hosts: Iterable[IPAddress]) -> bytes:
     """Packets that go to or come from one of these addresses, whatever they carry."""
     known = tuple(hosts)
-    return _program(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
+    return _of_whole_frames(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
 
 
 def of_everything() -> bytes:
     """Every packet."""
     return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
+
+
+def _of_whole_frames(wanted: Callable[[int, Family], Place | None]) -> bytes:
+    """The same for packets with their link's header."""
+    program = b""
+    for code, passes, fails, k in INSTRUCTION.iter_unpack(_program(wanted)):
+        program += INSTRUCTION.pack(code, passes, fails, (NETWORK_HEADER + k) & 0xFFFFFFFF if code in LOADS else k)
+    return program
 
 
 def _program(wanted: Callable[[int, Family], Place | None]) -> bytes:
@@ -72,17 +100,30 @@ def _is(begin: int, family: Family) -> Tests:
     return (LOAD_BYTE, begin), (AND, 0xF0), (EQUAL, family.value << 4)
 
 
-def _flow_at(flow: Flow, begin: int) -> Place:
-    four = flow.family is Family.IPV4
-    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, flow.protocol))
+def _carries(protocol: int, begin: int, family: Family) -> Tests:
+    """A protocol; the index is the length of an IPv4 header afterwards."""
+    four = family is Family.IPV4
+    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, protocol))
     if four:  # no later fragment, whose first bytes are no ports
         head = (*head, (LOAD_HALF, begin + 6), (ANY_BIT, 0x1FFF), (LOAD_HEADER_LENGTH, begin))
+    return head
+
+
+def _flow_at(flow: Flow, begin: int) -> Place:
+    four = flow.family is Family.IPV4
     load, ports = (LOAD_HALF_AT_X, begin) if four else (LOAD_HALF, begin + 40)
-    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in (0, 2)]
-    ends: list[Tests] = [
-        (*address, (load, ports + place), (EQUAL, end.port))
-        for end in flow.ends for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True)]
-    return head, [*marked, *ends]
+    places = (0, 2) if flow.protocol in PORTED else (4, 6)  # an echo's identifier and number
+    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in places if flow.mark]
+    return _carries(flow.wire, begin, flow.family), [*marked, *_ends_at(flow, begin, load, ports)]
+
+
+def _ends_at(flow: Flow, begin: int, load: int, ports: int) -> Iterator[Tests]:
+    for end in flow.ends:
+        for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True):
+            if flow.protocol in PORTED:
+                yield *address, (load, ports + place), (EQUAL, end.port)
+            elif not flow.mark:
+                yield address
 
 
 def _hosts_at(hosts: list[IPAddress], begin: int, family: Family) -> Place | None:
@@ -123,4 +164,4 @@ def _alternative(tests: Tests) -> bytes:
 
 
 def _instruction(opcode: int, k: int) -> bytes:
-    return INSTRUCTION.pack(opcode, 0, 0, (NETWORK_HEADER + k) & 0xFFFFFFFF if opcode in LOADS else k)
+    return INSTRUCTION.pack(opcode, 0, 0, k)
