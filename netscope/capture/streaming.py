@@ -1,6 +1,7 @@
 """`netscope capture --live`: the file is written while packets come, and another one begun when it is large or old enough.
 
-Every node's packets wait half a second for the others', so that they can be put in order. Read next: `merging.py`, `files.py`.
+Every node's packets wait a second and a half: for the others', so that they can be put in order, and for news of translations.
+Read next: `merging.py`, `files.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from netscope.capture.spool import Spool
 from netscope.capture.tapping import Wish
 from netscope.directory import Directory
 
-DELAY = 500_000_000  # ns
+DELAY = 1_500_000_000  # ns: longer than nodes take to tell of a new translation
 PAUSE = 0.1
 PIPE = 1 << 20
 

@@ -183,6 +183,7 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
     assert len(kept) == 3
     assert kept[-1].name > "live-00003.pcapng"
     assert all(path.stat().st_size < 21_000 for path in kept)
+    assert all(re.search(r"flow \w{8} (before|after) NAT$", comment) for path in kept for *_, comment in read(net, path))
     numbers = [number for path in kept for point, number, _, _ in read(net, path) if point == "b pod"]
     assert numbers == list(range(numbers[0], 300))
 
