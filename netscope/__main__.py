@@ -69,6 +69,8 @@ def trace(source: str, target: str, protocol: str, family: str | None, seconds: 
 @click.argument("places", nargs=-1)
 @click.option("-w", "--write", "path", type=click.Path(dir_okay=False, writable=True, allow_dash=True), required=True,
               help="The pcapng file; `-` for stdout, for Wireshark or tcpdump to read along.")
+@click.option("--protocol", type=click.Choice(["tcp", "udp", "sctp", "icmp"]), default=None, help="Only this.")
+@click.option("--port", type=click.IntRange(1, 65535), multiple=True, help="Only from or to this port; can be repeated.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=None,
               help="How long, 10; with --live, to stdout or with --freeze-on until Ctrl-C, which always ends it before.")
 @click.option("--live", is_flag=True, help="Write while packets come, not at the end; always so to stdout and into many files.")
@@ -89,20 +91,23 @@ def capture(places: tuple[str, ...], kubeconfig: str, **options: Any) -> None:
     import asyncio
 
     from netscope import cluster
-    from netscope.capture.command import Options, run
+    from netscope.capture.command import Options, checked, run
 
-    wanted = Options(kubeconfig=kubeconfig, **options)
+    wanted = checked(Options(kubeconfig=kubeconfig, **options))
     directory = asyncio.run(cluster.read(kubeconfig))
     run(wanted, directory, [address for place in places for address in directory.find(place).addresses])
 
 
 @command.command(hidden=True)
 @click.argument("hosts", nargs=-1)
+@click.option("--protocol", default="", help="Only this.")
+@click.option("--port", type=int, multiple=True, help="Only from or to this port.")
 @click.option("--ring", default="", help="Keep so many bytes, packets and seconds back, until the end.")
 @click.option("--live", is_flag=True, help="Tell news while it runs.")
 @click.option("--resets", is_flag=True, help="Tell of connections that are reset.")
 @click.option("--metrics", multiple=True, help="Tell of failures that are counted there.")
-def tap(hosts: tuple[str, ...], ring: str, metrics: tuple[str, ...], *, live: bool, resets: bool) -> None:
+def tap(hosts: tuple[str, ...], protocol: str, port: tuple[int, ...], ring: str, metrics: tuple[str, ...], *,
+        live: bool, resets: bool) -> None:
     """A node's side of a capture. Started by the others."""
     from netscope.capture.keeping import Limits
     from netscope.capture.tapping import Wish
@@ -110,7 +115,7 @@ def tap(hosts: tuple[str, ...], ring: str, metrics: tuple[str, ...], *, live: bo
 
     size, count, seconds = ring.split(",") if ring else ("0", "0", "0")
     limits = Limits(int(size), int(count), float(seconds)) if ring else None
-    run_tap(Wish(hosts, limits, live=live, resets=resets, metrics=metrics))
+    run_tap(Wish(hosts, protocol, port, limits, live=live, resets=resets, metrics=metrics))
 
 
 @command.command()

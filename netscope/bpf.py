@@ -11,10 +11,10 @@ Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ri
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from netscope.flow import PORTED, TCP, UDP, Flow
+from netscope.flow import ICMP, ICMPV6, PORTED, TCP, UDP, Flow
 from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
 from nodecore.net import Family, IPAddress
 
@@ -35,30 +35,43 @@ Place = tuple[Tests, Iterable[Tests]]  # the head, and the alternatives
 
 def of_flow(flow: Flow) -> bytes:
     """Packets that bear the flow's mark as a port, or go to or come from one of its ends."""
-    return _program(lambda begin, family: _flow_at(flow, begin) if family is flow.family else None)
+    return _program(lambda begin, family: [_flow_at(flow, begin)] if family is flow.family else [])
 
 
 def of_resets(hosts: Iterable[IPAddress]) -> bytes:
     """TCP packets that end a connection at once, to or from one of these addresses; without any, everybody's."""
     known = tuple(hosts)
 
-    def resets(begin: int, family: Family) -> Place | None:
+    def resets(begin: int, family: Family) -> Iterator[Place]:
         mine = [host for host in known if Family.of(host) is family]
         if known and not mine:
-            return None
+            return
         four = family is Family.IPV4
         load, flags = (LOAD_BYTE_AT_X, begin + 13) if four else (LOAD_BYTE, begin + 40 + 13)
         reset: Tests = (load, flags), (AND, RST), (EQUAL, RST)
         alternatives = [(*tests, *reset) for host in mine for tests in _addresses(begin, host)] or [reset]
-        return _carries(TCP, begin, family), alternatives
+        yield _carries(TCP, begin, family), alternatives
 
     return _program(resets)
 
 
-def of_hosts(hosts: Iterable[IPAddress]) -> bytes:
-    """Packets that go to or come from one of these addresses, whatever they carry."""
+def of_hosts(hosts: Iterable[IPAddress], protocol: int = 0, ports: Sequence[int] = ()) -> bytes:
+    """Packets to or from one of these addresses and one of these ports, of that protocol; what is not given may be any."""
     known = tuple(hosts)
-    return _of_whole_frames(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
+
+    def places(begin: int, family: Family) -> Iterator[Place]:
+        mine = [tests for host in known if Family.of(host) is family for tests in _addresses(begin, host)]
+        if known and not mine:
+            return
+        if not protocol and not ports:
+            yield (), mine
+            return
+        load, at = _ports_at(begin, family)
+        ends: list[Tests] = [((load, at + place), (EQUAL, port)) for port in ports for place in (0, 2)]
+        for number in [ICMPV6 if protocol == ICMP and family is Family.IPV6 else protocol] if protocol else PORTED:
+            yield _carries(number, begin, family), [(*host, *end) for host in mine or [()] for end in ends or [()]]
+
+    return _of_whole_frames(places)
 
 
 def of_everything() -> bytes:
@@ -66,7 +79,7 @@ def of_everything() -> bytes:
     return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
 
 
-def _of_whole_frames(wanted: Callable[[int, Family], Place | None]) -> bytes:
+def _of_whole_frames(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
     """The same for packets with their link's header."""
     program = b""
     for code, passes, fails, k in INSTRUCTION.iter_unpack(_program(wanted)):
@@ -74,13 +87,12 @@ def _of_whole_frames(wanted: Callable[[int, Family], Place | None]) -> bytes:
     return program
 
 
-def _program(wanted: Callable[[int, Family], Place | None]) -> bytes:
+def _program(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
     """All places, and at the end: nothing."""
     code = b""
     for begin, outside in _places():
         for family in Family:
-            if found := wanted(begin, family):
-                head, alternatives = found
+            for head, alternatives in wanted(begin, family):
                 body = b"".join(map(_alternative, alternatives))
                 code += _head((*outside, *_is(begin, family), *head), len(body) // INSTRUCTION.size) + body
     return code + INSTRUCTION.pack(RETURN, 0, 0, NOTHING)
@@ -109,9 +121,13 @@ def _carries(protocol: int, begin: int, family: Family) -> Tests:
     return head
 
 
+def _ports_at(begin: int, family: Family) -> tuple[int, int]:
+    """How the half-words behind the IP header are loaded, and where the first is, once `_carries` has been tested."""
+    return (LOAD_HALF_AT_X, begin) if family is Family.IPV4 else (LOAD_HALF, begin + 40)
+
+
 def _flow_at(flow: Flow, begin: int) -> Place:
-    four = flow.family is Family.IPV4
-    load, ports = (LOAD_HALF_AT_X, begin) if four else (LOAD_HALF, begin + 40)
+    load, ports = _ports_at(begin, flow.family)
     places = (0, 2) if flow.protocol in PORTED else (4, 6)  # an echo's identifier and number
     marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in places if flow.mark]
     return _carries(flow.wire, begin, flow.family), [*marked, *_ends_at(flow, begin, load, ports)]
@@ -124,10 +140,6 @@ def _ends_at(flow: Flow, begin: int, load: int, ports: int) -> Iterator[Tests]:
                 yield *address, (load, ports + place), (EQUAL, end.port)
             elif not flow.mark:
                 yield address
-
-
-def _hosts_at(hosts: list[IPAddress], begin: int, family: Family) -> Place | None:
-    return ((), [tests for host in hosts for tests in _addresses(begin, host)]) if hosts else None
 
 
 def _addresses(begin: int, host: IPAddress) -> tuple[Tests, Tests]:

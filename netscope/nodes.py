@@ -18,7 +18,10 @@ from nodecore.errors import Fault, Unreachable, UserError
 
 
 class Nodes:
-    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it."""
+    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it.
+
+    Ctrl-C at the terminal is not for them: they are asked to finish.
+    """
 
     def __init__(self, names: tuple[str, ...], via: str) -> None:
         self._decode = msgspec.json.Decoder(Answer).decode
@@ -26,7 +29,8 @@ class Nodes:
             self._agents = {
                 name: subprocess.Popen(
                     [word.replace("{node}", name) for word in shlex.split(via)],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                    process_group=0)
                 for name in names}
         except OSError as error:
             raise UserError(f"--via: {via!r} cannot be started: {error.strerror}") from None

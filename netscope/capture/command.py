@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -31,6 +31,8 @@ class Options:
     """The flags."""
 
     path: str
+    protocol: str | None
+    port: Sequence[int]
     seconds: float | None
     live: bool
     file_mb: float
@@ -51,6 +53,10 @@ class Options:
         found = Limits(int(self.ring_mb * MB), self.ring_packets, self.ring_seconds)
         return found if found != Limits() else Limits(64 * MB) if self.freeze_on else None
 
+    def wish(self, hosts: Sequence[str]) -> Wish:
+        """Which packets."""
+        return Wish(hosts, self.protocol or "", self.port)
+
     @property
     def rotation(self) -> Rotation:
         """When another file is begun."""
@@ -62,16 +68,23 @@ class Options:
         return self.live or self.path == STDOUT or self.rotation.rotates
 
 
-def run(options: Options, directory: Directory, hosts: Sequence[str]) -> None:
-    """Capture, and say what was lost."""
+def checked(options: Options) -> Options:
+    """The same, or what about the flags makes no sense."""
     if options.at_once and options.limits:
         raise UserError("--ring-mb, --ring-packets, --ring-seconds, --freeze-on: what nodes keep back is written at the end, "
                         "not while packets come (--live, -w -, --file-mb, --file-seconds)")
     if options.files and not options.rotation.rotates:
         raise UserError("--files: with --file-mb or --file-seconds only")
+    if options.freeze_on:
+        freezing.parse(options.freeze_on)
+    return options
+
+
+def run(options: Options, directory: Directory, hosts: Sequence[str]) -> None:
+    """Capture, and say what was lost."""
     if options.at_once:
         files = Files(options.path, options.rotation)
-        lost = stream(directory, options.via, Wish(hosts), options.seconds or FOR_EVER, files, lambda: _begun(directory))
+        lost = stream(directory, options.via, options.wish(hosts), options.seconds or FOR_EVER, files, lambda: _begun(directory))
     else:
         lost = _at_the_end(options, directory, hosts)
     words = f"{lost} packets came too fast and are missing" if lost else "nothing was lost"
@@ -94,6 +107,7 @@ def _at_the_end(options: Options, directory: Directory, hosts: Sequence[str]) ->
                 click.echo(f"frozen: {words}", err=True)
                 time.sleep(options.after)
 
-    wish = Wish(hosts, options.limits, resets=freezing.RST in faults, metrics=options.metrics if freezing.SYNC in faults else ())
+    wish = replace(options.wish(hosts), limits=options.limits, resets=freezing.RST in faults,
+                   metrics=options.metrics if freezing.SYNC in faults else ())
     with open(options.path, "wb") as file:
         return record(directory, options.via, wish, wait, file)

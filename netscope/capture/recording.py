@@ -94,6 +94,8 @@ class Tap:
 
 def _options(wish: Wish) -> list[str]:
     found = ["--live"] * wish.live + ["--resets"] * wish.resets
+    found += ["--protocol", wish.protocol] * bool(wish.protocol)
+    found += [word for port in wish.ports for word in ("--port", str(port))]
     if limits := wish.limits:
         found += ["--ring", f"{limits.bytes},{limits.packets},{limits.seconds}"]
     return found + [word for url in wish.metrics for word in ("--metrics", url)]

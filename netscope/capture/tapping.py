@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from netscope import bpf
 from netscope.capture.keeping import Kept, Limits
 from netscope.capture.spool import News, Spool, Translated, framed, told
+from netscope.flow import PROTOCOLS
 from nodecore.kernel.ring import Ring
 from nodecore.net import parse_address
 
@@ -28,9 +29,13 @@ NEWS = 1.0  # seconds between looks for news, where packets are passed on at onc
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a node: whose packets (everybody's without hosts), what to keep back, which faults to watch for."""
+    """What is asked of a node: whose packets (everybody's without hosts), of which protocol and ports, inside tunnels as well;
+    what to keep back, and which faults to watch for.
+    """
 
     hosts: Sequence[str]
+    protocol: str = ""
+    ports: Sequence[int] = ()
     limits: Limits | None = None
     live: bool = False
     resets: bool = False
@@ -39,7 +44,7 @@ class Wish:
 
 def tap(wish: Wish) -> None:
     """Capture."""
-    ring = Ring(bpf.of_hosts(map(parse_address, wish.hosts)) if wish.hosts else bpf.of_everything())
+    ring = Ring(_program(wish))
     try:
         with os.fdopen(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
             _Tap(wish, ring, lambda data: _write(out.fileno(), data)).run()
@@ -47,6 +52,12 @@ def tap(wish: Wish) -> None:
         pass  # whoever asked is gone
     finally:
         ring.close()
+
+
+def _program(wish: Wish) -> bytes:
+    if not wish.hosts and not wish.protocol and not wish.ports:
+        return bpf.of_everything()
+    return bpf.of_hosts(map(parse_address, wish.hosts), PROTOCOLS.get(wish.protocol, 0), wish.ports)
 
 
 class _Tap:

@@ -19,6 +19,7 @@ import pytest
 from labs import until
 from net_by_hand import VIA, Net
 
+from netscope.__main__ import command
 from netscope.capture import freezing
 from netscope.capture.faults import Watch, failures
 from netscope.capture.files import Files, Rotation
@@ -26,6 +27,7 @@ from netscope.capture.keeping import Limits
 from netscope.capture.recording import Tap, record
 from netscope.capture.streaming import stream
 from netscope.capture.tapping import Wish
+from nodecore.errors import UserError
 
 pytestmark = pytest.mark.kernel
 SENT = 1000
@@ -52,9 +54,10 @@ def send(net: Net, count: int, *, flows: bool = False) -> None:
 
 
 def capture(net: Net, path: Path, act: Callable[[Sequence[Tap]], object], limits: Limits | None = None, *,
-            resets: bool = False) -> None:
+            resets: bool = False, protocol: str = "", ports: Sequence[int] = ()) -> None:
+    wish = Wish([net.plan.pod(1)], protocol, ports, limits, resets=resets)
     with path.open("wb") as file:
-        assert record(net.directory, VIA, Wish([net.plan.pod(1)], limits, resets=resets), lambda taps: void(act(taps)), file) == 0
+        assert record(net.directory, VIA, wish, lambda taps: void(act(taps)), file) == 0
 
 
 def void(_: object) -> None:
@@ -131,6 +134,14 @@ def test_a_ring_keeps_the_last(net: Net, tmp_path: Path, limits: Limits) -> None
     assert 10 <= len(at_pod) < 210
 
 
+def test_a_filter_looks_into_the_tunnel(net: Net, tmp_path: Path) -> None:
+    path = tmp_path / "filtered.pcapng"
+    capture(net, path, lambda _: send(net, 5), protocol="udp", ports=[8080])
+    assert Counter(point for point, *_ in read(net, path)) == dict.fromkeys(POINTS[1:], 5)  # before NAT it is port 80
+    capture(net, path, lambda _: send(net, 5), protocol="tcp")
+    assert read(net, path) == []
+
+
 def test_it_freezes_on_a_reset(net: Net, tmp_path: Path) -> None:
     def act(taps: Sequence[Tap]) -> str:
         send(net, 5)
@@ -174,6 +185,15 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
     assert all(path.stat().st_size < 21_000 for path in kept)
     numbers = [number for path in kept for point, number, _, _ in read(net, path) if point == "b pod"]
     assert numbers == list(range(numbers[0], 300))
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["-w", "-", "--ring-mb", "1"], "--ring-mb"), (["-w", "x.pcapng", "--freeze-on", "rain"], "--freeze-on: 'rain' is none of"),
+    (["-w", "x.pcapng", "--files", "3"], "--files"),
+])
+def test_flags_that_make_no_sense_are_named(words: list[str], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        command.main(["capture", *words], standalone_mode=False)
 
 
 class Page(BaseHTTPRequestHandler):
