@@ -18,7 +18,7 @@ from netscope.headers import Headers
 from netscope.nodes import Nodes
 from netscope.records import Finish, Look, Outcome, Report, Start, Ways, WaysTo
 from netscope.story import Trace, tell
-from netscope.trace import SECONDS_TO_ANSWER, SECONDS_TO_START, Plan, Request, hosts_of, plan_of, reports_of
+from netscope.trace import SECONDS_TO_ANSWER, SECONDS_TO_START, Plan, Request, asked_for, plan_of, reports_of
 
 PAUSE = 0.3
 MOMENT = 1.0  # that an answer has
@@ -86,7 +86,8 @@ def follow(request: Request, directory: Directory, via: str, *, dropped: bool) -
 
 
 def _stories(plan: Plan, heap: Heap, marks: list[int], nodes: Nodes, directory: Directory, *, dropped: bool) -> Iterator[Trace]:
-    answers = nodes.ask_all(WaysTo((*plan.addresses, *hosts_of(plan, directory))), SECONDS_TO_ANSWER)
+    known = {node: heap.report(node, Ways((), {})) for node in plan.nodes}
+    answers = nodes.ask_all(WaysTo(asked_for(plan, directory, known, answered=False)), SECONDS_TO_ANSWER)
     reports = {node: heap.report(node, answer) for node, answer in answers.items() if isinstance(answer, Ways)}
     for mark in marks:
         heap.told.add(mark)

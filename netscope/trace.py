@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
+
 from netscope.directory import Directory, Place, ends_of
 from netscope.flow import ICMP, Flow
 from netscope.nodes import Nodes
-from netscope.records import Finish, Outcome, Probe, Report, Start
+from netscope.records import Finish, Look, Outcome, Probe, Report, Start
 from netscope.story import Trace, tell
 from nodecore.errors import Bug, UserError
 from nodecore.net import Family, parse_address
@@ -22,6 +24,7 @@ from nodecore.net import Family, parse_address
 SECONDS_TO_START = 30.0  # an interpreter on a loaded machine, behind an ssh
 SECONDS_TO_ANSWER = 10.0
 SETTLE = 0.05  # for what is still on its way when the probe has its answer
+MOST_WAYS = 12  # that are asked for on suspicion
 MARKS = range(20000, 32000)  # below the ports the kernel gives out by itself
 
 
@@ -87,9 +90,30 @@ def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Tra
     time.sleep(SETTLE)
     if not isinstance(outcome, Outcome):
         raise Bug(f"a probe was answered by {type(outcome).__name__}")
-    hosts = [] if outcome.what == "answered" else hosts_of(plan, directory)
-    reports = nodes.ask_all(Finish((*plan.addresses, *hosts)), SECONDS_TO_ANSWER)
-    return tell(plan.flow, reports_of(reports), outcome, directory)
+    looked = reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER))
+    addresses = asked_for(plan, directory, looked, answered=outcome.what == "answered")
+    rest = reports_of(nodes.ask_all(Finish(addresses), SECONDS_TO_ANSWER))
+    return tell(plan.flow, {node: _joined(looked[node], report) for node, report in rest.items()}, outcome, directory)
+
+
+def asked_for(plan: Plan, directory: Directory, reports: Mapping[str, Report], *, answered: bool) -> tuple[str, ...]:
+    """The addresses that nodes are asked the ways to, each of which costs them some commands: those met by packets.
+
+    Where there is no answer, some that might have been met as well, and the hosts that a tunnel to them leads to.
+    """
+    seen = [each.headers for report in reports.values() for each in report.seen]
+    met = {address for headers in seen for address in (headers.source, headers.target)}
+    found = [address for address in plan.addresses if address in met]
+    if answered:
+        return tuple(found)
+    wanted = list(dict.fromkeys((plan.source, *found, *plan.addresses)))[:MOST_WAYS]
+    nodes = {directory.node_of(address) for address in wanted}
+    return (*wanted, *(address for address in hosts_of(plan, directory) if directory.node_of(address) in nodes))
+
+
+def _joined(first: Report, second: Report) -> Report:
+    return msgspec.structs.replace(
+        second, seen=first.seen + second.seen, hits=first.hits + second.hits, lost=first.lost + second.lost)
 
 
 def hosts_of(plan: Plan, directory: Directory) -> list[str]:
