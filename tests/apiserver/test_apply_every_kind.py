@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +35,7 @@ class Subject:
         body = OBJECTS[resource.group if resource.group == "events.k8s.io" else resource.plural]
         self.config: Object = {"kind": resource.kind, "apiVersion": resource.api_version,
                                "metadata": {"name": self.name, "labels": {"by": "one"}}, **json.loads(json.dumps(body))}
-        self.connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+        self.connection = api.connection()
 
     def ask(self, method: str, path: str, body: Any = None, content: str = JSON, accept: str = JSON) -> tuple[int, Any]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import time
@@ -58,7 +57,7 @@ def patch(dice: random.Random, form: str) -> Any:
 @pytest.mark.parametrize("sub", ["", "/status", "/scale"])
 def test_random_patches(api: ApiServer, sub: str) -> None:
     dice = random.Random(f"patches{sub}")
-    connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+    connection = api.connection()
     name = f"fuzz{sub.replace('/', '-')}-{time.time_ns() % 10**6}"
 
     def ask(method: str, path: str, body: Any, content: str) -> tuple[int, bytes]:
@@ -104,7 +103,7 @@ def test_random_bodies_of_subresources(api: ApiServer, path: str, method: str) -
 
 def test_random_objects(api: ApiServer) -> None:
     dice = random.Random("objects")
-    connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+    connection = api.connection()
     for number in range(200):
         body = {**START, **guided(dice)} if number % 2 else {**START, "metadata": {"managedFields": value(dice, 4), "name": "o"}}
         text = json.dumps(body)

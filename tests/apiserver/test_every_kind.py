@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import subprocess
@@ -35,7 +34,7 @@ class Life:
         self.first = Life.lives = Life.lives + 10
         resource = kind.resource
         self.collection = resource.path(SPACE if resource.namespaced else None)
-        self.connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+        self.connection = api.connection()
 
     def object(self, number: int = 1, **meta: Any) -> Object:
         resource = self.kind.resource
@@ -148,7 +147,7 @@ def test_watch_and_table(life: Life) -> None:
 
 
 def watched(life: Life, query: str, accept: str, count: int) -> list[Object]:
-    connection = http.client.HTTPSConnection("127.0.0.1", life.api.port, timeout=10, context=life.api.context())
+    connection = life.api.connection(seconds=10)
     connection.request("GET", life.collection + query, headers={"Accept": accept})
     reply = connection.getresponse()
     assert reply.status == 200

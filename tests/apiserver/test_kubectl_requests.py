@@ -6,7 +6,6 @@ is refused by name: EXPECTED tells those from the rest.
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class Replay:
     def __init__(self, api: ApiServer, namespace: str) -> None:
         self.api, self.namespace = api, namespace
         self.uid, self.version = "", "0"
-        self.connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+        self.connection = api.connection()
 
     def begin(self, requests: list[Request]) -> None:
         assert self.api.call("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}}).code == 201

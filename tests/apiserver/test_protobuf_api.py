@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import random
 import struct
 import time
@@ -26,7 +25,7 @@ class Wire:
     """One connection, as Go's client keeps it."""
 
     def __init__(self, api: ApiServer) -> None:
-        self.connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+        self.connection = api.connection()
 
     def ask(self, method: str, path: str, body: bytes | None = None, *, accept: str = GO) -> tuple[Any, bytes]:
         headers = {"Accept": accept, **({"Content-Type": PROTOBUF} if body is not None else {})}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import socket
 import time
@@ -40,8 +39,8 @@ def make(api: ApiServer, space: str, name: str) -> int:
     return version(api.call("POST", space, {"metadata": {"name": name, "annotations": {"n": "0"}}, "spec": {"limits": []}}).body)
 
 
-def change(api: ApiServer, space: str, name: str, n: int) -> int:
-    patch = {"metadata": {"annotations": {"n": str(n)}}}
+def change(api: ApiServer, space: str, name: str, n: int, **more: str) -> int:
+    patch = {"metadata": {"annotations": {"n": str(n), **more}}}
     return version(api.call("PATCH", f"{space}/{name}", patch, content="application/merge-patch+json").body)
 
 
@@ -56,7 +55,7 @@ def listed(api: ApiServer, space: str, **query: object) -> Any:
 
 @contextmanager
 def watching(api: ApiServer, space: str, **query: object) -> Iterator[Iterator[Any]]:
-    connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=10, context=api.context())
+    connection = api.connection(seconds=10)
     connection.request("GET", f"{space}?watch=1&{urlencode(query)}", headers={"Accept": "application/json"})
     reply = connection.getresponse()
     assert reply.status == 200, reply.read()
@@ -213,23 +212,12 @@ def test_a_watch_ends_in_time_with_a_bookmark_if_wanted(api: ApiServer, space: s
 def test_what_is_forgotten_is_gone(api_etcd: EtcdServer, api: ApiServer, space: str, things: list[int]) -> None:
     """More happened since than the window holds: 410 inside the stream, and a new list brings the client back."""
     for n in range(2600):
-        change_fast(api, space, n)
+        change(api, space, "a", n, fill="x" * 2000)
     with watching(api, space, resourceVersion=things[2]) as events:
         event = next(events)
         assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
         assert event["object"]["message"].startswith(f"too old resource version: {things[2]} (")
         assert list(events) == []
-
-
-connection: dict[int, http.client.HTTPSConnection] = {}
-
-
-def change_fast(api: ApiServer, space: str, n: int) -> None:
-    """As `change`, on one connection."""
-    one = connection.setdefault(api.port, http.client.HTTPSConnection("127.0.0.1", api.port, context=api.context()))
-    body = json.dumps({"metadata": {"annotations": {"n": str(n), "fill": "x" * 2000}}})
-    one.request("PATCH", f"{space}/a", body, {"Content-Type": "application/merge-patch+json"})
-    one.getresponse().read()
 
 
 @pytest.mark.slow
@@ -241,7 +229,7 @@ def test_who_reads_nothing_is_dropped_and_others_are_not(api: ApiServer, space: 
     before = api.resident()
     with watching(api, space, resourceVersion=things[2]) as events:
         for n in range(4000):
-            change_fast(api, space, n)
+            change(api, space, "a", n, fill="x" * 2000)
             assert version(next(events)["object"]) > 0
     until(lambda: ended(api), seconds=100, what="the stuck watch to be dropped")
     assert api.resident() - before < 30e6
