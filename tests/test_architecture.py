@@ -19,7 +19,7 @@ PACKAGES = ("nodecore", "flanneld_py", "proxy", "minik8s", "netscope")
 IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aiohttp", "grpc", "threading", "os"}
 PURE = (
     "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py", "nodecore/kernel/echo.py",
-    "nodecore/kernel/virtualserver.py",
+    "nodecore/kernel/virtualserver.py", "nodecore/rpc/hpack.py", "nodecore/rpc/errors.py",
     "flanneld_py/plan.py", "flanneld_py/masq.py", "flanneld_py/alloc.py", "flanneld_py/lease.py", "flanneld_py/backends/*.py",
     "flanneld_py/store/annotations.py", "flanneld_py/store/port.py", "flanneld_py/netconf.py", "flanneld_py/config.py",
     "flanneld_py/x25519.py", "nodecore/kernel/linkinfo.py",
