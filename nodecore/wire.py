@@ -236,4 +236,5 @@ def _api(pool: Any, file: Any) -> Api:
             )
             for method in service.method
         }
+    vars(api).update(api.names)
     return api
