@@ -26,9 +26,10 @@ OWN_TABLE = f"netscope-{os.getpid()}"
 
 
 class Agent:
-    """One trace on one node."""
+    """One trace on one node, or a look at it; the node's CNI directory and flannel's subnet file are at these paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, cni: str, subnet: str) -> None:
+        self._files = cni, subnet
         self._tap: Tap | None = None
         self._rules: RulesTrace | None = None
 
@@ -43,7 +44,7 @@ class Agent:
                 case Finish():
                     return self._finish(question)
                 case Examine():
-                    return examine()
+                    return examine(cni=self._files[0], subnet=self._files[1])
         except Fault as fault:
             return Failed(str(fault))
 
@@ -107,9 +108,9 @@ def _interface(number: int) -> str:
     return f"#{number}"
 
 
-def serve() -> None:
+def serve(cni: str, subnet: str) -> None:
     """Until nobody asks any more."""
-    agent = Agent()
+    agent = Agent(cni, subnet)
     decode, encode = msgspec.json.Decoder(Question).decode, msgspec.json.encode
     try:
         with os.fdopen(0, "rb") as questions, os.fdopen(1, "wb", buffering=0) as answers:

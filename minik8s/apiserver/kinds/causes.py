@@ -18,6 +18,8 @@ SERVICE_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+SUBDOMAIN_WORDS = ("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must "
+                   "start and end with an alphanumeric character")
 
 
 def wrong(field: str, value: Any, why: str) -> Cause:
@@ -72,9 +74,7 @@ label_name = _name(LABEL, 63, (
 service_name = _name(SERVICE_LABEL, 63, (
     "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end "
     "with an alphanumeric character (e.g. 'my-name',  or 'abc-123'"))
-subdomain = _name(SUBDOMAIN, 253, (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with "
-    "an alphanumeric character (e.g. 'example.com'"))
+subdomain = _name(SUBDOMAIN, 253, f"{SUBDOMAIN_WORDS} (e.g. 'example.com'")
 
 
 def path_segment(field: str, value: Any) -> Iterator[Cause]:
