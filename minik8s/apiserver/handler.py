@@ -227,6 +227,9 @@ async def _body(request: web.BaseRequest) -> bytes:
     large = Refused(413, f"Request entity too large: limit is {bodies.LARGEST}")
     if (request.content_length or 0) > bodies.LARGEST:
         raise large
+    if request.content.is_eof() and request.content.total_bytes <= bodies.LARGEST and not request.content.exception():
+        whole = request["sent"] = await request.content.read()  # it is all here
+        return whole
     parts = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
