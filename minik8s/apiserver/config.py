@@ -77,7 +77,7 @@ class Flags:
             raise UserError("--etcd-certfile and --etcd-keyfile go together")
         config = EtcdConfig(endpoints, self.etcd_cafile, self.etcd_certfile, self.etcd_keyfile)
         config.targets()
-        config.pem()
+        config.check_files()
         return config
 
     def networks(self) -> tuple[IPNetwork, ...]:

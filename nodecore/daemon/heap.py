@@ -3,7 +3,7 @@
 asyncio gives every TLS connection a zeroed buffer of 256 KiB to receive into, of which a record can fill 16, and empties it at
 once each time: one buffer does for all connections of a loop. An apiserver with fifty clients holds 12 MB of nothing else.
 What is sent goes through a buffer of the connection's that keeps the size of the largest piece it ever took, so pieces are small.
-Program text and constants that only served at the start are unmapped as well (15 MB of gRPC's and others): they are the
+Program text and constants that only served at the start are unmapped as well (OpenSSL's and others): they are the
 files', and come back from the page cache when they are touched. What belongs to the C library is for glibc alone.
 Read next: `nodecore/daemon/metrics.py`.
 """

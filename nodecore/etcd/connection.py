@@ -1,4 +1,4 @@
-"""One gRPC channel to one etcd member at a time: failover, deadlines, retries, login.
+"""One channel (`nodecore/rpc`) to one etcd member at a time: failover, deadlines, retries, login.
 
     unary(service, method, request)   one call within `timeout` seconds in all; when a member does not answer, the
                                       next is asked. Reads are repeated; a write only if it surely was not sent.
@@ -46,7 +46,7 @@ class Connection:
     def __init__(self, config: EtcdConfig, *, timeout: float = 5.0) -> None:
         self.config, self.timeout = config, timeout
         self._targets = config.targets()
-        config.pem()
+        config.check_files()
         self._members: dict[int, Member] = {}
         self._current = 0
         self._token = ""
