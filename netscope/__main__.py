@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from netscope.commands import bundle, doctor, explain
+from netscope.commands import bundle, doctor, explain, flows, map
 from nodecore.daemon.entry import run
 
 SSH = "ssh {node} netscope agent"
@@ -94,7 +94,7 @@ def agent(cni_dir: str, subnet_file: str) -> None:
     serve(cni_dir, subnet_file)
 
 
-for each in (bundle, doctor, explain):
+for each in (bundle, doctor, explain, flows, map):
     command.add_command(each.command, each.__name__.rpartition(".")[2])
 
 

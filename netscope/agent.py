@@ -16,9 +16,27 @@ from netscope import bpf, probe, ways
 from netscope.examine import examine
 from netscope.flow import NAMES, Flow
 from netscope.headers import Headers, read
-from netscope.records import Answer, Examine, Failed, Finish, Hit, Probe, Question, Ready, Report, Seen, Start
+from netscope.records import (
+    Answer,
+    Examine,
+    Failed,
+    Finish,
+    Hit,
+    Mend,
+    Probe,
+    Question,
+    Reach,
+    Reached,
+    Ready,
+    Report,
+    Seen,
+    Start,
+    Watch,
+)
+from netscope.watching import Watching, mend
 from nodecore.errors import Fault
 from nodecore.kernel.nftlist import rules_of
+from nodecore.kernel.ping import ping
 from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.kernel.tap import Tap
 
@@ -30,6 +48,7 @@ class Agent:
 
     def __init__(self, cni: str, subnet: str) -> None:
         self._files = cni, subnet
+        self._watching: Watching | None = None
         self._tap: Tap | None = None
         self._rules: RulesTrace | None = None
 
@@ -45,6 +64,13 @@ class Agent:
                     return self._finish(question)
                 case Examine():
                     return examine(cni=self._files[0], subnet=self._files[1])
+                case Watch():
+                    self._watching = self._watching or Watching()
+                    return self._watching.look()
+                case Reach():
+                    return Reached(ping(question.addresses, question.seconds))
+                case Mend():
+                    return mend(question.command)
         except Fault as fault:
             return Failed(str(fault))
 

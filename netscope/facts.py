@@ -1,6 +1,6 @@
 """What a node's network looks like, in the words of iproute2 and nft: their JSON, with the fields that are looked at.
 
-Values only: the same from a live node and from a bundle. Must not know: how they are read. Read next: `netscope/examine.py`,
+Pure: the same from a live node and from a bundle. Must not know: how they are read. Read next: `netscope/examine.py`,
 which reads them; `netscope/checks/`, which judge them.
 """
 

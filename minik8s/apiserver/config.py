@@ -12,12 +12,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from minik8s.apiserver.auth.accounts import Issuing
-from minik8s.apiserver.auth.signing import Signing
 from minik8s.apiserver.certificates import Certificates
-from minik8s.apiserver.kinds.default_objects import Advertised
 from minik8s.apiserver.own_certificates import OwnCertificates
 from minik8s.apiserver.request.audit import Audit, read_policy
 from minik8s.apiserver.request.seats import Limits
+from minik8s.apiserver.upkeep.default_objects import Advertised
+from minik8s.apiserver.upkeep.signing import Signing
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.etcd.config import EtcdConfig, parse_endpoints

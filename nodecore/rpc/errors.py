@@ -1,6 +1,6 @@
 """How a call fails: gRPC's status code by name, and what the other side or the connection says about it.
 
-Read next: `channel.py`.
+Pure. Read next: `channel.py`.
 """
 
 from __future__ import annotations

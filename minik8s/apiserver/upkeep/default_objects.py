@@ -1,7 +1,7 @@
 """What is there before anybody made it: four namespaces, the Service `kubernetes` with the way to this server, the range its
 address is of, and the two priorities of the system.
 
-Made at the start and looked after from then on. Must not know: HTTP. Read next: `verbs/writing.py`.
+Made at the start and looked after from then on. Must not know: HTTP. Read next: `../verbs/writing.py`.
 """
 
 from __future__ import annotations

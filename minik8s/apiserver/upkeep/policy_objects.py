@@ -1,7 +1,7 @@
 """Keeps the default policy there: what is missing is made, rules and subjects that are missing are added.
 
 What somebody added stays; an object with the annotation `.../autoupdate: "false"` is left alone. Aggregating roles are
-filled whenever a role changes. Must not know: HTTP. Read next: `policy.py`, `rbac.py`.
+filled whenever a role changes. Must not know: HTTP. Read next: `../auth/policy.py`, `../auth/rbac.py`.
 """
 
 from __future__ import annotations
