@@ -68,7 +68,7 @@ class Agent:
                     self._watching = self._watching or Watching()
                     return self._watching.look()
                 case Reach():
-                    return Reached(ping(question.addresses, question.seconds))
+                    return Reached(ping(question.addresses, question.seconds, question.size))
                 case Mend():
                     return mend(question.command)
         except Fault as fault:

@@ -33,6 +33,11 @@ class Link(msgspec.Struct, frozen=True):
         """Empty for real hardware."""
         return self.linkinfo.info_kind
 
+    @property
+    def tunnel_from(self) -> str:
+        """The host address a tunnel's packets come from; empty where none is set."""
+        return str(self.linkinfo.info_data.get("local") or self.linkinfo.info_data.get("local6") or "")
+
 
 class AddressInfo(msgspec.Struct, frozen=True):
     """One address of a link."""

@@ -48,15 +48,16 @@ class Nodes:
             self._send(name, question)
         return {name: self._receive(name, seconds) for name in self._agents}
 
-    def ask_each(self, question: Question, seconds: float) -> dict[str, Answer | Fault]:
-        """Everybody the same; a fault in place of an answer where there is none."""
+    def ask_each(self, question: Question | Mapping[str, Question], seconds: float) -> dict[str, Answer | Fault]:
+        """Everybody the same, or each its own; a fault in place of an answer where there is none."""
+        questions = question if isinstance(question, Mapping) else dict.fromkeys(self._agents, question)
         answers: dict[str, Answer | Fault] = {}
-        for name in self._agents:
+        for name, each in questions.items():
             try:
-                self._send(name, question)
+                self._send(name, each)
             except Fault as fault:
                 answers[name] = fault
-        for name in self._agents:
+        for name in questions:
             try:
                 if name not in answers:
                     answers[name] = self._receive(name, seconds)

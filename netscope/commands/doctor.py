@@ -27,7 +27,7 @@ def command(kubeconfig: str, via: str, bundle: str | None, output: str, *, as_js
 
     if mending and bundle:
         raise UserError("--fix: a bundle is the past, and cannot be mended")
-    scene = scene_of(kubeconfig, via, bundle)
+    scene = scene_of(kubeconfig, via, bundle, sending=True)
     found = doctor.findings_in(scene)
     if mending:
         scene, found = mend(scene, found, via)
@@ -38,7 +38,7 @@ def command(kubeconfig: str, via: str, bundle: str | None, output: str, *, as_js
 def mend(scene: Scene, found: list[Finding], via: str) -> tuple[Scene, list[Finding]]:
     """Run what is safe and look again, as long as that leads to something new."""
     from netscope import doctor
-    from netscope.gather import look
+    from netscope.gather import look, with_echoes
     from netscope.mending import mendable
     from netscope.nodes import Nodes
     from netscope.records import Mend
@@ -52,6 +52,6 @@ def mend(scene: Scene, found: list[Finding], via: str) -> tuple[Scene, list[Find
                     answer = nodes.ask(finding.node, Mend(words), SECONDS)
                     trouble = getattr(answer, "trouble", "")
                     click.echo(f"{finding.node}: {' '.join(words)}{': ' + trouble if trouble else ''}", err=True)
-            scene = look(scene.objects, nodes)
+            scene = with_echoes(look(scene.objects, nodes), nodes)
             found = doctor.findings_in(scene)
     return scene, found
