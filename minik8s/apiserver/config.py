@@ -197,10 +197,15 @@ class Flags:
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
 
-    def kubelet_tls(self) -> ssl.SSLContext | None:
-        """How we show ourselves to kubelets; None when we are not told."""
+    def kubelets(self) -> Certificates | None:
+        """How we show ourselves to kubelets, read anew when its files change; None when we are not told."""
         if not self.kubelet_client_certificate and not self.kubelet_client_key:
             return None
+        files = (self.kubelet_client_certificate, self.kubelet_client_key, self.kubelet_certificate_authority)
+        return Certificates(self.kubelet_tls, files)
+
+    def kubelet_tls(self) -> ssl.SSLContext:
+        """Our client certificate, and the CA that kubelets' certificates are from."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.kubelet_certificate_authority:
             _trust(context, self.kubelet_certificate_authority, "--kubelet-certificate-authority")

@@ -22,6 +22,7 @@ from minik8s.apiserver.auth.authenticate import NOBODY
 from minik8s.apiserver.auth.authorize import Attributes, User
 from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.auth.questions import attributes
+from minik8s.apiserver.certificates import Certificates
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE
@@ -47,7 +48,7 @@ BODY_SECONDS = 30
 class Handler:
     """Answers the requests of one server."""
 
-    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: ssl.SSLContext | None, address: str,
+    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: Certificates | None, address: str,
                  audit: Audit | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
         self._cluster, self._health, self._guard, self._kubelets = cluster, health, guard, kubelets
         self._dispatch = Dispatch(cluster, guard)
@@ -128,7 +129,7 @@ class Handler:
         call = Call(kind, target, verb, request.query, user, content=content, accept=request.headers.get("Accept", ""),
                     agent=request.headers.get("User-Agent", ""))
         if target.subresource == "proxy" and kind.sub("proxy"):
-            return await self._held(proxy(self._cluster, call, request, self._kubelets))
+            return await self._held(proxy(self._cluster, call, request, self._kubelet_tls))
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
         if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
@@ -187,6 +188,10 @@ class Handler:
             self._ended.wake()
         return response
 
+    @property
+    def _kubelet_tls(self) -> ssl.SSLContext | None:
+        return self._kubelets.current if self._kubelets else None
+
     async def end_streams(self, seconds: float) -> None:
         """This server is about to end: watches end as if their time were over, other streams are cut."""
         for watching in self._watchings:
@@ -205,7 +210,7 @@ class Handler:
             raise method_not_allowed()
         if call.target.subresource != "log" and "upgrade" not in request.headers.get("Connection", "").lower():
             raise Refused(400, "Upgrade request required")
-        return await self._held(carry(self._cluster, call, request, self._kubelets))
+        return await self._held(carry(self._cluster, call, request, self._kubelet_tls))
 
     async def _held(self, stream: Coroutine[Any, Any, None]) -> web.StreamResponse:
         """A stream that has the connection for itself."""

@@ -47,7 +47,7 @@ async def serve(flags: Flags) -> None:
     where = flags.advertised(bound[0].getsockname()[1])
     flags, own = flags.own_certificates(where)
     due = own.ensure() if own else 0.0
-    etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
+    etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelets(), read_tokens(flags.token_auth_file)
     event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
     audit = flags.audit()
     signing, delay, sealing = flags.signing(), flags.shutdown_delay(), read_sealing(flags.encryption_provider_config)
@@ -79,6 +79,7 @@ async def serve(flags: Flags) -> None:
             "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
             **({"own certificates": own.keep(due)} if own else {}),
+            **({"certificate for kubelets": kubelets.watch()} if kubelets else {}),
         }, runner, handler, health, delay)
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from minik8s.apiserver.certificates import Certificates
 from minik8s.pki.authority import Authority, Identity
+from nodecore.errors import UserError
 from tests.apiserver.apiprocess import ApiServer
 from tests.etcdserver import EtcdServer, free_ports
 from tests.labs import until
@@ -192,3 +194,26 @@ def serial(api: ApiServer) -> bytes:
         found = sock.getpeercert(binary_form=True)
         assert found
         return found
+
+
+def test_a_client_certificate_is_read_anew_when_it_is_whole(tmp_path: Path) -> None:
+    def load() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+        except (OSError, ssl.SSLError) as error:
+            raise UserError(str(error)) from None
+        return context
+
+    one, two = (Authority().issue(Identity("kube-apiserver")) for _ in range(2))
+    (tmp_path / "crt").write_bytes(one.certificate)
+    (tmp_path / "key").write_bytes(one.key)
+    shown = Certificates(load, (str(tmp_path / "crt"), str(tmp_path / "key")))
+    first = shown.current
+    assert not shown.look()
+    (tmp_path / "crt").write_bytes(two.certificate)
+    assert not shown.look(), "the key is still the old one's"
+    assert shown.current is first
+    (tmp_path / "key").write_bytes(two.key)
+    assert shown.look()
+    assert shown.current is not first
