@@ -44,6 +44,9 @@ def stay_small() -> None:
 
     def write(protocol: Any, parts: Iterable[bytes]) -> None:
         for part in parts:
+            if len(part) <= SMALL_PIECE:
+                whole(protocol, (part,))
+                continue
             size = SMALL_PIECE if len(part) <= FEW_PIECES else TLS_BUFFER
             left = memoryview(part)
             while left:

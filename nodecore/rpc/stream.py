@@ -18,7 +18,7 @@ HEAD = 5  # bytes before each message: whether it is packed, and its length
 class Stream:
     """What came and what is to go; it has ended when the other side or the connection says so, with an error or without."""
 
-    __slots__ = ("_data", "_largest", "_loop", "_messages", "_waiter", "ended", "error", "last", "number", "outgoing",
+    __slots__ = ("_held", "_largest", "_loop", "_messages", "_next", "_waiter", "ended", "error", "last", "number", "outgoing",
                  "queued", "untold", "window")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, number: int, window: int, largest: int) -> None:
@@ -27,25 +27,27 @@ class Stream:
         self.ended = False
         self.error: RpcError | None = None
         self.queued = self.untold = 0  # bytes of whole messages nobody took yet; bytes the other side may send anew
-        self._data = b""
+        self._held, self._next = bytearray(), 0  # what came of the next message, and its size with its head once that is known
         self._messages: deque[bytes] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
     def take(self, data: bytes) -> None:
         """Some bytes came."""
-        data = self._data = self._data + data if self._data else data
-        at, size = 0, len(data)
-        while size - at >= HEAD:
-            stop = at + HEAD + int.from_bytes(data[at + 1:at + HEAD], "big")
-            if data[at] or (self._largest and stop - at > self._largest):
+        held = self._held
+        held += data
+        at, size = 0, len(held)
+        while size - at >= max(HEAD, self._next):
+            stop = at + HEAD + int.from_bytes(held[at + 1:at + HEAD], "big")
+            self._next = stop - at
+            if held[at] or (self._largest and self._next > self._largest):
                 return self.fail(RpcError("RESOURCE_EXHAUSTED", "a message that is packed or too large"))
             if stop > size:
                 break
-            self._messages.append(data[at + HEAD:stop])
+            self._messages.append(bytes(held[at + HEAD:stop]))
             self.queued += stop - at
-            at = stop
+            at, self._next = stop, 0
         if at:
-            self._data = data[at:]
+            del held[:at]
             self._wake()
 
     def finish(self, fields: dict[str, str]) -> None:
