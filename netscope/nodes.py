@@ -18,14 +18,18 @@ from nodecore.errors import Fault, Unreachable
 
 
 class Nodes:
-    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it."""
+    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it.
+
+    Ctrl-C at the terminal is not for them: they are asked to finish.
+    """
 
     def __init__(self, names: tuple[str, ...], via: str) -> None:
         self._decode = msgspec.json.Decoder(Answer).decode
         self._agents = {
             name: subprocess.Popen(
                 [word.replace("{node}", name) for word in shlex.split(via)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                process_group=0)
             for name in names}
 
     def __enter__(self) -> Nodes:

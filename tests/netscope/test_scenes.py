@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import tarfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from scene_by_hand import objects_of, scene_of
 from netscope import bundle, mapdrawing
 from netscope.__main__ import command
 from netscope.commands.doctor import mend
+from netscope.commands.flows import answer
 from netscope.doctor import findings_in
 from netscope.flows import Filter, Ledger, Row, draw, metrics, place_of
 from netscope.gather import with_echoes
@@ -28,6 +30,7 @@ from netscope.map import map_of
 from netscope.mending import safe_commands
 from netscope.nodes import Nodes
 from netscope.records import Flows, Mend, Mended, Watch
+from nodecore.errors import UserError
 from nodecore.kube.workload import Pod
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -161,6 +164,17 @@ def test_a_connection_nobody_answers_is_told(net: Net, nodes: Nodes) -> None:
         sock.sendto(b"x", ("10.2.0.2", 8080))
         (row,) = until(lambda: look(net, nodes, ledger, wanted))
     assert (row.source, row.target, row.verdict) == ("pod/default/a", "pod/default/b", "unanswered")
+
+
+def test_prometheus_is_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        end = f"127.0.0.1:{free.getsockname()[1]}"
+    latest = [metrics([], lost=True)]
+    answer(end, latest)
+    with urllib.request.urlopen(f"http://{end}/metrics") as reply:
+        assert reply.read().decode().endswith("\nnetscope_news_lost 1\n")
+    with pytest.raises(UserError, match="HOST:PORT"):
+        answer("here", latest)
 
 
 def test_only_what_is_safe_is_mended(net: Net, nodes: Nodes) -> None:
