@@ -21,6 +21,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from nodecore.rpc.channel import Channel
+
 FieldProto = descriptor_pb2.FieldDescriptorProto
 SCALARS = {
     name: getattr(FieldProto, f"TYPE_{name.upper()}")
@@ -56,16 +58,12 @@ class Api:
         except KeyError:
             raise AttributeError(f"{self.package} has no message or enum value {name}") from None
 
-    def stub(self, channel: Any, service: str) -> SimpleNamespace:
-        """Callables for a service's methods on a grpc (or grpc.aio) channel."""
-        made = SimpleNamespace()
-        for name, method in self.services[service].items():
-            shape = ("stream" if method.streams_in else "unary") + "_" + ("stream" if method.streams_out else "unary")
-            call = getattr(channel, shape)(
-                method.path, request_serializer=method.request.SerializeToString, response_deserializer=method.response.FromString
-            )
-            setattr(made, name, call)
-        return made
+    def stub(self, channel: Channel, service: str) -> SimpleNamespace:
+        """Callables for a service's methods on a channel."""
+        methods = self.services[service].items()
+        return SimpleNamespace(**{
+            name: channel.stream(method) if method.streams_in or method.streams_out else channel.unary(method)
+            for name, method in methods})
 
 
 def load(path: Path) -> Api:
@@ -238,4 +236,5 @@ def _api(pool: Any, file: Any) -> Api:
             )
             for method in service.method
         }
+    vars(api).update(api.names)
     return api

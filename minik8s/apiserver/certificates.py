@@ -1,7 +1,8 @@
-"""The serving side of TLS from files that may change: a connection made after a change sees the new ones, no restart needed.
+"""TLS contexts from files that may change: a connection made after a change sees the new ones, no restart needed.
 
-The context handed to the HTTP server stays; whenever a client says hello, it is given the newest context. What cannot be loaded
-(a certificate without its key yet) leaves the old one in place and is looked at again.
+The context handed to the HTTP server stays; whenever a client says hello, it is given the newest context. Where we are the
+client, `current` is asked for each connection. What cannot be loaded (a certificate without its key yet) leaves the old one in
+place and is looked at again.
 Must not know: HTTP. Read next: `config.py`, which reads the files.
 """
 
@@ -28,7 +29,13 @@ class Certificates:
         self._stamps = self._read_stamps()
         self.front = load()
         self._current = self.front
-        self.front.sni_callback = self._hello
+        if self.front.protocol == ssl.PROTOCOL_TLS_SERVER:
+            self.front.sni_callback = self._hello
+
+    @property
+    def current(self) -> ssl.SSLContext:
+        """The newest context."""
+        return self._current
 
     def _hello(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         if connection.context is not self._current:

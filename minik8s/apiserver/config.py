@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 
 from minik8s.apiserver.auth.accounts import Issuing
 from minik8s.apiserver.certificates import Certificates
+from minik8s.apiserver.own_certificates import OwnCertificates
 from minik8s.apiserver.request.audit import Audit, read_policy
+from minik8s.apiserver.request.seats import Limits
 from minik8s.apiserver.upkeep.default_objects import Advertised
 from minik8s.apiserver.upkeep.signing import Signing
 from nodecore.duration import parse_duration
@@ -22,6 +25,7 @@ from nodecore.files import read_bytes
 from nodecore.net import Family, IPNetwork, parse_address, parse_network
 
 LARGEST_RANGE_BITS = 20
+SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Flags:
     bind_address: str
     secure_port: int
     advertise_address: str
+    cert_dir: str
     tls_cert_file: str
     tls_private_key_file: str
     client_ca_file: str
@@ -60,6 +65,9 @@ class Flags:
     cluster_signing_duration: str
     cache_dir: str
     event_ttl: str
+    max_requests_inflight: int
+    max_mutating_requests_inflight: int
+    request_timeout: str
     shutdown_delay_duration: str
 
     def etcd(self) -> EtcdConfig:
@@ -69,7 +77,7 @@ class Flags:
             raise UserError("--etcd-certfile and --etcd-keyfile go together")
         config = EtcdConfig(endpoints, self.etcd_cafile, self.etcd_certfile, self.etcd_keyfile)
         config.targets()
-        config.pem()
+        config.check_files()
         return config
 
     def networks(self) -> tuple[IPNetwork, ...]:
@@ -150,6 +158,30 @@ class Flags:
         """How long this still serves after it was told to end."""
         return parse_duration(self.shutdown_delay_duration, what="--shutdown-delay-duration")
 
+    def limits(self) -> Limits:
+        """How much is answered at once, and for how long."""
+        seconds = parse_duration(self.request_timeout, what="--request-timeout")
+        if seconds <= 0:
+            raise UserError(f"--request-timeout: {self.request_timeout} is no time")
+        return Limits(self.max_requests_inflight, self.max_mutating_requests_inflight, seconds)
+
+    def own_certificates(self, where: Advertised) -> tuple[Flags, OwnCertificates | None]:
+        """These flags with our own certificates where none are given, and what keeps those."""
+        if self.tls_cert_file or self.tls_private_key_file:
+            return self, None
+        directory = Path(self.cert_dir)
+        ca, key = str(directory / "ca.crt"), str(directory / "ca.key")
+        bound = parse_address(self.bind_address, what="--bind-address")
+        addresses = {str(each) for each in (where.address, where.service, bound) if not each.is_unspecified}
+        names = (*sorted({*addresses, "127.0.0.1", "::1", "localhost", socket.gethostname()}), *SERVICE_NAMES)
+        signs = not self.cluster_signing_cert_file and not self.cluster_signing_key_file
+        return replace(
+            self, tls_cert_file=str(directory / "apiserver.crt"), tls_private_key_file=str(directory / "apiserver.key"),
+            client_ca_file=self.client_ca_file or ca, root_ca_file=self.root_ca_file or ca,
+            cluster_signing_cert_file=ca if signs else self.cluster_signing_cert_file,
+            cluster_signing_key_file=key if signs else self.cluster_signing_key_file,
+        ), OwnCertificates(directory, names, f"https://{where.text}")
+
     def serving(self) -> Certificates:
         """Our side of TLS, read anew when its files change."""
         return Certificates(self.server_tls, (self.tls_cert_file, self.tls_private_key_file, self.client_ca_file))
@@ -165,10 +197,15 @@ class Flags:
             context.verify_mode = ssl.CERT_OPTIONAL
         return context
 
-    def kubelet_tls(self) -> ssl.SSLContext | None:
-        """How we show ourselves to kubelets; None when we are not told."""
+    def kubelets(self) -> Certificates | None:
+        """How we show ourselves to kubelets, read anew when its files change; None when we are not told."""
         if not self.kubelet_client_certificate and not self.kubelet_client_key:
             return None
+        files = (self.kubelet_client_certificate, self.kubelet_client_key, self.kubelet_certificate_authority)
+        return Certificates(self.kubelet_tls, files)
+
+    def kubelet_tls(self) -> ssl.SSLContext:
+        """Our client certificate, and the CA that kubelets' certificates are from."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.kubelet_certificate_authority:
             _trust(context, self.kubelet_certificate_authority, "--kubelet-certificate-authority")

@@ -13,7 +13,8 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from minik8s.apiserver import documents
@@ -21,15 +22,16 @@ from minik8s.apiserver.auth.authenticate import NOBODY
 from minik8s.apiserver.auth.authorize import Attributes, User
 from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.auth.questions import attributes
+from minik8s.apiserver.certificates import Certificates
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.health import Health
-from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE, Kind
+from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE
 from minik8s.apiserver.kinds.registry import refusal as not_served
 from minik8s.apiserver.request import bodies, routes
 from minik8s.apiserver.request.audit import Audit
 from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
 from minik8s.apiserver.request.routes import Target
-from minik8s.apiserver.request.seats import Seats
+from minik8s.apiserver.request.seats import READING, Limits, Seats, patience
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
 from minik8s.apiserver.verbs.dispatch import Dispatch
 from minik8s.apiserver.verbs.proxying import proxy
@@ -46,14 +48,15 @@ BODY_SECONDS = 30
 class Handler:
     """Answers the requests of one server."""
 
-    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: ssl.SSLContext | None, address: str,
-                 audit: Audit | None = None) -> None:
+    def __init__(self, cluster: Cluster, health: Health, guard: Guard, kubelets: Certificates | None, address: str,
+                 audit: Audit | None = None, limits: Limits = Limits()) -> None:  # noqa: B008
         self._cluster, self._health, self._guard, self._kubelets = cluster, health, guard, kubelets
         self._dispatch = Dispatch(cluster, guard)
         self._address, self._metrics = address, health.metrics
         self._watchings: set[Watching] = set()
         self._ended = Wakeup()
-        self._audit, self._seats = audit, Seats()
+        self._audit, self._limit = audit, limits.seconds
+        self._reads, self._writes = Seats(limits.reads), Seats(limits.writes)
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -112,7 +115,10 @@ class Handler:
         if review and not target.name and bool(target.namespace) == review.resource.namespaced:
             if verb != "create":
                 raise method_not_allowed()
-            return _respond(await self._dispatch.review(review, await _body(request), content, user, target.namespace))
+            async def reviewed() -> web.Response:
+                return _respond(await self._dispatch.review(review, await _body(request), content, user, target.namespace))
+
+            return await self._seated(verb, user, target, request.query, reviewed)
         if place == ("", "v1", "bindings") and verb == "create" and target.namespace:
             kind = BY_RESOURCE["", "v1", "pods"]
         else:
@@ -123,32 +129,43 @@ class Handler:
         call = Call(kind, target, verb, request.query, user, content=content, accept=request.headers.get("Accept", ""),
                     agent=request.headers.get("User-Agent", ""))
         if target.subresource == "proxy" and kind.sub("proxy"):
-            return await self._held(proxy(self._cluster, call, request, self._kubelets))
+            return await self._held(proxy(self._cluster, call, request, self._kubelet_tls))
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
         if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
             return await self._watch(request, call)
-        return await self._whole(request, call, kind)
+        return await self._seated(verb, user, target, request.query, partial(self._whole, request, call))
 
-    async def _whole(self, request: web.BaseRequest, call: Call, kind: Kind) -> web.StreamResponse:
-        """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
-        if not self._seats.take(call.user, call.target):
+    async def _seated(self, verb: str, user: User, target: Target, query: Mapping[str, str],
+                      work: Callable[[], Awaitable[web.Response]]) -> web.Response:
+        """An answer in one piece, if there is a seat, and in time."""
+        seats, seconds = self._reads if verb in READING else self._writes, patience(query, self._limit)
+        if not seats.take(user, target):
             raise Refused(429, "too many requests, please try again later")
-        self._metrics.begin(call.verb)
+        self._metrics.begin(verb)
         try:
-            if call.verb in ("get", "list"):
-                return _respond(await self._dispatch.read(call))
-            body = await _body(request)
-            whole = Call(kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
-            answer = await self._dispatch.write_to_the_end(whole)
-            response = _respond(answer)
-            for warning in whole.warnings[:20]:
-                quoted = warning[:500].replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
-                response.headers.add("Warning", f'299 - "{quoted}"')
-            return response
+            async with asyncio.timeout(seconds) as limit:
+                return await work()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            why = "Timeout: request did not complete within the allotted timeout"
+            raise Refused(504, why, reason="Timeout") from None
         finally:
-            self._seats.leave(call.user)
-            self._metrics.end(call.verb)
+            seats.leave(user)
+            self._metrics.end(verb)
+
+    async def _whole(self, request: web.BaseRequest, call: Call) -> web.Response:
+        """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
+        if call.verb in READING:
+            return _respond(await self._dispatch.read(call))
+        body = await _body(request)
+        whole = Call(call.kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
+        response = _respond(await self._dispatch.write_to_the_end(whole))
+        for warning in whole.warnings[:20]:
+            quoted = warning[:500].replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+            response.headers.add("Warning", f'299 - "{quoted}"')
+        return response
 
     async def _watch(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         watching = Watching(self._cluster, call, self._metrics)
@@ -171,6 +188,10 @@ class Handler:
             self._ended.wake()
         return response
 
+    @property
+    def _kubelet_tls(self) -> ssl.SSLContext | None:
+        return self._kubelets.current if self._kubelets else None
+
     async def end_streams(self, seconds: float) -> None:
         """This server is about to end: watches end as if their time were over, other streams are cut."""
         for watching in self._watchings:
@@ -189,7 +210,7 @@ class Handler:
             raise method_not_allowed()
         if call.target.subresource != "log" and "upgrade" not in request.headers.get("Connection", "").lower():
             raise Refused(400, "Upgrade request required")
-        return await self._held(carry(self._cluster, call, request, self._kubelets))
+        return await self._held(carry(self._cluster, call, request, self._kubelet_tls))
 
     async def _held(self, stream: Coroutine[Any, Any, None]) -> web.StreamResponse:
         """A stream that has the connection for itself."""
@@ -211,6 +232,9 @@ async def _body(request: web.BaseRequest) -> bytes:
     large = Refused(413, f"Request entity too large: limit is {bodies.LARGEST}")
     if (request.content_length or 0) > bodies.LARGEST:
         raise large
+    if request.content.is_eof() and request.content.total_bytes <= bodies.LARGEST and not request.content.exception():
+        whole = request["sent"] = await request.content.read()  # it is all here
+        return whole
     parts = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):

@@ -43,9 +43,11 @@ HEAD_LIMIT = 64 * 1024
 
 async def serve(flags: Flags) -> None:
     """Serve until a signal ends it."""
-    etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelet_tls(), read_tokens(flags.token_auth_file)
-    networks, (low, high), bound = flags.networks(), flags.node_ports(), flags.sockets()
+    networks, (low, high), limits, bound = flags.networks(), flags.node_ports(), flags.limits(), flags.sockets()
     where = flags.advertised(bound[0].getsockname()[1])
+    flags, own = flags.own_certificates(where)
+    due = own.ensure() if own else 0.0
+    etcd, tls, kubelets, tokens = flags.etcd(), flags.serving(), flags.kubelets(), read_tokens(flags.token_auth_file)
     event_ttl, root_ca = flags.event_seconds(), flags.root_ca()
     audit = flags.audit()
     signing, delay, sealing = flags.signing(), flags.shutdown_delay(), read_sealing(flags.encryption_provider_config)
@@ -57,7 +59,7 @@ async def serve(flags: Flags) -> None:
         client.observe = health.metrics.asked_etcd
         guard = Guard(cluster, flags.issuing(), tokens, anonymous=flags.anonymous_auth)
         cluster.gate = chain = Chain(cluster, guard.access)
-        handler = Handler(cluster, health, guard, kubelets, where.text, audit)
+        handler = Handler(cluster, health, guard, kubelets, where.text, audit, limits)
         runner = await _start(handler, sockets, tls.front)
         log.info("serving on %s", ", ".join(_name(sock) for sock in sockets))
 
@@ -76,6 +78,8 @@ async def serve(flags: Flags) -> None:
             "quotas": keep_status(cluster, chain.quota),
             "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
+            **({"own certificates": own.keep(due)} if own else {}),
+            **({"certificate for kubelets": kubelets.watch()} if kubelets else {}),
         }, runner, handler, health, delay)
 
 

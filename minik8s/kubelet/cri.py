@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from nodecore import errors, wire
+from nodecore.rpc.channel import Channel
+from nodecore.rpc.errors import RpcError
 
 from . import names
 from .records import CREATED, EXITED, RUNNING, UNKNOWN, Actual, Container, Sandbox
@@ -26,15 +25,9 @@ from .records import CREATED, EXITED, RUNNING, UNKNOWN, Actual, Container, Sandb
 CALL, STARTING = 30.0, 120.0
 MESSAGE_LIMIT = 16 * 1024 * 1024
 STATES = {0: CREATED, 1: RUNNING, 2: EXITED, 3: UNKNOWN}
-OPTIONS = (
-    ("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-)
 KINDS = {
-    grpc.StatusCode.UNAVAILABLE: errors.Unreachable, grpc.StatusCode.DEADLINE_EXCEEDED: errors.Unreachable,
-    grpc.StatusCode.NOT_FOUND: errors.NotFound, grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExists,
-    grpc.StatusCode.INVALID_ARGUMENT: errors.Invalid, grpc.StatusCode.CANCELLED: errors.Unreachable,
+    "UNAVAILABLE": errors.Unreachable, "DEADLINE_EXCEEDED": errors.Unreachable, "CANCELLED": errors.Unreachable,
+    "NOT_FOUND": errors.NotFound, "ALREADY_EXISTS": errors.AlreadyExists, "INVALID_ARGUMENT": errors.Invalid,
 }
 Fingerprint = frozenset[tuple[str, int]]
 
@@ -42,9 +35,9 @@ Fingerprint = frozenset[tuple[str, int]]
 async def _call(what: str, call: Awaitable[Any]) -> Any:
     try:
         return await call
-    except grpc.aio.AioRpcError as error:
-        kind = KINDS.get(error.code(), errors.Fault)
-        raise kind(f"{what}: {error.details() or error.code().name}") from None
+    except RpcError as error:
+        kind = KINDS.get(error.code, errors.Fault)
+        raise kind(f"{what}: {error.details or error.code}") from None
 
 
 class Runtime:
@@ -52,7 +45,7 @@ class Runtime:
 
     def __init__(self, endpoint: str) -> None:
         self._api = wire.load(Path(__file__).with_name("cri.proto"))
-        self._channel = grpc.aio.insecure_channel(endpoint, options=list(OPTIONS))
+        self._channel = Channel(endpoint, largest=MESSAGE_LIMIT, pings=False)  # containerd takes pings every 5 minutes only
         self._runtime = self._api.stub(self._channel, "RuntimeService")
         self._images = self._api.stub(self._channel, "ImageService")
         self._known: dict[str, tuple[int, Container]] = {}

@@ -3,7 +3,7 @@
 asyncio gives every TLS connection a zeroed buffer of 256 KiB to receive into, of which a record can fill 16, and empties it at
 once each time: one buffer does for all connections of a loop. An apiserver with fifty clients holds 12 MB of nothing else.
 What is sent goes through a buffer of the connection's that keeps the size of the largest piece it ever took, so pieces are small.
-Program text and constants that only served at the start are unmapped as well (15 MB of gRPC's and others): they are the
+Program text and constants that only served at the start are unmapped as well (OpenSSL's and others): they are the
 files', and come back from the page cache when they are touched. What belongs to the C library is for glibc alone.
 Read next: `nodecore/daemon/metrics.py`.
 """
@@ -14,6 +14,7 @@ import asyncio
 import ctypes
 import gc
 import re
+import time
 from asyncio import sslproto
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import Any
 MADV_DONTNEED = 4
 TLS_BUFFER = 16 * 1024
 SMALL_PIECE, FEW_PIECES = 4 * 1024, 64 * 1024
-FIRST, PERIOD = 5.0, 60.0
+FIRST, PERIOD = 5.0, 10.0
+BUSY, SHARE = 0.2, 50  # worth a trim: so many seconds of work, and so many times what the last trim took
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ \S+ +/")
 HEX_DIGITS = frozenset("0123456789abcdef")
 
@@ -42,6 +44,9 @@ def stay_small() -> None:
 
     def write(protocol: Any, parts: Iterable[bytes]) -> None:
         for part in parts:
+            if len(part) <= SMALL_PIECE:
+                whole(protocol, (part,))
+                continue
             size = SMALL_PIECE if len(part) <= FEW_PIECES else TLS_BUFFER
             left = memoryview(part)
             while left:
@@ -52,16 +57,26 @@ def stay_small() -> None:
 
 
 async def keep_small() -> None:
-    """Trim soon after the start and once a minute, for ever."""
+    """Trim soon after the start, and from then on soon after work: who does nothing has nothing to give back."""
     libc = ctypes.CDLL(None)
     trim = getattr(libc, "malloc_trim", None)
     await asyncio.sleep(FIRST)
     while True:
+        began = time.process_time()
         gc.collect()
         if trim:
             trim(0)
         drop_idle_text(libc)
+        await _work_done(max(BUSY, SHARE * (time.process_time() - began)))
+
+
+async def _work_done(seconds: float) -> None:
+    """Wait until the process has worked for so many seconds more."""
+    end = time.process_time() + seconds
+    while True:
         await asyncio.sleep(PERIOD)
+        if time.process_time() >= end:
+            return
 
 
 def settle() -> None:

@@ -34,9 +34,11 @@ class EtcdConfig:
         """The endpoints, read; raises `UserError` for the first that cannot be."""
         return tuple(parse_endpoint(text, tls=bool(self.ca or self.cert)) for text in self.endpoints)
 
-    def pem(self) -> Pem:
-        """The TLS files' contents; raises `UserError` naming the file that cannot be read."""
-        return Pem(*(read_bytes(path, "etcd TLS file") if path else None for path in (self.ca, self.key, self.cert)))
+    def check_files(self) -> None:
+        """Raise `UserError` naming the TLS file that cannot be read."""
+        for path in (self.ca, self.key, self.cert):
+            if path:
+                read_bytes(path, "etcd TLS file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,6 @@ class Target:
 
     address: str
     tls: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Pem:
-    """PEM texts, None where not given."""
-
-    ca: bytes | None
-    key: bytes | None
-    cert: bytes | None
 
 
 def parse_endpoints(text: str, *, what: str = "etcd endpoint") -> tuple[str, ...]:

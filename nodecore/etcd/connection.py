@@ -1,4 +1,4 @@
-"""One gRPC channel to one etcd member at a time: failover, deadlines, retries, login.
+"""One channel (`nodecore/rpc`) to one etcd member at a time: failover, deadlines, retries, login.
 
     unary(service, method, request)   one call within `timeout` seconds in all; when a member does not answer, the
                                       next is asked. Reads are repeated; a write only if it surely was not sent.
@@ -11,9 +11,10 @@ Must not know: what the calls mean. Read next: `nodecore/etcd/watch.py`.
 from __future__ import annotations
 
 import asyncio
-import os
+import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,39 +24,19 @@ from nodecore.errors import Fault
 from nodecore.etcd import faults
 from nodecore.etcd.config import EtcdConfig, Target
 from nodecore.loop.backoff import Backoff
-
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core logs to stderr what we report ourselves
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
-import grpc
-import grpc.aio
+from nodecore.rpc.channel import Channel
+from nodecore.rpc.errors import RpcError
 
 API = wire.load(Path(__file__).with_name("rpc.proto"))
 READS = frozenset({"Range", "LeaseTimeToLive", "Status", "Authenticate"})
-OPTIONS = (
-    ("grpc.keepalive_time_ms", 6000),  # etcd closes connections that ping more often than every 5 s
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.ping_timeout_ms", 3000),  # without it a hung member is noticed after a minute
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 2000),  # in truth the time a connect attempt may take
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-)
 
 
 class Member:
     """One endpoint: its channel and the stubs of etcd's services on it."""
 
-    def __init__(self, target: Target, credentials: Any) -> None:
+    def __init__(self, target: Target, config: EtcdConfig) -> None:
         self.address = target.address
-        self.channel = (
-            grpc.aio.secure_channel(target.address, credentials, options=OPTIONS)
-            if target.tls
-            else grpc.aio.insecure_channel(target.address, options=OPTIONS)
-        )
+        self.channel = Channel(target.address, partial(_context, config) if target.tls else None)
         self.stubs: dict[str, SimpleNamespace] = {name: API.stub(self.channel, name) for name in API.services}
 
 
@@ -65,7 +46,7 @@ class Connection:
     def __init__(self, config: EtcdConfig, *, timeout: float = 5.0) -> None:
         self.config, self.timeout = config, timeout
         self._targets = config.targets()
-        self._pem = config.pem()
+        config.check_files()
         self._members: dict[int, Member] = {}
         self._current = 0
         self._token = ""
@@ -82,10 +63,7 @@ class Connection:
         """The member to talk to now."""
         found = self._members.get(self._current)
         if found is None:
-            target = self._targets[self._current]
-            pem = self._pem
-            credentials = grpc.ssl_channel_credentials(pem.ca, pem.key, pem.cert) if target.tls else None
-            found = self._members[self._current] = Member(target, credentials)
+            found = self._members[self._current] = Member(self._targets[self._current], self.config)
         return found
 
     def failed(self, member: Member) -> None:
@@ -132,8 +110,8 @@ class Connection:
                 if self.observe:
                     self.observe(method, self.timeout - deadline + time.monotonic())
                 return reply
-            except grpc.aio.AioRpcError as error:
-                code, details = error.code().name, error.details() or ""
+            except RpcError as error:
+                code, details = error.code, error.details
             if login and token and not renewed and faults.token_is_stale(details):
                 renewed = True
                 await self.login(stale=token)
@@ -151,3 +129,16 @@ class Connection:
         self.failed(member)
         if not repeatable:
             raise fault
+
+
+def _context(config: EtcdConfig) -> ssl.SSLContext:
+    """Our side of TLS; made of the files as they are when a connection is made."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    if config.ca:
+        context.load_verify_locations(config.ca)
+    else:
+        context.load_default_certs()
+    if config.cert:
+        context.load_cert_chain(config.cert, config.key)
+    return context

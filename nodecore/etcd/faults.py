@@ -7,6 +7,7 @@ for several of them). Must not know: channels. Read next: `nodecore/etcd/connect
 from __future__ import annotations
 
 from nodecore import errors
+from nodecore.rpc.errors import NOT_PROCESSED
 
 BY_TEXT = (  # etcd's own words come first: one gRPC code stands for several of them
     ("has been compacted", errors.Expired),
@@ -32,7 +33,7 @@ BY_CODE = {
     "RESOURCE_EXHAUSTED": errors.Busy,
 }
 STALE_TOKEN = ("invalid auth token", "revision of auth store is old")
-NEVER_SENT = ("failed to connect", "connections to all backends failing", "no leader", "connection refused")
+NEVER_SENT = ("failed to connect", "connections to all backends failing", "no leader", "connection refused", NOT_PROCESSED)
 
 
 def translate(code: str, details: str, address: str) -> errors.Fault:

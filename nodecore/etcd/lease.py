@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc.aio
-
 from nodecore.errors import Denied, NotFound, Unreachable
 from nodecore.etcd import faults
 from nodecore.etcd.connection import API, Connection
 from nodecore.etcd.records import LeaseStatus
+from nodecore.rpc.errors import RpcError
 
 
 class LeaseCalls:
@@ -56,15 +55,15 @@ class LeaseCalls:
             async with asyncio.timeout(connection.timeout):
                 await call.write(API.LeaseKeepAliveRequest(ID=lease))
                 reply = await call.read()
-        except grpc.aio.AioRpcError as error:
+        except RpcError as error:
             connection.failed(member)
-            raise faults.translate(error.code().name, error.details() or "", member.address) from None
-        except (TimeoutError, asyncio.InvalidStateError):
+            raise faults.translate(error.code, error.details, member.address) from None
+        except TimeoutError:
             connection.failed(member)
             raise Unreachable(f"etcd at {member.address}: no answer within {connection.timeout:g} s") from None
         finally:
             call.cancel()
-        if reply is grpc.aio.EOF:
+        if reply is None:
             connection.failed(member)
             raise Unreachable(f"etcd at {member.address}: the stream ended")
         if reply.TTL <= 0:

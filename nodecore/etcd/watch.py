@@ -14,13 +14,12 @@ import asyncio
 import logging
 from typing import Any
 
-import grpc.aio
-
 from nodecore.errors import Denied, Expired, Fault, Invalid, Unreachable
 from nodecore.etcd import faults, messages
 from nodecore.etcd.connection import API, Connection, Member
 from nodecore.etcd.records import WatchBatch, range_end
 from nodecore.loop.backoff import Backoff
+from nodecore.rpc.errors import RpcError
 
 log = logging.getLogger(__name__)
 
@@ -137,20 +136,17 @@ class Watch:
     async def _send(self, request: Any) -> None:
         try:
             await self._stream.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        except RpcError as error:
             raise self._fault(error) from None
 
     async def _receive(self) -> Any:
         try:
             reply = await self._stream.read()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        except RpcError as error:
             raise self._fault(error) from None
-        if reply is grpc.aio.EOF:
+        if reply is None:
             raise Unreachable("etcd: the watch's stream ended")
         return reply
 
-    def _fault(self, error: Exception) -> Fault:
-        address = self._member.address if self._member else "?"
-        if isinstance(error, grpc.aio.AioRpcError):
-            return faults.translate(error.code().name, error.details() or "", address)
-        return Unreachable(f"etcd at {address}: the watch's stream ended")
+    def _fault(self, error: RpcError) -> Fault:
+        return faults.translate(error.code, error.details, self._member.address if self._member else "?")

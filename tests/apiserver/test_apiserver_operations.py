@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from minik8s.apiserver.certificates import Certificates
 from minik8s.pki.authority import Authority, Identity
+from nodecore.errors import UserError
 from tests.apiserver.apiprocess import ApiServer
-from tests.etcdserver import EtcdServer
+from tests.etcdserver import EtcdServer, free_ports
 from tests.labs import until
 
 pytestmark = pytest.mark.etcd
@@ -115,6 +119,69 @@ def test_certificates_are_read_anew(own: ApiServer) -> None:
         ask(http.client.HTTPSConnection("127.0.0.1", own.port, context=before))
 
 
+class WithoutCertificates(ApiServer):
+    """Told of no certificates but where to keep its own."""
+
+    def argv(self) -> list[str]:
+        files = ("--tls", "--client-ca", "--cluster-sign", "--kubelet", str(self.directory))
+        return [*(word for word in super().argv() if not word.startswith(files)), "--cert-dir", str(self.file("own"))]
+
+
+@pytest.mark.slow
+def test_a_server_makes_its_own_certificates_and_renews_them_in_time(api_etcd: EtcdServer, tmp_path: Path) -> None:
+    """Of a year's third that is left only two seconds are, at the start; clients know the CA and notice nothing."""
+    server, own = WithoutCertificates(api_etcd, tmp_path, free_ports(1)[0]), tmp_path / "own"
+    own.mkdir()
+    authority = Authority()
+    (own / "ca.crt").write_bytes(authority.pair.certificate)
+    (own / "ca.key").write_bytes(authority.pair.key)
+    names = ("127.0.0.1", "::1", "localhost", socket.gethostname(), "10.96.0.1", "kubernetes", "kubernetes.default",
+             "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+    due = authority.issue(Identity("kube-apiserver", (), names), datetime.timedelta(seconds=1800 + 15))  # made an hour ago
+    (own / "apiserver.crt").write_bytes(due.certificate)
+    (own / "apiserver.key").write_bytes(due.key)
+    server.launch()
+    try:
+        was = until(lambda: serial(server), seconds=15)
+        (own / "admin.kubeconfig").rename(tmp_path / "admin.kubeconfig")
+        assert "default" in server.kubectl("get", "namespaces").stdout
+        until(lambda: serial(server) != was, seconds=30, what="the new certificate")
+        assert "default" in server.kubectl("get", "namespaces").stdout
+        assert (own / "ca.crt").read_bytes() == authority.pair.certificate
+        assert all((own / name).stat().st_mode & 0o077 == 0 for name in ("admin.key", "apiserver.key"))
+    finally:
+        server.close()
+
+
+def test_so_many_at_once_and_so_long(api_etcd: EtcdServer) -> None:
+    """Writes that do not come to an end take the seats of writes for as long as a request may take, and no others."""
+    flags = ("--max-mutating-requests-inflight", "3", "--max-requests-inflight", "3", "--request-timeout", "2s")
+    server = ApiServer.start(api_etcd, *flags)
+    half = f"POST {SPACE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{".encode()
+    slow = [server.context().wrap_socket(socket.create_connection(("127.0.0.1", server.port)), server_hostname="127.0.0.1")
+            for _ in range(3)]
+    made = {"metadata": {"generateName": "limited-"}}
+    try:
+        for sock in slow:
+            sock.sendall(half)
+        until(lambda: server.call("POST", SPACE, made).code == 429, seconds=5)
+        refused = server.call("POST", SPACE, made)
+        assert (refused.code, refused.body["reason"], refused.headers["Retry-After"]) == (429, "TooManyRequests", "1")
+        assert server.call("GET", f"{SPACE}?limit=1").code == 200
+        assert server.call("GET", "/readyz").code == 200
+        assert server.call("GET", f"{SPACE}?watch=1&timeoutSeconds=1").code == 200
+        for sock in slow:
+            assert sock.recv(1000).startswith(b"HTTP/1.1 504 ")
+        assert server.call("POST", SPACE, made).code == 201
+        late = server.call("GET", f"{SPACE}?timeout=nonsense")
+        assert (late.code, "timeout" in late.body["message"]) == (400, True)
+        assert server.call("GET", f"{SPACE}?limit=1&timeout=5s").code == 200
+    finally:
+        for sock in slow:
+            sock.close()
+        server.close()
+
+
 def ask(connection: http.client.HTTPSConnection) -> None:
     connection.request("GET", f"{SPACE}?limit=1")
     connection.getresponse()
@@ -127,3 +194,26 @@ def serial(api: ApiServer) -> bytes:
         found = sock.getpeercert(binary_form=True)
         assert found
         return found
+
+
+def test_a_client_certificate_is_read_anew_when_it_is_whole(tmp_path: Path) -> None:
+    def load() -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+        except (OSError, ssl.SSLError) as error:
+            raise UserError(str(error)) from None
+        return context
+
+    one, two = (Authority().issue(Identity("kube-apiserver")) for _ in range(2))
+    (tmp_path / "crt").write_bytes(one.certificate)
+    (tmp_path / "key").write_bytes(one.key)
+    shown = Certificates(load, (str(tmp_path / "crt"), str(tmp_path / "key")))
+    first = shown.current
+    assert not shown.look()
+    (tmp_path / "crt").write_bytes(two.certificate)
+    assert not shown.look(), "the key is still the old one's"
+    assert shown.current is first
+    (tmp_path / "key").write_bytes(two.key)
+    assert shown.look()
+    assert shown.current is not first

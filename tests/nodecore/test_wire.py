@@ -6,6 +6,7 @@ import grpc.aio
 import pytest
 
 from nodecore import wire
+from nodecore.rpc.channel import Channel
 
 TEXT = """
 syntax = "proto3";
@@ -68,8 +69,9 @@ async def test_a_stub_calls_a_server(api: wire.Api) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            reply = await api.stub(channel, "Draw").One(api.Shape(points=[api.Point(), api.Point()]))
+        channel = Channel(f"127.0.0.1:{port}")
+        reply = await api.stub(channel, "Draw").One(api.Shape(points=[api.Point(), api.Point()]))
+        await channel.close()
         assert reply.x == 2
     finally:
         await server.stop(None)

@@ -75,4 +75,5 @@ def found(cluster: Cluster, plural: str, namespace: str, name: str) -> Object | 
 def every(cluster: Cluster, plural: str, namespace: str = "") -> list[Object]:
     """All objects of a kind, or those of a namespace, as the cache has them."""
     kind = BY_PLURAL[plural]
-    return [entry.object for entry in cluster.cache(kind).snapshot(kind.folder(namespace)).entries]
+    cache = cluster.cache(kind)
+    return [entry.object for entry in cache.snapshot(kind.folder(namespace)).entries] if len(cache) else []

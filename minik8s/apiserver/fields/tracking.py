@@ -9,6 +9,7 @@ Must not know: HTTP, storage. Read next: `ownership.py`; `verbs/writing.py`, whi
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from minik8s.apiserver.fields import clientside, ownership
@@ -22,7 +23,7 @@ from nodecore.errors import Invalid
 
 Object = dict[str, Any]
 UNSAID: Any = object()
-LONGEST_MANAGER = 128
+LONGEST_MANAGER, LONGEST_AGENT = 128, 1024
 MOST_CUSTOM = 1000
 UNKNOWN = "unknown"
 BEFORE = "before-first-apply"
@@ -67,10 +68,13 @@ def _custom(custom: Any, ignored: tuple[str, ...]) -> Form:
 
 def updater(manager: str, agent: str, api_version: str, sub: str = "") -> Who:
     """Who writes: the manager named, or else the first word of the User-Agent."""
-    if not manager:
-        first = "".join(letter for letter in agent.partition("/")[0] if letter.isprintable())
-        manager = first.encode()[:LONGEST_MANAGER].decode(errors="ignore") or UNKNOWN
-    return Who(manager, ownership.UPDATE, api_version, sub)
+    return Who(manager or _first_word(agent.partition("/")[0][:LONGEST_AGENT]), ownership.UPDATE, api_version, sub)
+
+
+@lru_cache(256)
+def _first_word(agent: str) -> str:
+    first = "".join(letter for letter in agent if letter.isprintable())
+    return first.encode()[:LONGEST_MANAGER].decode(errors="ignore") or UNKNOWN
 
 
 def check_manager(manager: str, options: str) -> None:

@@ -44,14 +44,14 @@ def decode(body: bytes, content: str) -> Object:
     return found
 
 
-def twice(body: bytes, content: str) -> list[FieldError]:
-    """The fields that a body names twice in one object; protobuf has no such thing."""
+def twice(body: bytes, content: str, found: Any = None) -> list[FieldError]:
+    """The fields that a body names twice in one object; protobuf has no such thing. `found`: the body, read already."""
     media = content.partition(";")[0].strip().lower()
     if media == PROTOBUF:
         return []
     if media == YAML:
         return [FieldError(DUPLICATE, path, f'duplicate field "{path}"') for path in read_yaml(body)[1]]
-    return schema.duplicates(body)
+    return schema.duplicates(body, found)
 
 
 def sections(obj: Object, *names: str) -> None:

@@ -6,9 +6,11 @@ Values only. Must not know: HTTP's machinery. Read next: `handler.py`, which mak
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -90,7 +92,12 @@ def refusal(refused: Refused, accept: str = "") -> Answer:
 
 def now() -> str:
     """The time as the API writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _stamp(int(time.time()))
+
+
+@lru_cache(4)
+def _stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def later(stamp: str, seconds: int) -> str:

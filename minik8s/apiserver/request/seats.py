@@ -1,4 +1,4 @@
-"""Who may be answered at once: so many requests in all, part of them kept for what keeps a cluster alive.
+"""Who may be answered at once: so many reads and so many writes, part of them kept for what keeps a cluster alive.
 
     nodes' leases and status, leases of who leads, system:kube-* and system:masters      every seat
     everybody else                                                                       three in four, each user half of those
@@ -9,19 +9,34 @@ Pure. Must not know: how a request is answered. Read next: `handler.py`.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from minik8s.apiserver.auth.authorize import MASTERS, User
 from minik8s.apiserver.request.routes import Target
+from minik8s.apiserver.request.status import bad_request
+from nodecore.duration import parse_duration
+from nodecore.errors import UserError
 
-SEATS = 400
+READING = frozenset({"get", "list"})
+ENDLESS = 1 << 40
 HEARTBEATS = frozenset({"leases", "nodes", "pods", "events"})
 
 
-class Seats:
-    """The seats of one server."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many reads and writes at once (0: any number), and how many seconds each may take."""
 
-    def __init__(self, seats: int = SEATS) -> None:
-        self._seats, self._open = seats, seats * 3 // 4
+    reads: int = 400
+    writes: int = 200
+    seconds: float = 60.0
+
+
+class Seats:
+    """The seats for requests of one sort."""
+
+    def __init__(self, seats: int) -> None:
+        self._seats, self._open = seats or ENDLESS, (seats or ENDLESS) * 3 // 4
         self._taken = 0
         self._users: Counter[str] = Counter()
 
@@ -44,6 +59,17 @@ class Seats:
             self._users[user.name] = left
         else:
             del self._users[user.name]
+
+
+def patience(query: Mapping[str, str], most: float) -> float:
+    """How many seconds a request may take: what its client says, but no more than the server's limit."""
+    said = query.get("timeout")
+    if not said:
+        return most
+    try:
+        return min(most, parse_duration(said[:100], what="timeout") or most)
+    except UserError:
+        raise bad_request(f"invalid timeout specified in the request URL - {said[:100]!r} is not a duration") from None
 
 
 def vital(user: User, target: Target) -> bool:

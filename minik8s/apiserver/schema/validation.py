@@ -47,12 +47,43 @@ def validate(shapes: Shapes, gvk: tuple[str, str, str], obj: dict[str, Any]) -> 
     """What is wrong with an object, the first MOST things; nothing for a kind that is not known."""
     shape = shapes.of_kind(gvk)
     name = shapes.kinds.get("/".join(gvk), "")
-    return list(islice(_Walk(shapes).object(shape, name, obj, "", ""), MOST)) if shape else []
+    if shape is None or _sound(shapes.types, shape, name, obj):
+        return []
+    return list(islice(_Walk(shapes).object(shape, name, obj, "", ""), MOST))
 
 
-def duplicates(body: bytes) -> list[FieldError]:
-    """Members that a JSON text names twice in one object; [] for text that is not JSON at all."""
-    if not APART.search(body) and body.count(b'":') == _members(body):
+def _sound(types: dict[str, Shape], shape: Shape, name: str, value: dict[str, Any]) -> bool:
+    """Whether there is nothing to be said about an object, which goes without a word for nearly all."""
+    fields = shape.fields
+    for key, inner in value.items():
+        field = fields.get(key)
+        if field is None:
+            if not shape.open_:
+                return False
+        elif inner is not None and not _holds(types, field, inner):
+            return False
+    return all(value.get(key) is not None or (name, key) in LENIENT for key in shape.required)
+
+
+def _holds(types: dict[str, Shape], field: Field, value: Any) -> bool:
+    kind = field.type
+    if kind == "string":
+        return isinstance(value, str)
+    shape = types.get(kind)
+    if shape is not None:
+        return isinstance(value, dict) and _sound(types, shape, kind, value)
+    item = field.item
+    if kind == "list":
+        return isinstance(value, list) and (item is None or all(each is None or _holds(types, item, each) for each in value))
+    if kind == "map":
+        return isinstance(value, dict) and (
+            item is None or all(each is None or _holds(types, item, each) for each in value.values()))
+    return CHECKS.get(kind, _never)(value) is None
+
+
+def duplicates(body: bytes, found: Any = None) -> list[FieldError]:
+    """Members that a JSON text names twice in one object; [] for text that is not JSON. `found`: the text, read already."""
+    if not APART.search(body) and body.count(b'":') == (_members(body) if found is None else _count(found)):
         return []
     twice: dict[int, list[str]] = {}
     kept: list[dict[str, Any]] = []  # an id is only good while its object lives
@@ -75,10 +106,13 @@ def duplicates(body: bytes) -> list[FieldError]:
 def _members(body: bytes) -> int:
     """How many members the objects of a text have once read; as many as names with a colon are in it if none is there twice."""
     try:
-        todo = [msgspec.json.decode(body)]
+        return _count(msgspec.json.decode(body))
     except (msgspec.DecodeError, RecursionError, ValueError):
         return -1
-    count = 0
+
+
+def _count(found: Any) -> int:
+    todo, count = [found], 0
     for value in todo:
         if isinstance(value, dict):
             count += len(value)

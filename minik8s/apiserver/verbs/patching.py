@@ -58,11 +58,11 @@ def forced(call: Call) -> bool:
     return truthy(call.query.get("force", ""))
 
 
-def doubled(call: Call) -> list[FieldError]:
-    """The fields that the body names twice, if anybody wants to know."""
+def doubled(call: Call, found: Any = None) -> list[FieldError]:
+    """The fields that the body names twice, if anybody wants to know. `found`: the body, read already and not changed since."""
     if call.strictness == "Ignore":
         return []
-    return twice(call.body, call.content)
+    return twice(call.body, call.content, found)
 
 
 def configuration(call: Call, gvk: tuple[str, str, str]) -> tuple[Object, list[FieldError]]:

@@ -48,9 +48,10 @@ class Writer:
     async def create(self, call: Call) -> Object:
         """Make the object in the body."""
         who, obj = author(call), decode(call.body, call.content)
+        twice = doubled(call, obj)
         fitting.belongs(call.kind, obj)
         fitting.places(call, obj)
-        fitting.fits(call, obj, twice=doubled(call))
+        fitting.fits(call, obj, twice=twice)
         obj = converting.stored(call.kind, obj)
         return converting.shown(call.kind, await self.add(call.kind.stored, call.target.namespace, obj, dry=call.dry, who=who,
                                                           call=call))
@@ -126,9 +127,10 @@ class Writer:
     async def update(self, call: Call, *, sub: str = "") -> Object:
         """Put the object in the body in the place of the one there is."""
         who, body = author(call, sub), decode(call.body, call.content)
+        twice = doubled(call, body)
         fitting.belongs(call.kind, body)
         fitting.places(call, body)
-        return await self.change(call, lambda _: clone(body), who, sub=sub, twice=doubled(call))
+        return await self.change(call, lambda _: clone(body), who, sub=sub, twice=twice)
 
     async def patch(self, call: Call, *, sub: str = "") -> tuple[Object, bool]:
         """Change the object by the patch in the body; the object, and whether it was made just now."""
