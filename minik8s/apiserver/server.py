@@ -32,7 +32,7 @@ from minik8s.apiserver.storage.sealed import SealedEtcd
 from minik8s.apiserver.storage.sealing import read_sealing
 from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
-from nodecore.daemon.systemd import listen_sockets, notify
+from nodecore.daemon.systemd import listen_sockets, notify, watchdog
 from nodecore.etcd.client import EtcdClient
 from nodecore.kube.http import web
 
@@ -76,6 +76,7 @@ async def serve(flags: Flags) -> None:
             "quotas": keep_status(cluster, chain.quota),
             "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
+            "watchdog": watchdog(lambda: True),
         }, runner, handler, health, delay)
 
 
