@@ -19,11 +19,12 @@ from pathlib import Path
 from tests.vm import image
 
 INSIDE = "/opt/flanneld-py"
-MASKED = ("vm-command.service", "systemd-udevd.service", "systemd-networkd-wait-online.service", "etcd.service", "apparmor.service")
+MASKED = ("vm-command.service", "systemd-udevd.service", "etcd.service", "apparmor.service")
 CGROUPS = ("systemd", "unified", "")
 SITE = """
 mount --make-rprivate /; mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/nspawn
-ip link set lo up; ip link add switch type bridge; ip link set switch up; ip addr add 10.99.0.1/24 dev switch; echo up; exec sleep infinity
+ip link set lo up; ip link add switch type bridge; ip link set switch up; ip addr add 10.99.0.1/24 dev switch
+echo up; exec sleep infinity
 """
 MACHINE = """
 mount --make-rprivate /
@@ -55,6 +56,10 @@ class Machine:
         image.write(place / "upper/etc/hostname", f"{name}\n")
         image.write(place / "upper/etc/machine-id", f"{secrets.token_hex(16)}\n")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, path: str, text: str) -> None:
+        """Write one of its files; before it boots."""
+        image.write(self.place / "upper" / path, text)
 
     def boot(self, *, network: bool = True) -> None:
         """Start it, and wait until systemd answers."""

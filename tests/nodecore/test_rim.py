@@ -136,3 +136,11 @@ os.execv(sys.executable, [sys.executable, "-c",
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False)
     assert done.stdout.strip() == "['host'] 127.0.0.1"
+
+
+def test_health_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer would hold an agent up for ten seconds."""
+    monkeypatch.setattr("socket.getfqdn", lambda *_: pytest.fail("asked for a name"))
+    server = health.serve("127.0.0.1", 0, {})
+    server.shutdown()
+    server.server_close()

@@ -1,0 +1,154 @@
+"""The services under a real systemd: killed, hung, started in any order, the network late, the disk full, a node rebooted.
+
+Two machines, a server and an agent that joined by token; the tests share them and leave them as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests import nspawn
+from tests.nspawn import Machine, Site
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("services")]
+SERVER = ("minik8s-etcd", "minik8s-apiserver", "minik8s-controllers", "minik8s-scheduler")
+NODE = ("minik8s-kubelet", "flanneld-py", "kube-proxy-py")
+KUBECTL = "kubectl --kubeconfig /etc/kubernetes/admin.kubeconfig"
+FASTER = "[Service]\nWatchdogSec=4\n"  # a hang is found in seconds
+
+
+@dataclass
+class Cluster:
+    site: Site
+    server: Machine
+    agent: Machine
+
+    def ready(self, *, seconds: float = 90) -> float:
+        """Wait until all services run and both nodes are ready and reach one another's pod network."""
+        self.server.until(active(*SERVER, *NODE), seconds=seconds)
+        took = self.agent.until(active(*NODE), seconds=seconds)
+        self.server.until(f"test $({KUBECTL} get nodes --no-headers | grep -c ' Ready ') = 2", seconds=seconds)
+        self.server.until(f"ping -c1 -W1 {subnet(self.agent)}", seconds=seconds)
+        return took
+
+
+def active(*units: str) -> str:
+    return "systemctl is-active " + " ".join(units)
+
+
+def subnet(machine: Machine) -> str:
+    """The address of its end of the tunnel."""
+    return machine.run("ip -4 -o addr show flannel.1").split()[3].partition("/")[0]
+
+
+def main_pid(machine: Machine, unit: str) -> int:
+    return int(machine.run(f"systemctl show -P MainPID {unit}"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if reason := nspawn.lacking():
+        pytest.skip(reason)
+    with nspawn.site(tmp_path_factory.mktemp("site")) as site:
+        made = Cluster(site, site.machine(), site.machine())
+        for machine in (made.server, made.agent):
+            for unit in (*SERVER[1:], *NODE):
+                machine.write(f"etc/systemd/system/{unit}.service.d/test.conf", FASTER)
+            machine.boot()
+            machine.run("systemctl enable --now containerd")
+        made.server.run("minik8s install server")
+        join = made.server.run("minik8s token create").strip().removeprefix("minik8s join")
+        made.agent.run(f"minik8s install agent {join}")
+        made.ready()
+        yield made
+
+
+def test_installing_again_changes_nothing(cluster: Cluster) -> None:
+    pids = [main_pid(cluster.server, unit) for unit in (*SERVER, *NODE)]
+    said = cluster.server.run("minik8s install server")
+    assert "wrote" not in said
+    assert pids == [main_pid(cluster.server, unit) for unit in (*SERVER, *NODE)]
+    assert "wrote" not in cluster.agent.run(f"minik8s install agent {cluster.server.address}:6443")
+
+
+def test_no_service_has_more_than_it_needs(cluster: Cluster) -> None:
+    """As the running systemd sees it, and as the kernel does."""
+    for unit in (*SERVER, *NODE):
+        limit = 46 if unit == "minik8s-kubelet" else 30
+        cluster.server.run(f"systemd-analyze security --threshold={limit} {unit}")
+        status = cluster.server.run(f"cat /proc/{main_pid(cluster.server, unit)}/status")
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
+        if unit in SERVER:
+            assert "CapEff:\t0000000000000000" in status
+            assert "Uid:\t0\t" not in status
+
+
+@pytest.mark.parametrize("unit", [*SERVER, *NODE])
+def test_what_is_killed_comes_back(cluster: Cluster, unit: str) -> None:
+    before = main_pid(cluster.server, unit)
+    cluster.server.run(f"systemctl kill --signal=KILL {unit}")
+    cluster.server.until(f"{active(unit)} && test $(systemctl show -P MainPID {unit}) != {before}")
+    cluster.ready()
+
+
+@pytest.mark.parametrize("unit", [*SERVER[1:], *NODE])
+def test_what_hangs_is_started_anew(cluster: Cluster, unit: str) -> None:
+    """Stopped as by a debugger: only the watchdog can tell."""
+    before = main_pid(cluster.server, unit)
+    cluster.server.run(f"kill -STOP {before}")
+    cluster.server.until(f"{active(unit)} && test $(systemctl show -P MainPID {unit}) != {before}")
+    assert "watchdog" in cluster.server.run(f"journalctl -q --no-pager -u {unit} -n 40").lower()
+    cluster.ready()
+
+
+def test_any_order_of_starting_ends_well(cluster: Cluster) -> None:
+    """Each by itself, those who are needed last; as nobody orders across machines, and jobs of one systemd may be ignored."""
+    cluster.server.run(f"systemctl stop {' '.join((*NODE, *SERVER))}")
+    for unit in reversed((*SERVER, *NODE)):
+        cluster.server.run(f"systemctl start --no-block --job-mode=ignore-dependencies {unit}")
+    cluster.ready()
+
+
+def test_the_network_may_be_late(cluster: Cluster) -> None:
+    """Booted without an address: agents wait, and work once there is one, with the same subnet as before."""
+    before = subnet(cluster.agent)
+    cluster.agent.power_off()
+    cluster.agent.boot(network=False)
+    cluster.agent.until("systemctl is-active containerd && test \"$(systemctl show -P ActiveState flanneld-py)\" != active")
+    cluster.agent.plug()
+    cluster.ready()
+    assert subnet(cluster.agent) == before
+
+
+def test_the_disk_may_be_full(cluster: Cluster) -> None:
+    """/run and /var are full while everything is killed: the network is taken up again, and all is well once there is room."""
+    agent = cluster.agent
+    agent.run("dd if=/dev/zero of=/run/full bs=64k 2>/dev/null || true; dd if=/dev/zero of=/run/full2 bs=1 count=4096 2>/dev/null || true")
+    try:
+        agent.run("systemctl kill --signal=KILL flanneld-py kube-proxy-py")
+        agent.until(f"{active('kube-proxy-py')} && test $(systemctl show -P NRestarts kube-proxy-py) -gt 0")
+        agent.run(f"ping -c1 -W1 {subnet(cluster.server)}")
+    finally:
+        agent.run("rm -f /run/full /run/full2")
+    cluster.ready()
+
+
+def test_a_reboot_of_the_server_ends_well(cluster: Cluster) -> None:
+    before = subnet(cluster.server)
+    cluster.server.power_off()
+    cluster.server.boot()
+    cluster.ready()
+    assert subnet(cluster.server) == before
+
+
+def test_uninstalled_leaves_no_unit(cluster: Cluster) -> None:
+    """Last: the agent is a node no more, what runs on the other is not disturbed."""
+    cluster.agent.run("minik8s uninstall --purge")
+    left = cluster.agent.run("ls /etc/systemd/system /etc/minik8s /etc/kubernetes 2>&1", check=False)
+    assert "flanneld" not in left.replace("flanneld-py.service.d", "")
+    assert cluster.agent.run("systemctl list-units --no-legend 'minik8s*' '*-py*'") == ""
+    cluster.server.run(active(*SERVER, *NODE))
