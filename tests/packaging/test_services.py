@@ -127,13 +127,13 @@ def test_the_network_may_be_late(cluster: Cluster) -> None:
 def test_the_disk_may_be_full(cluster: Cluster) -> None:
     """/run and /var are full while everything is killed: the network is taken up again, and all is well once there is room."""
     agent = cluster.agent
-    agent.run("dd if=/dev/zero of=/run/full bs=64k 2>/dev/null || true; dd if=/dev/zero of=/run/full2 bs=1 count=4096 2>/dev/null || true")
+    agent.run("for size in 64k 1; do dd if=/dev/zero of=/run/full-$size bs=$size count=99999 2>/dev/null || true; done")
     try:
         agent.run("systemctl kill --signal=KILL flanneld-py kube-proxy-py")
         agent.until(f"{active('kube-proxy-py')} && test $(systemctl show -P NRestarts kube-proxy-py) -gt 0")
         agent.run(f"ping -c1 -W1 {subnet(cluster.server)}")
     finally:
-        agent.run("rm -f /run/full /run/full2")
+        agent.run("rm -f /run/full-*")
     cluster.ready()
 
 

@@ -1,4 +1,4 @@
-"""The units as files: what they allow, that their environment files name every flag, and that installing below a root is exact."""
+"""The units as files: what they allow, that every flag is in their environment files, and what installing below a root writes."""
 
 from __future__ import annotations
 
