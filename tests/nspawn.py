@@ -71,7 +71,7 @@ class Machine:
                 ["nsenter", f"--target={self.site.pid}", "--net", "--mount", "--pid", "bash", "-ec",
                  f"{join}exec unshare --mount bash -ec '{MACHINE}'"],
                 env=environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True)
-        self.until("systemctl is-system-running | grep -E 'running|degraded'", seconds=60)
+        self.until("systemctl is-active basic.target", seconds=60)
         if network:
             self.plug()
 
@@ -94,7 +94,7 @@ class Machine:
         """Run a script in it; what it said."""
         done = subprocess.run(
             ["nsenter", f"--target={self.leader}", "--all", "--root", "--wdns=/", "env", "-i", "HOME=/root", "LC_ALL=C.UTF-8",
-             f"PATH={INSIDE}/.venv/bin:/usr/sbin:/usr/bin", "bash", "-ec", script],
+             f"PATH=/usr/sbin:/usr/bin:{INSIDE}/.venv/bin", "bash", "-ec", script],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False)
         if check and done.returncode:
             raise AssertionError(f"{self.name}: {script}: {done.returncode}\n{done.stdout[-4000:]}")
@@ -145,12 +145,13 @@ class Site:
         group.mkdir(parents=True, exist_ok=True)
         return group
 
-    def machine(self) -> Machine:
+    def machine(self, *, checkout: bool = True) -> Machine:
         """One more, not booted."""
         number = len(self.machines) + 1
         name = f"{self.name[-6:]}-{number}"
         self.machines.append(Machine(self, name, self.path / name, f"10.99.0.{10 + number}"))
-        image.copy_checkout(self.machines[-1].place / "upper" / INSIDE.lstrip("/"))
+        if checkout:
+            image.copy_checkout(self.machines[-1].place / "upper" / INSIDE.lstrip("/"))
         return self.machines[-1]
 
     def close(self) -> None:

@@ -113,7 +113,13 @@ def put_cni_plugin(root: Root) -> None:
     home = Path(flanneld_py.__file__).parents[1]
     path = "" if home.name == "site-packages" else f"sys.path.insert(0, {str(home)!r})\n"
     for place in places:
-        root.put(f"{place}/flannel", CNI_FLANNEL.format(python=sys.executable, path=path), 0o755)
+        if not brought(root, place):
+            root.put(f"{place}/flannel", CNI_FLANNEL.format(python=sys.executable, path=path), 0o755)
+
+
+def brought(root: Root, place: str) -> bool:
+    """Whether the distribution's package has put the plugin there."""
+    return place == CNI_PLACES[1] and root.at(f"{PACKAGED}/flanneld-py.service").exists()
 
 
 def put_files(root: Root, files: Mapping[str, str]) -> bool:
@@ -132,7 +138,7 @@ def take_away(root: Root, units: Iterable[str], *, purge: bool) -> None:
         root.remove(path)
     for place in CNI_PLACES:
         plugin = root.at(f"{place}/flannel")
-        if plugin.exists() and b"flanneld_py.cni" in plugin.read_bytes():
+        if not brought(root, place) and plugin.exists() and b"flanneld_py.cni" in plugin.read_bytes():
             root.remove(f"{place}/flannel")
     root.remove("etc/cni/net.d/10-flannel.conflist")
     for path in PURGED if purge else ():

@@ -158,8 +158,8 @@ def put_units(stage: Path, package: Package) -> list[str]:
     if package.units:
         source = "minik8s" if package.users else "flanneld-py"
         copy(SYSTEMD / f"{source}.tmpfiles", stage / f"usr/lib/tmpfiles.d/{package.name}.conf")
-    if package.name == "flanneld-py":
-        copy(SYSTEMD / "flanneld-py.modules", stage / "usr/lib/modules-load.d/flanneld-py.conf")
+    if package.name in NETWORK:
+        copy(SYSTEMD / "flanneld-py.modules", stage / f"usr/lib/modules-load.d/{package.name}.conf")
     if package.users:
         copy(SYSTEMD / "minik8s.target", stage / "usr/lib/systemd/system/minik8s.target")
         copy(SYSTEMD / "minik8s.sysusers", stage / "usr/lib/sysusers.d/minik8s.conf")

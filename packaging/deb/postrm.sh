@@ -6,6 +6,6 @@ if [ "$1" = purge ]; then
     flanneld-py) rm -rf /etc/flanneld-py/keys /run/flannel /var/lib/cni/flannel ;;
     minik8s) rm -rf /etc/minik8s /var/lib/minik8s-etcd /var/cache/minik8s ;;
   esac
-  rmdir /etc/flanneld-py 2>/dev/null || true
+  rmdir /etc/flanneld-py/keys /etc/flanneld-py 2>/dev/null || true
 fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
