@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.vm import image
 
 INSIDE = "/opt/flanneld-py"
@@ -35,13 +37,18 @@ exec systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$PLACE
 """
 
 
-def lacking() -> str:
-    """Why there can be no such machines here; empty when there can."""
-    if reason := image.lacking():
-        return reason
-    if shutil.which("systemd-nspawn") is None:
-        return "not installed: systemd-container"
-    return "" if (image.cache() / "root").is_dir() else "the machine's Debian is not built: python -m tests.vm build"
+def require(request: pytest.FixtureRequest) -> None:
+    """Skip, with the reason, where there can be no such machines; else have the Debian they are made of."""
+    if "vm" not in request.config.getoption("-m"):
+        pytest.skip("runs Debian under a systemd of its own, some minutes: ./lab test -m vm")
+    reason = image.lacking() or ("not installed: systemd-container" if shutil.which("systemd-nspawn") is None else "")
+    if reason:
+        pytest.skip(reason)
+    keys = image.keys()
+    needed = {step: keys[step] for step in ("debian", "packages", "environment")}
+    if any(image.stamp_of(step) != key for step, key in needed.items()) or not image.stamp_of("project"):
+        with image.only_one():
+            image.build(print)
 
 
 class Machine:

@@ -68,9 +68,11 @@ def command(output: Path, wheels: Path | None, version: str, names: tuple[str, .
     with tempfile.TemporaryDirectory(prefix="deb-") as place:
         house = wheels or Path(place) / "wheels"
         make_wheels(house, Path(place) / "ours")
+        plain = Environment(Path(place) / "plain", [house, Path(place) / "ours"])
+        plain.make()
         for name in names or PACKAGES:
             stage = Path(place) / name
-            fill(stage, PACKAGES[name], version or default_version(), [house, Path(place) / "ours"])
+            fill(stage, PACKAGES[name], version or default_version(), plain)
             call("dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", str(stage), str(output))
             shutil.rmtree(stage)
 
@@ -106,10 +108,48 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def fill(stage: Path, package: Package, version: str, wheels: list[Path]) -> None:
+@dataclass(frozen=True)
+class Environment:
+    """The virtual environment that all packages' are copies of: without pip, its modules compiled."""
+
+    home: Path
+    wheels: list[Path]
+
+    def make(self) -> None:
+        """Make it, with what every package needs."""
+        call("/usr/bin/python3", "-m", "venv", "--without-pip", "--symlinks", str(self.home))
+        self.install(self.home, "flanneld-py")
+
+    def install(self, home: Path, wanted: str) -> None:
+        """Have something more in one, from the wheels alone."""
+        places = (word for place in self.wheels for word in ("--find-links", str(place)))
+        call(sys.executable, "-m", "pip", "--python", str(home / "bin/python3"), "install", "-q", "--no-index", "--no-compile",
+             "--disable-pip-version-check", *places, wanted)
+        tag = f"{sys.implementation.cache_tag}.pyc"
+        files = [str(path) for path in home.rglob("*.py") if not (path.parent / "__pycache__" / f"{path.stem}.{tag}").exists()]
+        subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(home),
+                        "-i", "-"], input="\n".join(files), text=True, check=True)
+
+    def copy_for(self, package: Package, home: Path) -> None:
+        """One that believes it is where it will be, without the other packages' modules and commands."""
+        shutil.copytree(self.home, home, symlinks=True)
+        if package.extra:
+            self.install(home, f"flanneld-py[{package.extra}]")
+        for name in set(OURS) - set(package.modules):
+            shutil.rmtree(next(home.glob("lib/python*/site-packages")) / name)
+        for path in (home / "bin").iterdir():
+            if path.name != package.name and not path.is_symlink():
+                path.unlink()
+        script = home / "bin" / package.name
+        script.write_text(f"#!/usr/lib/{package.name}/bin/python3\n" + script.read_text().partition("\n")[2])
+        configuration = home / "pyvenv.cfg"
+        lines = configuration.read_text().splitlines(keepends=True)
+        configuration.write_text("".join(line for line in lines if not line.startswith("command")))
+
+
+def fill(stage: Path, package: Package, version: str, plain: Environment) -> None:
     """Everything a package has."""
-    home = stage / "usr/lib" / package.name
-    make_environment(home, package, wheels)
+    plain.copy_for(package, stage / "usr/lib" / package.name)
     link = stage / "usr/bin" / package.name
     link.parent.mkdir(parents=True)
     link.symlink_to(f"../lib/{package.name}/bin/{package.name}")
@@ -123,27 +163,6 @@ def fill(stage: Path, package: Package, version: str, wheels: list[Path]) -> Non
     put(control / "conffiles", "".join(f"{path}\n" for path in conffiles))
     for script in ("postinst", "prerm", "postrm"):
         put(control / script, script_text(script, package), 0o755)
-
-
-def make_environment(home: Path, package: Package, wheels: list[Path]) -> None:
-    """A virtual environment that believes it is where it will be, without pip and without the other packages' modules."""
-    call("/usr/bin/python3", "-m", "venv", "--without-pip", "--symlinks", str(home))
-    wanted = f"flanneld-py[{package.extra}]" if package.extra else "flanneld-py"
-    call(sys.executable, "-m", "pip", "--python", str(home / "bin/python3"), "install", "-q", "--no-index", "--no-compile",
-         "--disable-pip-version-check", *(word for place in wheels for word in ("--find-links", str(place))), wanted)
-    for name in set(OURS) - set(package.modules):
-        shutil.rmtree(next(home.glob("lib/python*/site-packages")) / name)
-    for path in (home / "bin").iterdir():
-        if path.name != package.name and not path.is_symlink():
-            path.unlink()
-    script = home / "bin" / package.name
-    script.write_text(f"#!/usr/lib/{package.name}/bin/python3\n" + script.read_text().partition("\n")[2])
-    configuration = home / "pyvenv.cfg"
-    configuration.write_text("".join(line for line in configuration.read_text().splitlines(keepends=True)
-                                     if not line.startswith("command")))
-    stage = home.parents[2]
-    call("/usr/bin/python3", "-m", "compileall", "-q", "-s", str(stage), "-p", "/", "--invalidation-mode", "unchecked-hash",
-         str(home / "lib"))
 
 
 def put_units(stage: Path, package: Package) -> list[str]:

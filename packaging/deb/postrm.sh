@@ -1,8 +1,9 @@
 #!/bin/sh
 # Purged: its own state as well. Certificates below /etc/kubernetes may be another Kubernetes', and stay.
 set -e
+package="@PACKAGE@"
 if [ "$1" = purge ]; then
-  case @PACKAGE@ in
+  case $package in
     flanneld-py) rm -rf /etc/flanneld-py/keys /run/flannel /var/lib/cni/flannel ;;
     minik8s) rm -rf /etc/minik8s /var/lib/minik8s-etcd /var/cache/minik8s ;;
   esac

@@ -12,8 +12,9 @@ import pytest
 
 from tests import nspawn
 from tests.nspawn import Machine
+from tests.vm import image
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.xdist_group("services")]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 NETWORK = ("flanneld-py", "kube-proxy-py")
 ALL = (*NETWORK, "minik8s", "netscope")
@@ -26,11 +27,10 @@ def build(output: Path, wheels: Path, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
+def machines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
     """Two Debians that have the packages' files, in a version and the next one, and nothing of the checkout."""
-    if reason := nspawn.lacking():
-        pytest.skip(reason)
-    dist, wheels = tmp_path_factory.mktemp("dist"), nspawn.image.cache() / "wheels"
+    nspawn.require(request)
+    dist, wheels = tmp_path_factory.mktemp("dist"), image.cache() / f"wheels-{image.keys()['environment']}"
     build(dist, wheels)
     build(dist, wheels, "--version", "0.1.0-2", *NETWORK)
     with nspawn.site(tmp_path_factory.mktemp("site")) as site:
