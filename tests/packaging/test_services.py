@@ -149,6 +149,28 @@ def test_a_reboot_of_the_server_ends_well(cluster: Cluster) -> None:
     assert subnet(cluster.server) == before
 
 
+def test_the_relay_lives_on_when_flanneld_ends(cluster: Cluster) -> None:
+    """The udp backend's packets go through a process of its own: killed, restarted, stopped, flanneld costs none."""
+    cluster.server.run("minik8s install server --backend udp")
+    cluster.agent.run(f"minik8s install agent {cluster.server.address}:6443 --backend udp")
+    for machine in (cluster.server, cluster.agent):
+        machine.until("ip link show flannel0 && ! ip link show flannel.1")
+    there = cluster.server.run("ip -4 -o addr show flannel0").split()[3].partition("/")[0]
+    cluster.agent.until(f"ping -c1 -W1 {there}")
+    cluster.agent.run(f"systemd-run -q --unit=pings -p StandardOutput=file:/tmp/pings ping -i 0.05 {there}")
+    cluster.agent.run("systemctl restart flanneld-py; systemctl kill --signal=KILL --kill-who=main flanneld-py")
+    cluster.agent.until(f"{active('flanneld-py')} && test $(systemctl show -P NRestarts flanneld-py) -gt 0")
+    cluster.agent.run("systemctl stop flanneld-py; sleep 1; systemctl start flanneld-py")
+    cluster.agent.run("systemctl kill --signal=INT pings; sleep 1")
+    assert ", 0% packet loss" in cluster.agent.run("cat /tmp/pings")
+
+
+def test_the_journal_has_fields(cluster: Cluster) -> None:
+    said = cluster.server.run("journalctl -q -o json -n 1 -u kube-proxy-py LOGGER=nodecore.loop.reconcile")
+    assert '"CODE_FILE"' in said
+    assert '"PRIORITY":"6"' in said
+
+
 def test_uninstalled_leaves_no_unit(cluster: Cluster) -> None:
     """Last: the agent is a node no more, what runs on the other is not disturbed."""
     cluster.agent.run("minik8s uninstall --purge")
