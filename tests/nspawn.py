@@ -64,9 +64,9 @@ class Machine:
         image.write(place / "upper/etc/machine-id", f"{secrets.token_hex(16)}\n")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def write(self, path: str, text: str) -> None:
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write one of its files; before it boots."""
-        image.write(self.place / "upper" / path, text)
+        image.write(self.place / "upper" / path, text, mode)
 
     def boot(self, *, network: bool = True) -> None:
         """Start it, and wait until systemd answers."""

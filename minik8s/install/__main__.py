@@ -31,7 +31,7 @@ def node_options(command: Callable[..., None]) -> Callable[..., None]:
     """The flags of roles that make this machine a node of ours."""
     for option in (
         click.option("--proxy-mode", default="nftables", show_default=True, help="The proxy's: nftables, iptables, ipvs."),
-        click.option("--backend", default="vxlan", show_default=True, help="flanneld's."),
+        click.option("--backend", default="vxlan", show_default=True, help="flanneld's: a type, or the whole object as JSON."),
         click.option("--cluster-cidr", default="10.244.0.0/16", show_default=True, help="The pods' network, one a family."),
         click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="The Services', one a family."),
         click.option("--node-ip", default="", help="This machine's address, one a family; that of its default route."),

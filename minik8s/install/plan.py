@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from ipaddress import ip_network
 
 from minik8s.pki.authority import Identity
+from nodecore.errors import UserError
 from nodecore.net import Family, parse_address, parse_network
 
 PKI = "/etc/kubernetes/pki"
@@ -53,6 +55,7 @@ class Node:
         """Raise `UserError` for a value that cannot work."""
         for address in self.addresses:
             parse_address(address, what="--node-ip")
+        backend_of(self.backend)
         for flag, text in (("--cluster-cidr", self.cluster_cidr), ("--service-cidr", self.service_cidr)):
             for part in text.split(","):
                 parse_network(part, what=flag)
@@ -115,12 +118,25 @@ def _of_a_server(node: Node) -> dict[str, dict[str, str]]:
 
 def net_conf(node: Node) -> dict[str, object]:
     """flannel's network configuration."""
-    found: dict[str, object] = {"EnableNFTables": True, "EnableIPv4": False, "Backend": {"Type": node.backend}}
+    found: dict[str, object] = {"EnableNFTables": True, "EnableIPv4": False, "Backend": backend_of(node.backend)}
     for text in node.cluster_cidr.split(","):
         if ip_network(text).version == Family.IPV4.value:
             found |= {"Network": text, "EnableIPv4": True}
         else:
             found |= {"IPv6Network": text, "EnableIPv6": True}
+    return found
+
+
+def backend_of(text: str) -> dict[str, object]:
+    """flanneld's backend: its type, or all that the network configuration says of it, as JSON."""
+    if not text.startswith("{"):
+        return {"Type": text}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--backend: {text!r} is no JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("Type"), str):
+        raise UserError(f"--backend: {text!r} has no Type")
     return found
 
 
@@ -149,5 +165,6 @@ def users(node: Node) -> dict[str, Identity]:
 
 
 def _lines(values: Mapping[str, str]) -> str:
-    head = "# Written by `minik8s install`, anew each time; what stands in the file of this name one directory up wins.\n"
+    version = metadata.version("flanneld-py")
+    head = f"# Written by `minik8s install` {version}, anew each time; what the administrator's file of this name says wins.\n"
     return head + "".join(f"{name}={value}\n" for name, value in values.items())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from minik8s.pki.authority import Authority, Identity
 from tests import nspawn
 from tests.nspawn import Machine, Site
 
@@ -147,6 +148,39 @@ def test_a_reboot_of_the_server_ends_well(cluster: Cluster) -> None:
     cluster.server.boot()
     cluster.ready()
     assert subnet(cluster.server) == before
+
+
+def test_the_target_stops_and_starts_all_and_packets_go_on(cluster: Cluster) -> None:
+    cluster.agent.run("systemctl stop minik8s.target")
+    for unit in NODE:
+        cluster.agent.until(f"test $(systemctl show -P ActiveState {unit}) = inactive")
+    cluster.agent.run(f"ping -c1 -W1 {subnet(cluster.server)}")
+    cluster.agent.run("systemctl start --no-block minik8s.target flanneld-py kube-proxy-py")
+    cluster.ready()
+
+
+def test_flanneld_alone_with_its_key_as_a_credential(cluster: Cluster) -> None:
+    """A host that only wants flanneld, its leases in an etcd that asks for a certificate."""
+    host, ca = cluster.site.machine(), Authority()
+    server, client = (ca.issue(Identity(name, names=names)) for name, names in (("etcd", ("127.0.0.1",)), ("flanneld", ())))
+    for name, text in (("ca.crt", ca.pair.certificate), ("server.crt", server.certificate), ("server.key", server.key),
+                       ("client.crt", client.certificate)):
+        host.write(f"etc/ssl/test/{name}", text.decode())
+    host.write("etc/flanneld-py/keys/etcd.key", client.key.decode(), 0o600)
+    host.write("etc/flanneld-py/flanneld-py.env", (
+        "FLANNELD_ETCD_ENDPOINTS=https://127.0.0.1:2379\nFLANNELD_ETCD_CAFILE=/etc/ssl/test/ca.crt\n"
+        "FLANNELD_ETCD_CERTFILE=/etc/ssl/test/client.crt\nFLANNELD_IFACE=host0\n"
+        "FLANNELD_ETCD_KEYFILE=/run/credentials/flanneld-py.service/keys_etcd.key\n"))
+    host.boot()
+    host.run("minik8s install flanneld")  # before there is an etcd
+    host.run("cd /etc/ssl/test; systemd-run -q --unit=store etcd --data-dir /var/lib/store --client-cert-auth "
+             "--listen-client-urls https://127.0.0.1:2379 --advertise-client-urls https://127.0.0.1:2379 "
+             "--cert-file $PWD/server.crt --key-file $PWD/server.key --trusted-ca-file $PWD/ca.crt")
+    network = '{"Network": "10.5.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}'
+    host.until("cd /etc/ssl/test; etcdctl --endpoints https://127.0.0.1:2379 --cacert ca.crt --cert client.crt "
+               f"--key /etc/flanneld-py/keys/etcd.key put /coreos.com/network/config '{network}'")
+    host.until(f"{active('flanneld-py')} && grep -q FLANNEL_SUBNET=10.5 /run/flannel/subnet.env")
+    host.power_off()
 
 
 def test_the_relay_lives_on_when_flanneld_ends(cluster: Cluster) -> None:

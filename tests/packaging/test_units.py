@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from minik8s.install.__main__ import command, uninstall
 from minik8s.install.plan import UNITS, Node, variables
+from nodecore.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "packaging/systemd"
@@ -105,8 +106,10 @@ def test_installing_twice_writes_once_and_uninstalling_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
-def test_an_address_that_is_none_is_the_users_mistake(tmp_path: Path) -> None:
-    from nodecore.errors import UserError
-
-    with pytest.raises(UserError, match="--node-ip"):
-        CliRunner().invoke(command, ["server", "--node-ip", "x", "--no-start", "--root", str(tmp_path)], catch_exceptions=False)
+@pytest.mark.parametrize("wrong", [
+    ("--node-ip", "x"), ("--backend", "{"), ("--backend", '{"Port": 1}'), ("--cluster-cidr", "10.0.0.1/8")])
+def test_values_that_cannot_work_are_the_users_mistake(wrong: tuple[str, str], tmp_path: Path) -> None:
+    words = ["server", "--node-ip", "192.0.2.1", *wrong, "--no-start", "--root", str(tmp_path)]
+    with pytest.raises(UserError, match=wrong[0]):
+        CliRunner().invoke(command, words, catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
