@@ -1,21 +1,20 @@
 """What the proxy was told: flags over a KubeProxyConfiguration file over defaults, checked once.
 
-Pure but for reading the file. What the flags are and which field each stands for: `proxy/flags.py`. Read next: `proxy/agent.py`.
+Reads that file and the host's name only. What the flags are and which field each stands for: `proxy/flags.py`.
+Read next: `proxy/agent.py`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
+from nodecore.files import read_document
 from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_network, read_address
 
 from .flags import FLAGS, IGNORED_SECTIONS, MODE_SECTIONS, Flag
@@ -127,8 +126,6 @@ def build(flags: Values, file: Values | None = None) -> Config:
     values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
     mode = parse_mode(str(values["proxy-mode"] or "nftables"))
     cidrs = _networks(values["cluster-cidr"], "--cluster-cidr")
-    if values["traffic-metrics"] is True and mode == "ipvs":
-        raise UserError("--traffic-metrics: ipvs mode does not count; nftables and iptables do")
     node_ports, on_primary = _node_port_addresses(values["nodeport-addresses"])
     return Config(
         kubeconfig=str(values["kubeconfig"]), master=str(values["master"]), mode=mode,
@@ -272,26 +269,10 @@ def parse_listen(text: str, what: str, port: int) -> Listen | None:
 
 def read_file(path: str) -> Values:
     """A KubeProxyConfiguration, in JSON or YAML."""
-    try:
-        raw = Path(path).read_text()
-    except OSError as error:
-        raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from None
-    try:
-        document = json.loads(raw)
-    except ValueError:
-        document = _yaml(raw, path)
+    document = read_document(path, "--config")
     if not isinstance(document, dict) or document.get("kind") != KIND or document.get("apiVersion") != API_VERSION:
         raise UserError(f"--config: {path}: not a {KIND} of {API_VERSION}")
     return document
-
-
-def _yaml(raw: str, path: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise UserError(f"--config: {path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
 
 
 def from_file(document: Values, mode: str = "") -> tuple[Values, list[str]]:

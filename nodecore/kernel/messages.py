@@ -3,7 +3,7 @@
 Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h; what makes a link a tunnel is in `linkinfo.py`.
 Links are named in records and numbered in messages: whoever calls passes the number.
 
-Pure. Must not know: sockets. Read next: `nodecore/kernel/netlink.py`.
+Bytes in and out. Must not know: sockets. Read next: `nodecore/kernel/netlink.py`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO, IFLA_EXT_MASK = 1, 3, 4, 5, 18, 29
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO = 1, 3, 4, 18
+IFA_ADDRESS, IFA_LOCAL = 1, 2
 NDA_DST, NDA_LLADDR, NDA_CACHEINFO, NDA_IFINDEX = 1, 2, 3, 8
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
 

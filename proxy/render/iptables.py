@@ -46,6 +46,7 @@ from ..ledger import Chain, Delta, Element, Fragment
 from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
+from .counting import counted
 from .leftovers import Held
 from .settings import UNSAID, Settings
 from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
@@ -100,6 +101,7 @@ class Layout:
                 parts += [self._part("S", port, way, local)] if local else []
                 refusal = REFUSE if not anywhere.endpoints else DROP if local and not local.endpoints else ""
         parts.append(self._unserved(port, way, refusal))
+        parts.append(_Part(counted(route, way)) if self.settings.count_traffic else _Part())
         return Fragment(claim_of(port, way), tuple(item for part in parts for item in part.elements),
                         tuple(dict.fromkeys(item for part in parts for item in part.shared)))
 
