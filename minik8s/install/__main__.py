@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from minik8s.install import service, writing
-from minik8s.install.plan import TARGET, UNITS, Node, files
+from minik8s.install.plan import NODE_KUBECONFIG, TARGET, UNITS, Node, files
 from nodecore.errors import UserError
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -52,10 +52,10 @@ def command() -> None:
 def server(*, start: bool, root: Path, **given: str) -> None:
     """A control plane, and a node: prints how others join."""
     check(root, start=start)
-    node = node_of(given)
+    node, there = node_of(given), writing.Root(root)
+    check_ours(there)
     from minik8s.install.secrets import put_secrets
 
-    there = writing.Root(root)
     changed = put_secrets(there, node)
     install("server", node, there, start=start, changed=changed)
     if start:
@@ -78,14 +78,18 @@ def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **give
     """A node of the cluster at SERVER (HOST:PORT)."""
     check(root, start=start)
     node, there = node_of(given), writing.Root(root)
-    joined = there.at("/etc/kubernetes/kubelet.kubeconfig").exists()
-    if not joined:
+    check_ours(there)
+    url = address if "://" in address else f"https://{address}"
+    kubeconfig = there.at(NODE_KUBECONFIG)
+    if joined := kubeconfig.exists():
+        if f'"{url}"' not in kubeconfig.read_text():
+            raise UserError(f"{address}: {NODE_KUBECONFIG} is for another cluster; `minik8s uninstall --purge` leaves that")
+    else:
         if not token or not pin:
             raise UserError("--token, --discovery-token-ca-cert-hash: needed to join; `minik8s token create` prints them")
         from minik8s.access.join import join
 
         there.at("/etc/kubernetes").mkdir(parents=True, exist_ok=True)
-        url = address if "://" in address else f"https://{address}"
         join(url, token, pin, node.name, list(node.addresses), there.at("/etc/kubernetes"))
     install("agent", node, there, start=start, changed=not joined)
 
@@ -143,6 +147,12 @@ def check(root: Path, *, start: bool) -> None:
         raise UserError("--root: nothing can be started in an image; give --no-start as well")
     if start:
         service.require()
+
+
+def check_ours(root: writing.Root) -> None:
+    """Raise `UserError` on a machine of another Kubernetes: its certificates and its CNI configuration would be overwritten."""
+    if found := writing.foreign(root):
+        raise UserError(f"{found}: this machine is another Kubernetes'; there `install flanneld` and `install proxy` are for")
 
 
 def node_of(given: dict[str, Any]) -> Node:

@@ -24,6 +24,10 @@ NETWORK_FILES = (("flanneld-py.tmpfiles", "etc/tmpfiles.d/flanneld-py.conf"),
                  ("flanneld-py.modules", "etc/modules-load.d/flanneld-py.conf"))
 CLUSTER_FILES = (("minik8s.tmpfiles", "etc/tmpfiles.d/minik8s.conf"), ("minik8s.sysusers", "etc/sysusers.d/minik8s.conf"))
 CNI_PLACES = ("opt/cni/bin", "usr/lib/cni")
+CONFLIST = "etc/cni/net.d/10-flannel.conflist"
+OTHERS = ("etc/kubernetes/manifests", "etc/kubernetes/kubelet.conf", "etc/kubernetes/admin.conf")  # kubeadm's
+PURGED = ("etc/minik8s", "etc/flanneld-py", "var/lib/minik8s-etcd", "var/cache/minik8s")
+PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "run/flannel")
 CNI_FLANNEL = """#!{python} -I
 import sys
 {path}from flanneld_py.cni import main
@@ -37,6 +41,11 @@ def templates() -> Path:
         if (place / "flanneld-py.service").exists():
             return place
     raise UserError(f"no units below {sys.prefix}/share/flanneld-py/systemd: this installation is not whole")
+
+
+def foreign(root: Root) -> str:
+    """What says that this is a machine of another Kubernetes, whose /etc/kubernetes and CNI configuration are not ours."""
+    return next((f"/{path}" for path in OTHERS if root.at(path).exists()), "")
 
 
 class Root:
@@ -140,10 +149,7 @@ def take_away(root: Root, units: Iterable[str], *, purge: bool) -> None:
         plugin = root.at(f"{place}/flannel")
         if not brought(root, place) and plugin.exists() and b"flanneld_py.cni" in plugin.read_bytes():
             root.remove(f"{place}/flannel")
-    root.remove("etc/cni/net.d/10-flannel.conflist")
-    for path in PURGED if purge else ():
+    if not foreign(root):
+        root.remove(CONFLIST)
+    for path in (*PURGED, *(() if foreign(root) else PURGED_IF_OURS)) if purge else ():
         root.remove(path)
-
-
-PURGED = ("etc/minik8s", "etc/flanneld-py", "etc/kube-flannel", "etc/kubernetes", "var/lib/minik8s-etcd", "var/cache/minik8s",
-          "var/lib/cni/flannel", "run/flannel")

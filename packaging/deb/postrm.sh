@@ -1,10 +1,10 @@
 #!/bin/sh
-# Purged: its own state as well. Certificates below /etc/kubernetes may be another Kubernetes', and stay.
+# Purged: its own state as well. What is in /etc/kubernetes, /run/flannel and /var/lib/cni may be another's by now, and stays.
 set -e
 package="@PACKAGE@"
 if [ "$1" = purge ]; then
   case $package in
-    flanneld-py) rm -rf /etc/flanneld-py/keys /run/flannel /var/lib/cni/flannel ;;
+    flanneld-py) rm -rf /etc/flanneld-py/keys ;;
     minik8s) rm -rf /etc/minik8s /var/lib/minik8s-etcd /var/cache/minik8s ;;
   esac
   rmdir /etc/flanneld-py/keys /etc/flanneld-py 2>/dev/null || true

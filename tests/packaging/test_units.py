@@ -113,3 +113,31 @@ def test_values_that_cannot_work_are_the_users_mistake(wrong: tuple[str, str], t
     with pytest.raises(UserError, match=wrong[0]):
         CliRunner().invoke(command, words, catch_exceptions=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_kubernetes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeadm host: no control plane over its own, and what is purged is only ours."""
+    monkeypatch.setattr("minik8s.install.writing.fitted", lambda unit: unit)
+    names = ("etc/kubernetes/kubelet.conf", "etc/kubernetes/pki/ca.crt", "etc/cni/net.d/10-flannel.conflist",
+             "run/flannel/subnet.env")
+    theirs = [tmp_path / name for name in names]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("theirs")
+    for words in (["server", "--node-ip", "192.0.2.1"], ["agent", "192.0.2.9:6443", "--node-ip", "192.0.2.1"]):
+        with pytest.raises(UserError, match=r"kubelet\.conf: this machine is another Kubernetes'"):
+            CliRunner().invoke(command, [*words, "--no-start", "--root", str(tmp_path)], catch_exceptions=False)
+    invoke(command, "flanneld", "--no-start", "--root", str(tmp_path))
+    invoke(uninstall, "--purge", "--root", str(tmp_path))
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(theirs)
+    assert {path.read_text() for path in theirs} == {"theirs"}
+
+
+def test_a_node_of_another_cluster_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minik8s.install.writing.fitted", lambda unit: unit)
+    words = ["--node-ip", "192.0.2.1", "--no-start", "--root", str(tmp_path)]
+    invoke(command, "server", *words)
+    with pytest.raises(UserError, match="is for another cluster"):
+        CliRunner().invoke(command, ["agent", "192.0.2.9:6443", *words], catch_exceptions=False)
+    with pytest.raises(UserError, match="--token, --discovery-token-ca-cert-hash"):
+        CliRunner().invoke(command, ["agent", "192.0.2.9:6443", *words[:-1], str(tmp_path / "x")], catch_exceptions=False)
