@@ -15,10 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
-from minik8s.pki.authority import Identity
 from nodecore.errors import UserError
 from nodecore.net import Family, parse_address, parse_network
+
+if TYPE_CHECKING:  # it needs `cryptography`, which a host that only wants flanneld or the proxy has not
+    from minik8s.pki.authority import Identity
 
 PKI = "/etc/kubernetes/pki"
 NODE_KUBECONFIG = "/etc/kubernetes/kubelet.kubeconfig"
@@ -142,6 +145,8 @@ def backend_of(text: str) -> dict[str, object]:
 
 def certificates(node: Node) -> dict[str, Identity]:
     """A server's certificates, by file name below `PKI`."""
+    from minik8s.pki.authority import Identity
+
     local = (node.name, *node.addresses, "localhost", "127.0.0.1", "::1")
     names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
     services = tuple(str(ip_network(text)[1]) for text in node.service_cidr.split(","))
@@ -156,6 +161,8 @@ def certificates(node: Node) -> dict[str, Identity]:
 
 def users(node: Node) -> dict[str, Identity]:
     """A server's kubeconfigs, by file name below /etc/kubernetes."""
+    from minik8s.pki.authority import Identity
+
     return {
         "admin": Identity("admin", ("system:masters",)),
         "controllers": Identity("system:kube-controller-manager"),

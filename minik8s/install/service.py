@@ -36,8 +36,10 @@ def prepare() -> None:
 def start(units: Sequence[str], *, changed: bool) -> None:
     """Have them now and at every boot; what runs is started anew if what it was started with has changed."""
     call("systemctl", "enable", "--quiet", *units)
-    call("systemctl", "restart" if changed else "start", "--no-block", *units)
-    click.echo(f"{'started' if not changed else 'restarted'}  {' '.join(units)}")
+    services = [unit for unit in units if unit.endswith(".service")]  # a target's restart would be one more of each of them
+    call("systemctl", "restart" if changed else "start", "--no-block", *services)
+    call("systemctl", "start", "--no-block", *units)
+    click.echo(f"started  {' '.join(units)}")
 
 
 def stop(units: Sequence[str]) -> None:

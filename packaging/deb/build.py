@@ -91,8 +91,10 @@ def last_commit() -> str:
 def make_wheels(house: Path, ours: Path) -> None:
     """All dependencies, where they are not there yet, and the project itself from a copy of the checkout."""
     pip = (sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check")
-    if not list(house.glob("*.whl")):
-        call(*pip, "--require-hashes", "-r", str(ROOT / "constraints.txt"), "-w", str(house))
+    if not house.exists():
+        fresh = house.with_name(f"{house.name}.new")
+        call(*pip, "--require-hashes", "-r", str(ROOT / "constraints.txt"), "-w", str(fresh))
+        fresh.replace(house)
     source = ours / "source"
     for name in (*OURS, "packaging", "pyproject.toml", "README.md", "LICENSE"):
         copy(ROOT / name, source / name)

@@ -141,3 +141,12 @@ def test_a_node_of_another_cluster_is_not_taken(tmp_path: Path, monkeypatch: pyt
         CliRunner().invoke(command, ["agent", "192.0.2.9:6443", *words], catch_exceptions=False)
     with pytest.raises(UserError, match="--token, --discovery-token-ca-cert-hash"):
         CliRunner().invoke(command, ["agent", "192.0.2.9:6443", *words[:-1], str(tmp_path / "x")], catch_exceptions=False)
+
+
+def test_a_host_that_only_wants_an_agent_needs_no_more_than_it(tmp_path: Path) -> None:
+    """The plain install is without what the extra `cluster` brings."""
+    script = ("import sys; sys.modules |= dict.fromkeys(['cryptography', 'yaml', 'orjson', 'kubernetes_validate']); "
+              "from minik8s.install import writing; writing.fitted = str; from minik8s.__main__ import command; command()")
+    for role in ("flanneld", "proxy"):
+        words = ["install", role, "--no-start", "--root", str(tmp_path)]
+        subprocess.run([sys.executable, "-c", script, *words], check=True, cwd=ROOT)
