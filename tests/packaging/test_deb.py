@@ -64,7 +64,7 @@ def test_packages(machines: tuple[Machine, Machine]) -> None:
     assert "/etc/systemd/system" not in said
     assert "/usr/lib/cni" not in said
     agent.run(f"minik8s install agent {server.run('minik8s token create').strip().removeprefix('minik8s join')}")
-    running = "systemctl is-active minik8s-kubelet flanneld-py kube-proxy-py"
+    running = "systemctl is-active minik8s-kubelet && systemctl is-active flanneld-py && systemctl is-active kube-proxy-py"
     for machine in machines:
         machine.until(running, seconds=120)
     there = server.run("ip -4 -o addr show flannel.1").split()[3].partition("/")[0]

@@ -37,7 +37,8 @@ class Cluster:
 
 
 def active(*units: str) -> str:
-    return "systemctl is-active " + " ".join(units)
+    """The question whether all of them are: of several in one command, systemd says yes for any."""
+    return " && ".join(f"systemctl is-active {unit}" for unit in units)
 
 
 def subnet(machine: Machine) -> str:
