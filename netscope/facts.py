@@ -33,6 +33,11 @@ class Link(msgspec.Struct, frozen=True):
         """Empty for real hardware."""
         return self.linkinfo.info_kind
 
+    @property
+    def tunnel_from(self) -> str:
+        """The host address a tunnel's packets come from; empty where none is set."""
+        return str(self.linkinfo.info_data.get("local") or self.linkinfo.info_data.get("local6") or "")
+
 
 class AddressInfo(msgspec.Struct, frozen=True):
     """One address of a link."""
@@ -127,14 +132,14 @@ class Rules(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """Files and clocks: the CNI configurations (None: no such directory), flannel's subnet file, this node's time (seconds since
     1970), whether a link leaves checksums to be computed later, and how many packets came in with
-    a wrong one."""
+    a wrong one, of how many."""
 
     cni: tuple[str, ...] | None = None
     subnet: dict[str, str] | None = None
     clock: float = 0.0
     defers: dict[str, bool] = {}
     kernel: str = ""
-    bad_checksums: dict[str, int] = {}
+    bad_checksums: dict[str, tuple[int, int]] = {}
 
 
 class Facts(msgspec.Struct, tag=True, frozen=True):

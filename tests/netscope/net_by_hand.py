@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netscope.directory import Directory, Place
-from netscope.flow import PROTOCOLS, End
+from netscope.flow import NAMES, PORTED, PROTOCOLS, End
 from netscope.story import Trace
 from netscope.trace import Request, run
 from nodecore.kernel.netns import Netns
@@ -54,6 +54,11 @@ class Plan:
         return 24 if self.family is Family.IPV4 else 64
 
     @property
+    def at_once(self) -> str:
+        """For `ip addr add`: an IPv6 address is else tentative until a work queue of the kernel has had its turn."""
+        return self._of("", "nodad")
+
+    @property
     def service(self) -> str:
         return self._of("10.96.0.10", "fd00:96::10")
 
@@ -89,12 +94,17 @@ class Net:
         return Directory((
             Place("node", a, (plan.node(1),), a), Place("node", b, (plan.node(2),), b),
             Place("pod", "default/a", (plan.pod(1),), a), Place("pod", "default/b", (plan.pod(2),), b),
-            Place("service", "default/web", (plan.service,), ports={(number, 80): ends for number in PROTOCOLS.values()}),
+            Place("service", "default/web", (plan.service,), ports={(number, 80): ends for number in PORTED}),
         ))
 
     def trace(self, protocol: str = "tcp", *, seconds: float = 0.3) -> Trace:
-        """The story of a probe from pod a to the Service."""
-        return run(Request("pod/a", "svc/web", 80, PROTOCOLS[protocol], self.plan.family, seconds), self.directory, VIA)
+        """The story of a probe from pod a to the Service, or to pod b where the Service has no port for it."""
+        return run(self.request(protocol, seconds), self.directory, VIA)
+
+    def request(self, protocol: str = "tcp", seconds: float = 0.3) -> Request:
+        """What that trace asks for."""
+        target, port = ("pod/b", 0) if protocol == "icmp" else ("svc/web", 80)
+        return Request("pod/a", target, port, PROTOCOLS[protocol], self.plan.family, seconds)
 
 
 def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:
@@ -108,7 +118,7 @@ def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:
     for number, here, there in ((1, "a", "b"), (2, "b", "a")):
         _node(net, here, number, VTEPS[here], VTEPS[there])
     rules = "; ".join(f"{family.nft} daddr {plan.service} {protocol} dport 80 dnat to {plan.end(plan.pod(2), 8080)}"
-                      for protocol in PROTOCOLS)
+                      for protocol in map(NAMES.__getitem__, PORTED))
     table = f"table {family.nft} services {{ chain pre {{ type nat hook prerouting priority dstnat; {rules}; }}"
     nodes["a"].run(["nft", f"{table}; chain post {{ type nat hook postrouting priority srcnat; }}; }}"])
     with pods["b"].enter():
@@ -121,14 +131,15 @@ def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:
 def _node(net: Net, letter: str, number: int, mac: str, peer: str) -> None:
     plan, other = net.plan, 3 - number
     net.on(
-        letter, f"ip addr add {plan.node(number)}/{plan.prefix} dev eth0", "ip link set eth0 up",
+        letter, f"ip addr add {plan.node(number)}/{plan.prefix} dev eth0 {plan.at_once}", "ip link set eth0 up",
         f"sysctl -qw {plan.forwarding}",
         f"ip link add flannel.1 address {mac} type vxlan id 1 local {plan.node(number)} dev eth0 dstport 8472 nolearning",
-        f"ip addr add {plan.vtep(number)}/{plan.family.bits} dev flannel.1", "ip link set flannel.1 up",
+        f"ip addr add {plan.vtep(number)}/{plan.family.bits} dev flannel.1 {plan.at_once}", "ip link set flannel.1 up",
         f"ip link add pod type veth peer name eth0 netns {net.pod[letter].pid}",
-        f"ip addr add {plan.gateway(number)}/{plan.prefix} dev pod", "ip link set pod up",
+        f"ip addr add {plan.gateway(number)}/{plan.prefix} dev pod {plan.at_once}", "ip link set pod up",
         f"ip neigh add {plan.vtep(other)} lladdr {peer} dev flannel.1 nud permanent",
         f"bridge fdb add {peer} dev flannel.1 dst {plan.node(other)}",
         f"ip route add {plan.subnet(other)} via {plan.vtep(other)} dev flannel.1 onlink")
     net.pod[letter].run(["ip", "-batch", "-"], input=(
-        f"addr add {plan.pod(number)}/{plan.prefix} dev eth0\nlink set eth0 up\nroute add default via {plan.gateway(number)}\n"))
+        f"addr add {plan.pod(number)}/{plan.prefix} dev eth0 {plan.at_once}\n"
+        f"link set eth0 up\nroute add default via {plan.gateway(number)}\n"))

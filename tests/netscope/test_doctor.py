@@ -21,6 +21,7 @@ from scene_by_hand import scene_of
 
 from netscope.doctor import draw, findings_in
 from netscope.facts import Finding
+from netscope.gather import with_echoes
 from netscope.nodes import Nodes
 from netscope.scene import Objects, Scene
 from nodecore.kube.objects import Service
@@ -173,6 +174,26 @@ def test_what_is_broken_is_found_and_mended(net: Net, nodes: Nodes, broken: str)
                 net.on(names[each.node], each.fix)
         before = found
     net.on(fault.node, "nft delete table ip w 2>/dev/null || true")
+
+
+CLOUD = "nft 'table netdev w {{ chain c {{ type filter hook ingress device eth0 priority 0; {rule} drop; }}; }}'"
+SILENT = {
+    "a cloud's firewall": ("lets nothing through", "udp dport 8472"),
+    "a narrow underlay": ("large ones do not", "udp dport 8472 ip length > 1400"),
+    "a host that is gone": ("does not answer", "ip protocol { icmp, udp }"),
+}
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_silence_that_no_rule_explains_is_found(net: Net, nodes: Nodes, fault: str) -> None:
+    what, rule = SILENT[fault]
+    assert findings_in(with_echoes(scene_of(net, nodes), nodes, 0.3)) == []
+    net.on("b", CLOUD.format(rule=rule))
+    try:
+        found = findings_in(with_echoes(scene_of(net, nodes), nodes, 0.3))
+    finally:
+        net.on("b", "nft delete table netdev w")
+    assert any(what in each.what and each.node == net.name("a") for each in found), found
 
 
 def test_wrong_checksums_are_found(net: Net, nodes: Nodes) -> None:
