@@ -137,7 +137,8 @@ class Site:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name, self.machines = path, f"flanneld-py-{secrets.token_hex(3)}", list[Machine]()
-        argv = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", SITE]
+        argv = ["setpriv", "--pdeathsig", "KILL",  # whatever becomes of who tests
+                "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-ec", SITE]
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self.process.stdout
         self.process.stdout.readline()
