@@ -14,7 +14,7 @@ from types import TracebackType
 import msgspec
 
 from netscope.records import Answer, Failed, Question
-from nodecore.errors import Fault, Unreachable
+from nodecore.errors import Fault, Unreachable, UserError
 
 
 class Nodes:
@@ -25,12 +25,15 @@ class Nodes:
 
     def __init__(self, names: tuple[str, ...], via: str) -> None:
         self._decode = msgspec.json.Decoder(Answer).decode
-        self._agents = {
-            name: subprocess.Popen(
-                [word.replace("{node}", name) for word in shlex.split(via)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-                process_group=0)
-            for name in names}
+        try:
+            self._agents = {
+                name: subprocess.Popen(
+                    [word.replace("{node}", name) for word in shlex.split(via)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                    process_group=0)
+                for name in names}
+        except OSError as error:
+            raise UserError(f"--via: {via!r} cannot be started: {error.strerror}") from None
 
     def __enter__(self) -> Nodes:
         return self

@@ -20,7 +20,7 @@ from net_by_hand import VIA, VTEPS, Net
 from scene_by_hand import scene_of
 
 from netscope.doctor import draw, findings_in
-from netscope.facts import Finding
+from netscope.facts import Finding, Rules
 from netscope.gather import with_echoes
 from netscope.nodes import Nodes
 from netscope.scene import Objects, Scene
@@ -252,6 +252,8 @@ SPOILT: dict[str, tuple[str, Change]] = {
         net__netfilter__nf_conntrack_count="262000", net__netfilter__nf_conntrack_max="262144")),
     "a full neighbour table": ("the neighbour table is full", sysctls(net__ipv4__neigh__default__gc_thresh3="1")),
     "an old kernel's offload": ("sends wrong checksums", settings(kernel="5.4.0-150-generic", defers={"flannel.1": True})),
+    "an old nft": ("nft is too old", facts("a", rules=Rules(
+        nft=({"metainfo": {"version": "0.9.3"}}, {"table": {"family": "ip", "name": "kube-proxy"}})))),
     "no CNI configuration": ("no CNI configuration", settings(subnet={"FLANNEL_SUBNET": "10.1.0.1/24"}, cni=("README",))),
     "no CNI directory": ("no CNI configuration", settings(subnet={"FLANNEL_SUBNET": "10.1.0.1/24"}, cni=None)),
     "an expired lease": ("not of the subnet it works with", settings(

@@ -94,6 +94,16 @@ def test_a_bundle_keeps_no_secret(net: Net, nodes: Nodes) -> None:
     assert not any(secret in text for text in texts)
 
 
+def test_a_node_that_does_not_answer_is_told_and_the_others_are_looked_at(net: Net) -> None:
+    name, other = net.directory.nodes
+    with Nodes((name, other), f"sh -c 'test {{node}} = {other} || exec {VIA.replace('{node}', name)}; echo gone >&2'") as some:
+        scene = scene_of(net, some)
+    assert (list(scene.facts), scene.missing) == ([name], {other: f"{other}: gone"})
+    assert not any("which no node has" in each.what for each in findings_in(scene))
+    with pytest.raises(UserError, match=r"--via: .* cannot be started"):
+        Nodes((name,), "/nowhere/ssh {node}")
+
+
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("x")
