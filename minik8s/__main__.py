@@ -15,6 +15,7 @@ PARTS = {
     "apiserver": "Serve the Kubernetes API out of etcd.",
     "backup": "Write the state of a cluster to a file.",
     "controllers": "Run the controllers: Deployments, endpoints, node health and the like.",
+    "install": "Install parts as systemd services on this machine.",
     "kubelet": "Run the pods of one node in containerd.",
     "lab": "A whole cluster on this machine, nodes as namespaces.",
     "join": "Make this machine a node of a cluster: its certificates, by a token.",
@@ -22,8 +23,10 @@ PARTS = {
     "restore": "Write a backup's state into etcd.",
     "scheduler": "Give pods a node.",
     "token": "Tokens that machines join with.",
+    "uninstall": "Remove the services `install` installed.",
 }
-ELSEWHERE = {name: f"minik8s.access.{name}" for name in ("join", "kubeconfig", "token")}
+ELSEWHERE = {**{name: f"minik8s.access.{name}:command" for name in ("join", "kubeconfig", "token")},
+             "uninstall": "minik8s.install.__main__:uninstall"}
 
 
 class LazyGroup(click.Group):
@@ -37,7 +40,8 @@ class LazyGroup(click.Group):
         """Import the part called `cmd_name`."""
         if cmd_name not in PARTS:
             return None
-        command = import_module(ELSEWHERE.get(cmd_name, f"minik8s.{cmd_name}.__main__")).command
+        module, _, name = ELSEWHERE.get(cmd_name, f"minik8s.{cmd_name}.__main__:command").partition(":")
+        command = getattr(import_module(module), name)
         assert isinstance(command, click.Command)
         return command
 
@@ -47,7 +51,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted(PARTS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MINIK8S"})
 def command() -> None:
     """A mini Kubernetes for one machine, its parts replaceable by the originals."""
 

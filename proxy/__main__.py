@@ -76,7 +76,7 @@ command = click.Command(
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version,
                      help="Print the version and exit."),
     ],
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "KUBE_PROXY"},
     help="Answer for Services on this node: a drop-in for kube-proxy.",
 )
 

@@ -85,7 +85,7 @@ async def run(config: Config) -> None:
                 "node": node.run(),
                 "monitor": guard(writer, reconciler),
                 "rules": reconciler.run(),
-                "watchdog": systemd.watchdog(lambda: True),
+                "watchdog": systemd.watchdog(lambda: reconciler.alive),
             })
         finally:
             await checks.close()

@@ -17,6 +17,7 @@ COMMANDS = {
     "docs/reference/minik8s.md": [
         f"minik8s.{part}.__main__:command" for part in ("apiserver", "controllers", "scheduler", "kubelet", "backup", "restore")
     ],
+    "docs/reference/services.md": ["minik8s.install.__main__:command", "minik8s.install.__main__:uninstall"],
     "docs/reference/lab.md": ["minik8s.lab.__main__:command"],
     "docs/reference/netscope.md": ["netscope.__main__:command"],
 }

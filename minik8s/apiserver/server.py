@@ -32,7 +32,7 @@ from minik8s.apiserver.upkeep.quota_status import keep_status
 from minik8s.apiserver.upkeep.signing import Signer
 from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
-from nodecore.daemon.systemd import listen_sockets, notify
+from nodecore.daemon.systemd import listen_sockets, notify, watchdog
 from nodecore.etcd.client import EtcdClient
 from nodecore.kube.http import web
 
@@ -80,6 +80,7 @@ async def serve(flags: Flags) -> None:
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
             **({"own certificates": own.keep(due)} if own else {}),
             **({"certificate for kubelets": kubelets.watch()} if kubelets else {}),
+            "watchdog": watchdog(lambda: True),
         }, runner, handler, health, delay)
 
 

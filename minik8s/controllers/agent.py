@@ -129,7 +129,8 @@ async def run(settings: Settings) -> None:
         tasks |= {loop.name: _after(leading, loop.run) for loop in loops}
         _serve_health(settings.healthz_port, synced, leading, loops)
         try:
-            await run_tasks({**tasks, "heap": keep_small()})
+            watchdog = systemd.watchdog(lambda: all(loop.alive for loop in loops))
+            await run_tasks({**tasks, "heap": keep_small(), "watchdog": watchdog})
         finally:
             if leading.is_set() and settings.leader_elect:
                 await election.release()

@@ -275,7 +275,7 @@ async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool
             check = health.check(lambda: binder.synced() and loop.condition.failures < loop.unhealthy_after)
             health.serve("127.0.0.1", healthz_port, {"/healthz": check, "/readyz": check})
         try:
-            await run_tasks({**tasks, "heap": keep_small()})
+            await run_tasks({**tasks, "heap": keep_small(), "watchdog": systemd.watchdog(lambda: loop.alive)})
         finally:
             if leading.is_set() and leader_elect:
                 await election.release()

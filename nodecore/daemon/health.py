@@ -37,6 +37,7 @@ def check(ok: Callable[[], bool], good: str = "ok", bad: str = "not ok") -> Rout
 def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--healthz-port") -> ThreadingHTTPServer:
     """Serve the routes from a daemon thread; raises `UserError` when the address cannot be had."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from socketserver import TCPServer
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -55,8 +56,14 @@ def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--h
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: a probe a second is no news."""
 
+    class Server(ThreadingHTTPServer):
+        def server_bind(self) -> None:
+            """Bind, without asking DNS for our own name as the class above does: that may take ten seconds to fail."""
+            TCPServer.server_bind(self)
+            self.server_name, self.server_port = host, self.server_address[1]
+
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = Server((host, port), Handler)
     except OSError as error:
         raise UserError(f"{what}: cannot listen on {host}:{port}: {error.strerror}") from None
     server.daemon_threads = True

@@ -4,7 +4,7 @@
 
 `-v 0` is information, `-v 4` and up is debugging (klog's verbosity), `-vmodule target=4,tun*=0` the same for files by name,
 `-log_backtrace_at agent.py:123` adds the stack to one line. Secrets are never passed to a logger.
-Read next: `nodecore/daemon/metrics.py`.
+Read next: `nodecore/daemon/journal.py`, `nodecore/daemon/metrics.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 import traceback
 from fnmatch import fnmatchcase
 
+from nodecore.daemon import journal
 from nodecore.errors import UserError
 
 LETTERS = {logging.DEBUG: "I", logging.INFO: "I", logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
@@ -57,9 +58,11 @@ class ByFile(logging.Filter):
 
 
 def setup(verbosity: int = 0, vmodule: str = "", backtrace_at: str = "") -> None:
-    """Send everything to stderr in klog's format; foreign libraries only from warnings on."""
+    """Send everything to stderr, or to its journal, in klog's format; foreign libraries only from warnings on."""
     files = parse_vmodule(vmodule)
     handler = logging.StreamHandler(sys.stderr)
+    if journal.is_stream():
+        handler = journal.JournalHandler()
     handler.setFormatter(KlogFormatter(parse_place(backtrace_at)))
     if files:
         handler.addFilter(ByFile(verbosity, files))

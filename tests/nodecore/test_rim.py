@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nodecore.daemon import health, logs, systemd
+from nodecore.daemon import health, journal, logs, systemd
 from nodecore.daemon.entry import report
 from nodecore.errors import Bug, Unreachable, UserError
 
@@ -136,3 +137,37 @@ os.execv(sys.executable, [sys.executable, "-c",
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False)
     assert done.stdout.strip() == "['host'] 127.0.0.1"
+
+
+def test_health_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer would hold an agent up for ten seconds."""
+    monkeypatch.setattr("socket.getfqdn", lambda *_: pytest.fail("asked for a name"))
+    server = health.serve("127.0.0.1", 0, {})
+    server.shutdown()
+    server.server_close()
+
+
+def test_journald_gets_fields(tmp_path: Path) -> None:
+    """A line end in a message must not end the field: what follows would be fields of somebody else's choice."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        handler = journal.JournalHandler(str(tmp_path / "socket"))
+        record = logging.LogRecord("nodecore.t", logging.ERROR, "/a/file.py", 7, "two\nPRIORITY=0", None, None, "do")
+        handler.emit(record)
+        said = journald.recv(4096)
+    assert said.startswith(b"MESSAGE\n" + (14).to_bytes(8, "little") + b"two\nPRIORITY=0\nPRIORITY=3\nCODE_FILE=/a/file.py\n")
+    assert said.endswith(b"CODE_LINE=7\nCODE_FUNC=do\nLOGGER=nodecore.t\n")
+
+
+def test_what_journald_does_not_take_is_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = journal.JournalHandler(str(tmp_path / "nobody"))
+    handler.emit(logging.LogRecord("t", logging.INFO, "f", 1, "heard", None, None))
+    assert "heard" in capsys.readouterr().err
+
+
+def test_only_the_stream_that_is_named_is_a_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        found = os.fstat(file.fileno())
+        assert not journal.is_stream(file.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        assert journal.is_stream(file.fileno())

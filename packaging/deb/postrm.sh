@@ -1,0 +1,12 @@
+#!/bin/sh
+# Purged: its own state as well. What is in /etc/kubernetes, /run/flannel and /var/lib/cni may be another's by now, and stays.
+set -e
+package="@PACKAGE@"
+if [ "$1" = purge ]; then
+  case $package in
+    flanneld-py) rm -rf /etc/flanneld-py/keys ;;
+    minik8s) rm -rf /etc/minik8s /var/lib/minik8s-etcd /var/cache/minik8s ;;
+  esac
+  rmdir /etc/flanneld-py/keys /etc/flanneld-py 2>/dev/null || true
+fi
+if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi

@@ -1,0 +1,61 @@
+"""Writes packaging/systemd/*.env: every flag of every agent as a commented variable, with its help and its default.
+
+    .venv/bin/python packaging/environment.py     tests/packaging/test_units.py says when that is due
+
+Read next: `packaging/systemd/`, `minik8s/install/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+from pathlib import Path
+
+import click
+
+UNITS = Path(__file__).parent / "systemd"
+AGENTS = {  # the file: where the command is, what the names of its variables begin with
+    "flanneld-py": ("flanneld_py.__main__", "FLANNELD"),
+    "kube-proxy-py": ("proxy.__main__", "KUBE_PROXY"),
+    **{f"minik8s-{part}": (f"minik8s.{part}.__main__", f"MINIK8S_{part.upper()}")
+       for part in ("apiserver", "controllers", "scheduler", "kubelet")},
+}
+ONCE = {"version", "help", "dry_run", "cleanup", "write_config_to", "init_only"}  # these do something and end
+HEAD = """# The flags of {name}, read by {name}.service. A line counts without its #; a value with blanks needs quotes.
+# After a change: systemctl restart {name}
+"""
+
+
+def variable(option: click.Parameter, prefix: str) -> str:
+    """The name in the environment of a flag."""
+    return str(option.envvar or f"{prefix}_{(option.name or '').upper()}")
+
+
+def text_of(name: str) -> str:
+    """The environment file of an agent."""
+    module, prefix = AGENTS[name]
+    lines = [HEAD.format(name=name)]
+    for option in importlib.import_module(module).command.params:
+        if isinstance(option, click.Option) and option.name not in ONCE:
+            flag = max(option.opts, key=len)
+            lines += textwrap.wrap(f"{flag}: {option.help}", 118, initial_indent="# ", subsequent_indent="#   ")
+            lines.append(f"#{variable(option, prefix)}={default(option)}\n")
+    return "\n".join(lines)
+
+
+def default(option: click.Option) -> str:
+    """What counts where nothing is said, as far as it is one word."""
+    value = option.default
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or callable(value) or isinstance(value, tuple) else str(value)
+
+
+def main() -> None:
+    """Write them all."""
+    for name in AGENTS:
+        (UNITS / f"{name}.env").write_text(text_of(name))
+
+
+if __name__ == "__main__":
+    main()
