@@ -168,6 +168,29 @@ def test_nodes_get_networks_that_differ(plane: Plane) -> None:
     assert all(cidr.startswith("10.244.") and cidr.endswith("/24") for cidr in cidrs)
 
 
+def test_a_drain_waits_for_its_budget(web: Plane, served: Kubelets) -> None:
+    web.kubectl("create", "pdb", "web", "--selector=app=web", "--min-available=3")
+    def columns() -> list[str]:
+        return web.kubectl("get", "pdb", "web").splitlines()[1].split()[:4]
+    try:
+        until(lambda: columns() == ["web", "3", "N/A", "0"], "nothing may go")
+        refused = web.kubectl("drain", "n1", "--timeout=2s", check=False)
+        assert "Cannot evict pod as it would violate the pod's disruption budget" in refused
+        assert len(images(web)) == 3
+        web.kubectl("patch", "pdb", "web", "--type=merge", "-p", '{"spec":{"minAvailable":2}}')
+        until(lambda: columns() == ["web", "2", "N/A", "1"], "one may go")
+        assert "drained" in web.kubectl("drain", "n1", "n2", "--timeout=30s")
+        assert (served.fewest_ready or 0) >= 2
+        until(lambda: columns()[3] == "1", "one may go again")
+        status = web.get("pdb", "web")["status"]
+        assert (status["currentHealthy"], status["desiredHealthy"], status["expectedPods"]) == (3, 2, 3)
+        assert not status.get("disruptedPods")
+        assert status["conditions"][0]["reason"] == "SufficientPods"
+    finally:
+        web.kubectl("uncordon", "n1", "n2")
+        web.kubectl("delete", "pdb", "web")
+
+
 def test_a_daemon_set_follows_nodes_and_templates(plane: Plane, served: Kubelets) -> None:
     body: dict[str, Any] = deployment("agent")
     body["kind"] = "DaemonSet"
