@@ -33,6 +33,7 @@ from .node import NodeKeeper
 from .probes import Prober
 from .records import Container, Pod, name_of, uid_of
 from .sandbox_config import NodeSettings
+from .sources import PodSources
 from .starting import Services
 from .status_writer import StatusWriter
 from .volumes import remove_pod_directory
@@ -59,7 +60,7 @@ class Kubelet:
         self.prober = Prober(runtime, self._mark, self._probe_failed)
         self.writer = StatusWriter(client, self._written)
         self.services = Services(runtime, client, Images(runtime), self.prober, self.writer, self.recorder,
-                                 settings_of(config, machine))
+                                 settings_of(config, machine), PodSources(client))
         self.keeper = NodeKeeper(config, machine, client, runtime, self._network)
         mine = f"spec.nodeName={config.hostname_override}"
         self.informer: Informer[Pod] = Informer(client, PODS, fields=mine, on_item=self._pod)

@@ -1,4 +1,4 @@
-"""Fetches the ConfigMaps, Secrets and tokens a pod names.
+"""Fetches the ConfigMaps, Secrets and tokens a pod names, and keeps them: a container restarts without the API, too.
 
 Must not know: what they are used for. Read next: `minik8s/kubelet/environment.py`, `minik8s/kubelet/volumes.py`.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from nodecore.errors import Denied, NotFound
+from nodecore.errors import Busy, Denied, NotFound, Unreachable
 from nodecore.kube.client import KubeClient
 from nodecore.kube.resource import CONFIG_MAPS, SECRETS
 
 from .environment import Sources
-from .records import Pod, containers_of, init_containers_of
+from .records import Pod, containers_of, init_containers_of, uid_of
 from .sandbox_config import NodeSettings
 from .tokens import Tokens
 
@@ -47,21 +48,43 @@ def _of_volumes(pod: Pod) -> Iterator[Reference]:
             yield SECRET, (source.get("secret") or {}).get("name", "")
 
 
-async def fetch_sources(client: KubeClient, pod: Pod, node: NodeSettings, pod_ips: tuple[str, ...],
-                        tokens: Tokens) -> Sources:
-    """Read what exists of a pod's sources; what is missing is missing in the result."""
-    namespace = pod["metadata"].get("namespace", "default")
-    config_maps: dict[str, Mapping[str, bytes]] = {}
-    secrets: dict[str, Mapping[str, bytes]] = {}
-    for kind, name in sorted(references(pod)):
+class PodSources:
+    """The sources of a node's pods: as the API has them, or while it does not answer, as they were read last."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client, self._tokens = client, Tokens()
+        self._last: dict[str, Sources] = {}
+
+    async def of(self, pod: Pod, node: NodeSettings, pod_ips: tuple[str, ...]) -> Sources:
+        """What exists of a pod's sources; what is missing is missing in the result. Unreachable before the first answer."""
         try:
-            found = await client.get(CONFIG_MAPS if kind == CONFIG_MAP else SECRETS, name, namespace)
-        except NotFound:
-            continue
-        except Denied as error:
-            raise Denied(f"{kind} {name}: {error}") from None
-        (config_maps if kind == CONFIG_MAP else secrets)[name] = data_of(kind, found)
-    return Sources(config_maps, secrets, pod_ips, node.ips, node.capacity or {}, await tokens.of(client, pod))
+            found = await self._read(pod, node, pod_ips)
+        except (Unreachable, Busy):
+            last = self._last.get(uid_of(pod))
+            if last is None:
+                raise
+            return replace(last, pod_ips=pod_ips)
+        self._last[uid_of(pod)] = found
+        return found
+
+    def forget(self, uid: str) -> None:
+        """A pod has gone."""
+        self._last.pop(uid, None)
+        self._tokens.forget(uid)
+
+    async def _read(self, pod: Pod, node: NodeSettings, pod_ips: tuple[str, ...]) -> Sources:
+        namespace = pod["metadata"].get("namespace", "default")
+        held: dict[str, dict[str, Mapping[str, bytes]]] = {CONFIG_MAP: {}, SECRET: {}}
+        for kind, name in sorted(references(pod)):
+            try:
+                found = await self._client.get(CONFIG_MAPS if kind == CONFIG_MAP else SECRETS, name, namespace)
+            except NotFound:
+                continue
+            except Denied as error:
+                raise Denied(f"{kind} {name}: {error}") from None
+            held[kind][name] = data_of(kind, found)
+        tokens = await self._tokens.of(self._client, pod)
+        return Sources(held[CONFIG_MAP], held[SECRET], pod_ips, node.ips, node.capacity or {}, tokens)
 
 
 def data_of(kind: str, found: Mapping[str, Any]) -> dict[str, bytes]:

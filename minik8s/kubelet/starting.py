@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodecore.errors import Fault, Invalid, NotFound, UserError
+from nodecore.errors import Fault, Invalid, UserError
 from nodecore.kube.client import KubeClient
 from nodecore.kube.events import Recorder
 from nodecore.kube.resource import SECRETS
@@ -26,9 +26,8 @@ from .plan import Start
 from .probes import Prober
 from .records import Container, Pod, containers_of, init_containers_of
 from .sandbox_config import NodeSettings, hostname, sandbox_config
-from .sources import SECRET, data_of, fetch_sources
+from .sources import SECRET, PodSources, data_of
 from .status_writer import StatusWriter
-from .tokens import Tokens
 from .volumes import container_binds, last_words_bind, prepare_volumes, write_hosts
 
 POST_START_LIMIT = 300.0
@@ -53,9 +52,9 @@ class Services:
     writer: StatusWriter
     recorder: Recorder
     node: NodeSettings
+    sources: PodSources
     limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     network_ready: bool = False
-    tokens: Tokens = field(default_factory=Tokens)
 
 
 def container_spec(pod: Pod, name: str) -> dict[str, Any]:
@@ -98,7 +97,7 @@ async def start_container(services: Services, pod: Pod, op: Start, ips: tuple[st
 
 async def _sources(services: Services, pod: Pod, ips: tuple[str, ...]) -> Sources:
     try:
-        return await fetch_sources(services.client, pod, services.node, ips, services.tokens)
+        return await services.sources.of(pod, services.node, ips)
     except Fault as error:
         services.recorder.emit(pod, "Warning", "FailedMount", str(error))
         raise StartFault("ContainerCreating", str(error)) from None
@@ -123,7 +122,8 @@ async def _auths(services: Services, pod: Pod, image: str) -> list[dict[str, str
     for reference in pod["spec"]["imagePullSecrets"]:
         try:
             secret = await services.client.get(SECRETS, reference["name"], pod["metadata"].get("namespace", "default"))
-        except NotFound:
+        except Fault as error:
+            services.recorder.emit(pod, "Warning", "FailedToRetrieveImagePullSecret", f"{reference['name']}: {error}")
             continue
         configs.append(data_of(SECRET, secret).get(".dockerconfigjson", b"{}"))
     return auths_for(image, configs)

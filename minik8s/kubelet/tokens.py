@@ -40,8 +40,6 @@ class Tokens:
     async def of(self, client: KubeClient, pod: Pod) -> dict[Wish, bytes]:
         """The tokens a pod asks for, good for a while."""
         now = time.monotonic()
-        for key in [key for key, (renew, _) in self._kept.items() if renew < now - LONGEST]:
-            del self._kept[key]
         found: dict[Wish, bytes] = {}
         for wish, _ in wishes(pod):
             renew, token = self._kept.get((uid_of(pod), wish), (0.0, b""))
@@ -50,6 +48,10 @@ class Tokens:
                 self._kept[uid_of(pod), wish] = (now + min(wish[1] * (1 - LEFT), LONGEST), token)
             found[wish] = token
         return found
+
+    def forget(self, uid: str) -> None:
+        """A pod has gone."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] != uid}
 
 
 async def _ask(client: KubeClient, pod: Pod, wish: Wish) -> bytes:

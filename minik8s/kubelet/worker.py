@@ -40,7 +40,6 @@ from .plan import (
 )
 from .records import Actual, Pod, View, deleting, name_of, uid_of
 from .sandbox_config import port_mappings, sandbox_config
-from .sources import fetch_sources
 from .starting import Services, StartFault, start_container
 from .status import pod_ips, pod_status, same_status
 from .unsupported import unsupported
@@ -254,6 +253,7 @@ class PodWorker:
     async def _clean_up(self) -> None:
         node, uid, meta = self.services.node, uid_of(self.pod), self.pod["metadata"]
         self.services.prober.forget(uid)
+        self.services.sources.forget(uid)
         remove_pod_directory(node.root_dir, uid)
         logs = names.log_directory(node.log_dir, meta.get("namespace", "default"), meta["name"], uid)
         shutil.rmtree(logs, ignore_errors=True)
@@ -276,8 +276,7 @@ class PodWorker:
         if self._next_refresh and now >= self._next_refresh:
             box = self.actual.current
             try:
-                sources = await fetch_sources(self.services.client, self.pod, self.services.node, box.ips if box else (),
-                                              self.services.tokens)
+                sources = await self.services.sources.of(self.pod, self.services.node, box.ips if box else ())
                 prepare_volumes(self.pod, self.services.node.root_dir, sources)
             except Fault as error:
                 log.debug("%s: volumes not refreshed: %s", name_of(self.pod), error)

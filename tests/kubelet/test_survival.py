@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nodecore.kube.resource import LEASES, NODES, PODS
+from nodecore.kube.resource import CONFIG_MAPS, LEASES, NODES, PODS
 
 from .cell import NODE
 from .conftest import Stage, first, is_ready, node_ready
@@ -90,9 +90,15 @@ async def appears(directory: Path, pattern: str) -> None:
 
 
 async def test_pods_go_on_without_the_api(stage: Stage) -> None:
-    await stage.run("alone", "test -e /data/again && { trap 'exit 0' TERM; while :; do sleep 0.1; done; }; "
-                             "touch /data/again; while test -e /data/again; do sleep 0.1; done; touch /data/again; exit 1",
-                    spec={"volumes": [{"name": "data", "emptyDir": {}}]}, volumeMounts=[{"name": "data", "mountPath": "/data"}])
+    """What it restarts with, a ConfigMap and the ServiceAccount's token, is what was read before."""
+    await stage.client.create(CONFIG_MAPS, {"metadata": {"name": "alone"}, "data": {"color": "blue"}}, "default")
+    color = {"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "alone", "key": "color"}}}
+    command = ("test $COLOR = blue && test -s $TOKEN || exit 3; "
+               "test -e /data/again && { trap 'exit 0' TERM; while :; do sleep 0.1; done; }; "
+               "touch /data/again; while test -e /data/again; do sleep 0.1; done; touch /data/again; exit 1")
+    await stage.run("alone", command, spec={"volumes": [{"name": "data", "emptyDir": {}}]},
+                    volumeMounts=[{"name": "data", "mountPath": "/data"}],
+                    env=[color, {"name": "TOKEN", "value": "/var/run/secrets/kubernetes.io/serviceaccount/token"}])
     pod = await stage.ready("alone")
     marker = stage.cell.directory / f"kubelet/pods/{pod['metadata']['uid']}/volumes/kubernetes.io~empty-dir/data/again"
     await appears(marker.parent, marker.name)
@@ -104,5 +110,6 @@ async def test_pods_go_on_without_the_api(stage: Stage) -> None:
         stage.way.mend()
     after = await stage.until("alone", lambda pod: first(pod)["restartCount"] == 1 and is_ready(pod))
     assert after["metadata"]["uid"] == pod["metadata"]["uid"]
+    await stage.client.delete(CONFIG_MAPS, "alone", "default")
     await stage.delete("alone")
     await stage.gone("alone")
