@@ -126,7 +126,7 @@ class Handler:
             return await self._held(proxy(self._cluster, call, request, self._kubelets))
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
-        if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
+        if verb == "watch":
             return await self._watch(request, call)
         return await self._whole(request, call, kind)
 

@@ -36,6 +36,7 @@ from .namespaces import DefaultAccounts, Namespace, Namespaces
 from .nodecidr import NodeCidrs
 from .nodehealth import Lease, NodeHealth
 from .replicaset import ReplicaSets
+from .servicecidr import Range, ServiceRanges
 from .world import Collection
 from .writer import Writer
 
@@ -45,6 +46,7 @@ VIEWS: dict[r.Resource, type[Any]] = {
     r.ENDPOINT_SLICES: Slice, r.DEPLOYMENTS: Deployment, r.REPLICA_SETS: ReplicaSet, r.DAEMON_SETS: DaemonSet,
     r.CONTROLLER_REVISIONS: ControllerRevision, r.LEASES: Lease,
     r.SERVICE_ACCOUNTS: Anything, r.DISRUPTION_BUDGETS: Budget, r.STATEFUL_SETS: Scaled, r.REPLICATION_CONTROLLERS: Scaled,
+    r.SERVICE_CIDRS: Range, r.IP_ADDRESSES: Anything,
 }
 
 
@@ -88,6 +90,7 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], g
         Namespaces(namespaces),
         DefaultAccounts(namespaces, all_of[r.SERVICE_ACCOUNTS]),
         Disruptions(all_of[r.DISRUPTION_BUDGETS], pods, scaled),
+        ServiceRanges(all_of[r.SERVICE_CIDRS], all_of[r.IP_ADDRESSES]),
         garbage,
         PodGarbage(pods, nodes),
     ]

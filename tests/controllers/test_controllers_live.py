@@ -235,6 +235,24 @@ def test_a_namespace_has_its_account_and_goes_with_all_it_holds(plane: Plane, se
     assert "No resources found" in plane.kubectl("get", "controllerrevisions", "-n", "short")
 
 
+def test_a_service_range_stays_while_it_is_needed(plane: Plane) -> None:
+    text = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+            "spec": {"cidrs": ["10.202.0.0/24"]}}
+    inside = {**service("inside"), "spec": {**service()["spec"], "clusterIP": "10.202.0.9"}}
+    plane.apply(text)
+    plane.kubectl("wait", "servicecidr/more", "--for=condition=Ready", "--timeout=10s")
+    until(lambda: plane.get("servicecidr", "more")["metadata"].get("finalizers"), "it is held")
+    plane.apply(inside)
+    plane.kubectl("delete", "servicecidr", "more", "--wait=false")
+    said = until(lambda: plane.get("servicecidr", "more")["status"]["conditions"][0]["status"] == "False"
+                 and plane.kubectl("describe", "servicecidr", "more"), "it says why it stays")
+    assert "There are still IPAddresses referencing the ServiceCIDR" in said
+    plane.kubectl("delete", "service", "inside")
+    plane.kubectl("wait", "servicecidr/more", "--for=delete", "--timeout=20s")
+    other = {**inside, "metadata": {"name": "late", "namespace": "default"}}
+    assert "not in the valid range" in plane.kubectl("create", "-f", "-", body=other, check=False)
+
+
 def test_what_only_discovery_names_goes_with_its_owner_too(plane: Plane) -> None:
     """No controller plans for ConfigMaps and Secrets: they are followed because the API serves them."""
     plane.kubectl("create", "configmap", "owner")
