@@ -143,7 +143,8 @@ class Handler:
             answer = await self._dispatch.write_to_the_end(whole)
             response = _respond(answer)
             for warning in whole.warnings[:20]:
-                quoted = warning[:500].replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+                plain = "".join(letter if letter.isprintable() else " " for letter in warning[:500])
+                quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
                 response.headers.add("Warning", f'299 - "{quoted}"')
             return response
         finally:
