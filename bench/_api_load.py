@@ -19,7 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nodecore.etcd.client import EtcdClient
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -144,16 +147,22 @@ def fill(etcd: EtcdServer, count: int) -> None:
     """So many pods, straight into etcd."""
     import asyncio
 
-    from minik8s.apiserver.storage.objects import encode
-    from nodecore.etcd.client import EtcdClient, EtcdConfig, Put
+    from nodecore.etcd.client import EtcdClient, EtcdConfig
 
     async def write() -> None:
         async with EtcdClient(EtcdConfig(etcd.endpoints)) as client:
-            for first in range(0, count, 100):
-                pods = (pod(number) for number in range(first, min(first + 100, count)))
-                await client.txn([], [Put(f"/registry/pods/default/{each['metadata']['name']}", encode(each)) for each in pods])
+            await put_pods(client, count)
 
     asyncio.run(write())
+
+
+async def put_pods(client: EtcdClient, count: int, **labels: str) -> None:
+    from minik8s.apiserver.storage.objects import encode
+    from nodecore.etcd.client import Put
+
+    for first in range(0, count, 100):
+        pods = (pod(number, **labels) for number in range(first, min(first + 100, count)))
+        await client.txn([], [Put(f"/registry/pods/default/{each['metadata']['name']}", encode(each)) for each in pods])
 
 
 def clear(etcd: EtcdServer) -> None:

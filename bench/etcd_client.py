@@ -12,9 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minik8s.apiserver.storage.watchcache import CacheWatch, WatchCache
+    from nodecore.etcd.client import EtcdClient
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_FLIGHT, PUT_SECONDS = 64, 4.0
@@ -40,30 +45,7 @@ def run(json_path: str | None) -> dict[str, Any]:
     return result
 
 
-def pod(number: int, **more: Any) -> dict[str, Any]:
-    """About 3 kB of JSON, as a pod of the demo is."""
-    name = f"web-6d4cf56db6-{number:05}"
-    container = {
-        "name": "web", "image": "registry.example/web:1.0", "ports": [{"containerPort": 8080, "protocol": "TCP"}],
-        "env": [{"name": f"VARIABLE_{i}", "value": f"value number {i} of {name}"} for i in range(12)],
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}, "imagePullPolicy": "IfNotPresent",
-        "volumeMounts": [{"name": f"v{i}", "mountPath": f"/var/run/mounts/{i}", "readOnly": True} for i in range(4)],
-    }
-    conditions = [
-        {"type": kind, "status": "True", "lastProbeTime": None, "lastTransitionTime": "2026-11-21T04:00:00Z"}
-        for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-    ]
-    return {
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default", "uid": f"00000000-0000-0000-0000-{number:012}",
-                     "labels": {"app": "web", "pod-template-hash": "6d4cf56db6"}, "creationTimestamp": "2026-11-21T04:00:00Z"},
-        "spec": {"containers": [container], "nodeName": f"node-{number % 3 + 1}", "restartPolicy": "Always",
-                 "volumes": [{"name": f"v{i}", "configMap": {"name": f"config-{i}", "defaultMode": 420}} for i in range(4)]},
-        "status": {"phase": "Running", "podIP": "10.244.1.7", "hostIP": "192.168.77.11", "conditions": conditions, **more},
-    }
-
-
-async def puts(etcd: Any) -> dict[str, float]:
+async def puts(etcd: EtcdClient) -> dict[str, float]:
     end, count = time.perf_counter() + PUT_SECONDS, 0
 
     async def put(number: int) -> None:
@@ -78,7 +60,7 @@ async def puts(etcd: Any) -> dict[str, float]:
     return {"puts_per_s": count / seconds, "client_cpu_us_per_put": used / count * 1e6}
 
 
-async def watch_delay(etcd: Any) -> dict[str, float]:
+async def watch_delay(etcd: EtcdClient) -> dict[str, float]:
     """From the put's own answer being asked for to the event in hand."""
     watch = etcd.watch("/bench/", await etcd.put("/bench/a", b""), previous=False)
     await anext(watch)
@@ -93,69 +75,78 @@ async def watch_delay(etcd: Any) -> dict[str, float]:
     return percentiles("watch", delays)
 
 
-async def fan_out(etcd: Any) -> dict[str, float]:
+@asynccontextmanager
+async def pod_cache(etcd: EtcdClient) -> AsyncIterator[WatchCache]:
+    """Filled, and fed."""
+    from minik8s.apiserver.storage.feed import Feed
+
+    feed = Feed(etcd)
+    cache = feed.cache(PREFIX)
+    running = asyncio.create_task(feed.run())
+    try:
+        await cache.ready()
+        yield cache
+    finally:
+        running.cancel()
+
+
+async def fan_out(etcd: EtcdClient) -> dict[str, float]:
     """One write to the moment the last of the watchers has the bytes of its event."""
+    from _api_load import pod
+
     from minik8s.apiserver.storage.objects import Storage
-    from minik8s.apiserver.storage.watchcache import WatchCache
 
     storage = Storage(etcd)
     await storage.create(PREFIX + "default/a", pod(0))
-    cache = WatchCache(storage, PREFIX)
-    running = asyncio.create_task(cache.run())
-    await cache.ready()
     arrived, everybody = 0, asyncio.Event()
 
-    async def follow(watch: Any) -> None:
+    async def follow(watch: CacheWatch) -> None:
         nonlocal arrived
         async for event in watch:
             arrived += len(event.line) > 0
             if arrived == WATCHERS:
                 everybody.set()
 
-    watchers = [asyncio.create_task(follow(cache.watch(cache.revision))) for _ in range(WATCHERS)]
-    await asyncio.sleep(0)
-    delays, cpu = [], time.process_time()
-    for number in range(FAN_OUT_EVENTS):
-        arrived = 0
-        everybody.clear()
-        start = time.perf_counter()
-        await storage.update(PREFIX + "default/a", lambda obj, number=number: {**obj, "n": number})
-        await everybody.wait()
-        delays.append((time.perf_counter() - start) * 1000)
-    used = (time.process_time() - cpu) / FAN_OUT_EVENTS / WATCHERS * 1e6
-    for task in (running, *watchers):
-        task.cancel()
+    async with pod_cache(etcd) as cache:
+        watchers = [asyncio.create_task(follow(cache.watch(cache.revision))) for _ in range(WATCHERS)]
+        await asyncio.sleep(0)
+        delays, cpu = [], time.process_time()
+        for number in range(FAN_OUT_EVENTS):
+            arrived = 0
+            everybody.clear()
+            start = time.perf_counter()
+            await storage.update(PREFIX + "default/a", lambda obj, number=number: {**obj, "n": number})
+            await everybody.wait()
+            delays.append((time.perf_counter() - start) * 1000)
+        used = (time.process_time() - cpu) / FAN_OUT_EVENTS / WATCHERS * 1e6
+        for task in watchers:
+            task.cancel()
     return percentiles("fan_out_1000", delays) | {"fan_out_cpu_us_per_watcher": used}
 
 
-async def memory(etcd: Any) -> dict[str, float]:
+async def memory(etcd: EtcdClient) -> dict[str, float]:
     """What a cache of many pods costs, filled with events too, and how fast it starts and answers."""
-    from minik8s.apiserver.storage.objects import Storage, encode
-    from minik8s.apiserver.storage.watchcache import WatchCache
+    from _api_load import put_pods
 
-    for first in range(0, PODS, 500):
-        await asyncio.gather(*(etcd.put(f"{PREFIX}default/{i:05}", encode(pod(i))) for i in range(first, first + 500)))
-    before = resident()
-    cache = WatchCache(Storage(etcd), PREFIX)
-    start = time.perf_counter()
-    running = asyncio.create_task(cache.run())
-    await cache.ready()
-    ready = (time.perf_counter() - start) * 1000
-    for first in range(0, 2000, 500):
-        await asyncio.gather(*(etcd.put(f"{PREFIX}default/{i:05}", encode(pod(i, n=1))) for i in range(first, first + 500)))
-    await cache.fresh()
-    start = time.perf_counter()
-    for _ in range(20):
+    from minik8s.apiserver.storage import feed  # noqa: F401 (its code is not counted)
+
+    await put_pods(etcd, PODS)
+    before, start = resident(), time.perf_counter()
+    async with pod_cache(etcd) as cache:
+        ready = (time.perf_counter() - start) * 1000
+        await put_pods(etcd, 2000, changed="yes")
         await cache.fresh()
-    fresh = (time.perf_counter() - start) * 50
-    start = time.perf_counter()
-    size = len(b",".join(entry.data for entry in cache.snapshot().entries))
-    listing = (time.perf_counter() - start) * 1000
-    running.cancel()
-    return {
-        "cache_mb": resident() - before, "objects_mb": size / 1e6, "cache_ready_ms": ready, "fresh_ms": fresh,
-        "list_5000_ms": listing,
-    }
+        start = time.perf_counter()
+        for _ in range(20):
+            await cache.fresh()
+        fresh = (time.perf_counter() - start) * 50
+        start = time.perf_counter()
+        size = len(b",".join(entry.data for entry in cache.snapshot().entries))
+        listing = (time.perf_counter() - start) * 1000
+        return {
+            "cache_mb": resident() - before, "objects_mb": size / 1e6, "cache_ready_ms": ready, "fresh_ms": fresh,
+            "list_5000_ms": listing,
+        }
 
 
 def resident() -> float:

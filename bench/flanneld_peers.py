@@ -4,8 +4,8 @@ A real etcd behind a switch, a real agent in a namespace. Times are read off the
 neighbour, FDB entry) and off the packets that bring the leases. Beside it, the same entries put in by `ip -batch`.
 
 Targets: 1,000 peers in 1.0 s from process start and 0.3 s after the leases are read; a join in 20 ms (p99); 55 MB;
-5,000 peers linear, that is, no steeper than by hand: 5,000 routes alone were seen to cost the kernel 20 times as much as
-1,000, whoever adds them. BENCH_PEERS_ROUNDS (5) and BENCH_PEERS_JOINS (200) scale it.
+5,000 peers linear, that is, no steeper than by hand: 5,000 routes cost the kernel more than 20 times as much as 1,000, whoever
+adds them (docs/explanation/decisions.md says why). BENCH_PEERS_ROUNDS (5) and BENCH_PEERS_JOINS (200) scale it.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ Pure: chance is passed in. Must not know: etcd. Read next: `flanneld_py/store/et
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import Block, NetConf
 from nodecore.errors import Fault
 from nodecore.net import Family, IPAddress, IPNetwork
-from nodecore.record import dataclass
 
 CANDIDATES = 100
 Pick = Callable[[int], int]  # a number below the argument

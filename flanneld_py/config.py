@@ -9,6 +9,7 @@ Must not know: click. Read next: `flanneld_py/__main__.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from flanneld_py.iface import Wishes
 from flanneld_py.plan import Features
 from nodecore.errors import UserError
 from nodecore.net import Family, IPAddress, parse_address
-from nodecore.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from nodecore.errors import Fault, NotFound, UserError
 from nodecore.kernel.ports import Host, Interface
 from nodecore.net import Family, IPAddress, IPNetwork, read_address
-from nodecore.record import dataclass
 
 SOMEWHERE = {Family.IPV4: ip_address("8.8.8.8"), Family.IPV6: ip_address("2001:4860:4860::8888")}  # only looked up, never sent to
 

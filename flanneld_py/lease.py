@@ -12,12 +12,11 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from nodecore.errors import Invalid
 from nodecore.net import Family, IPAddress, IPNetwork, read_address, read_network
-from nodecore.record import dataclass
 
 KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,3})(?:&([0-9a-fA-F:]{2,39})-(\d{1,3}))?", re.ASCII)
 NO_SUBNET = "0.0.0.0-0"

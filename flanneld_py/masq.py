@@ -18,11 +18,11 @@ Pure. Must not know: nft, iptables. Read next: `flanneld_py/render/nftables.py`,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_network
 
 from nodecore.net import Family, IPNetwork
-from nodecore.record import dataclass
 
 PROXY_MARK = "0x4000"
 

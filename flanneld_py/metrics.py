@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from nodecore.loop.reconcile import Outcome
-from nodecore.record import dataclass
 
 _counts = {"lease_lost": 0, "healed": 0}
 

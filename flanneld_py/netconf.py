@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
 from nodecore.errors import UserError
 from nodecore.net import Family, IPNetwork, parse_address, read_network
-from nodecore.record import dataclass
 
 WHAT = "network config"
 DEFAULT_BACKEND = "udp"  # so it is in Go flanneld's code, whatever its documentation says

@@ -11,6 +11,7 @@ Pure. Must not know: where leases come from, who writes. Read next: `flanneld_py
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from flanneld_py.backends.choice import DEVICES
@@ -22,7 +23,6 @@ from flanneld_py.netconf import NetConf
 from nodecore.kernel.diff import NetOp, plan_changes
 from nodecore.kernel.model import NetState, Route, Sysctl
 from nodecore.net import Family, IPAddress, IPNetwork
-from nodecore.record import dataclass
 
 NOBODYS = IPv4Address("10.0.2.15")  # every machine's address behind VirtualBox's and QEMU's own address translation
 FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}

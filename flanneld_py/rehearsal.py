@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from flanneld_py import plan
 from flanneld_py.agent import Agent, Ports, open_ports
+from flanneld_py.attend.choice import rehearsed_mtu
 from flanneld_py.config import Settings
 from flanneld_py.lease import Lease
 from flanneld_py.masq import Wanted
@@ -34,6 +35,7 @@ class Rehearsal:
     """All that is known and wanted, what the kernel holds, and the writes between the two."""
 
     inputs: Inputs
+    mtu: int
     wanted: Desired
     observed: Observed
     ops: Sequence[NodeOp]
@@ -59,7 +61,8 @@ async def rehearse(settings: Settings) -> Rehearsal:
         observed = await target.observe(wanted)
         ops = tuple(target.plan(observed, wanted))
     traffic = plan.desired_traffic(agent.conf, agent.backend, settings.features, lease)
-    return Rehearsal(inputs, wanted, observed, ops, await rehearse_rules(ports, traffic))
+    mtu = await rehearsed_mtu(agent.backend, agent.underlay)
+    return Rehearsal(inputs, mtu, wanted, observed, ops, await rehearse_rules(ports, traffic))
 
 
 async def rehearse_rules(ports: Ports, traffic: Wanted) -> Sequence[Op]:

@@ -20,14 +20,13 @@ Must not know: leases, tunnels, which adapter is behind a port. Read next: `flan
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from flanneld_py.masq import RuleSet, Wanted
 from flanneld_py.render import iptables, nftables
 from nodecore.errors import Conflict, Fault, NotFound
 from nodecore.kernel.ports import EVERYTHING, Chains, Firewall, Variant
 from nodecore.net import Family
-from nodecore.record import dataclass
 
 UNKNOWN = "?"
 THOROUGH = 6  # each so many passes everything is looked at

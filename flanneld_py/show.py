@@ -65,7 +65,7 @@ def describe(found: Rehearsal) -> dict[str, Any]:
         "networks": [str(block.network) for block in inputs.conf.blocks],
         "backend": inputs.backend.type,
         "interface": inputs.underlay.link,
-        "mtu": inputs.backend.mtu(inputs.underlay),
+        "mtu": found.mtu,
         "leases": [describe_lease(lease, own=inputs.own) for lease in with_own(inputs.leases, inputs.own)],
         "kernel": {kind: numbers for kind, numbers in kinds.items() if any(numbers.values())},
         "attended": len(found.wanted.peers),

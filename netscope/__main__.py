@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from netscope.commands import bundle, doctor, explain, flows, map
 from nodecore.daemon.entry import run
 
 SSH = "ssh {node} netscope agent"
@@ -34,6 +35,7 @@ def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: s
     import msgspec
 
     from netscope import cluster, drawing
+    from netscope.directory import split_port
     from netscope.flow import PROTOCOLS
     from netscope.trace import Request, parse_family, port_of
     from netscope.trace import run as run_trace
@@ -44,37 +46,6 @@ def trace(source: str, target: str, protocol: str, seconds: float, kubeconfig: s
     found = run_trace(Request(source, name, number, PROTOCOLS[protocol], parse_family(name), seconds), directory, via)
     click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory))
     sys.exit(0 if found.verdict.what == "answered" else 3)
-
-
-def split_port(text: str) -> tuple[str, str]:
-    """`web:80`, `10.0.0.1:80`, `[fd00::1]:80`, or without the port."""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return host, rest.removeprefix(":")
-    if text.count(":") == 1:
-        host, _, port = text.partition(":")
-        if port.isdigit() and 0 < int(port) < 65536:
-            return host, port
-    return text, ""
-
-
-@command.command()
-@click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
-@click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(kubeconfig: str, via: str, *, as_json: bool) -> None:
-    """Examine every node's network and say what is wrong, what shows it, and what mends it. Exit code 3 where something is."""
-    import asyncio
-
-    import msgspec
-
-    from netscope import cluster
-    from netscope import doctor as practice
-
-    names = asyncio.run(cluster.read(kubeconfig)).nodes
-    found = practice.findings_of(names, via)
-    click.echo(msgspec.json.encode(found) if as_json else practice.draw(found, len(names)))
-    sys.exit(3 if found else 0)
 
 
 @command.command()
@@ -114,11 +85,17 @@ def tap(hosts: tuple[str, ...]) -> None:
 
 
 @command.command()
-def agent() -> None:
+@click.option("--cni-dir", default="/etc/cni/net.d", help="Where this node's CNI configurations are.")
+@click.option("--subnet-file", default="/run/flannel/subnet.env", help="Where flannel says which subnet is this node's.")
+def agent(cni_dir: str, subnet_file: str) -> None:
     """A node's side: questions on stdin, answers on stdout. Started by the others."""
     from netscope.agent import serve
 
-    serve()
+    serve(cni_dir, subnet_file)
+
+
+for each in (bundle, doctor, explain, flows, map):
+    command.add_command(each.command, each.__name__.rpartition(".")[2])
 
 
 def main() -> None:

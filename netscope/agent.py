@@ -16,9 +16,27 @@ from netscope import bpf, probe, ways
 from netscope.examine import examine
 from netscope.flow import NAMES, Flow
 from netscope.headers import Headers, read
-from netscope.records import Answer, Examine, Failed, Finish, Hit, Probe, Question, Ready, Report, Seen, Start
+from netscope.records import (
+    Answer,
+    Examine,
+    Failed,
+    Finish,
+    Hit,
+    Mend,
+    Probe,
+    Question,
+    Reach,
+    Reached,
+    Ready,
+    Report,
+    Seen,
+    Start,
+    Watch,
+)
+from netscope.watching import Watching, mend
 from nodecore.errors import Fault
 from nodecore.kernel.nftlist import rules_of
+from nodecore.kernel.ping import ping
 from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.kernel.tap import Tap
 
@@ -26,9 +44,11 @@ OWN_TABLE = f"netscope-{os.getpid()}"
 
 
 class Agent:
-    """One trace on one node."""
+    """One trace on one node, or a look at it; the node's CNI directory and flannel's subnet file are at these paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, cni: str, subnet: str) -> None:
+        self._files = cni, subnet
+        self._watching: Watching | None = None
         self._tap: Tap | None = None
         self._rules: RulesTrace | None = None
 
@@ -43,7 +63,14 @@ class Agent:
                 case Finish():
                     return self._finish(question)
                 case Examine():
-                    return examine()
+                    return examine(cni=self._files[0], subnet=self._files[1])
+                case Watch():
+                    self._watching = self._watching or Watching()
+                    return self._watching.look()
+                case Reach():
+                    return Reached(ping(question.addresses, question.seconds))
+                case Mend():
+                    return mend(question.command)
         except Fault as fault:
             return Failed(str(fault))
 
@@ -107,9 +134,9 @@ def _interface(number: int) -> str:
     return f"#{number}"
 
 
-def serve() -> None:
+def serve(cni: str, subnet: str) -> None:
     """Until nobody asks any more."""
-    agent = Agent()
+    agent = Agent(cni, subnet)
     decode, encode = msgspec.json.Decoder(Question).decode, msgspec.json.encode
     try:
         with os.fdopen(0, "rb") as questions, os.fdopen(1, "wb", buffering=0) as answers:

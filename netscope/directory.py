@@ -81,3 +81,15 @@ def ends_of(places: Iterable[Place], address: str, protocol: int, port: int) -> 
     """The target as asked for, and behind it, if it is a Service's, every endpoint's address and port."""
     behind = [end for place in places if address in place.addresses for end in place.ports.get((protocol, port), ())]
     return (End(address, port), *behind)
+
+
+def split_port(text: str) -> tuple[str, str]:
+    """`web:80`, `10.0.0.1:80`, `[fd00::1]:80`, or without the port."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if text.count(":") == 1:
+        host, _, port = text.partition(":")
+        if port.isdigit() and 0 < int(port) < 65536:
+            return host, port
+    return text, ""

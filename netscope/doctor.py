@@ -1,26 +1,24 @@
-"""`netscope doctor`: examine every node, hold all facts against every check, print what is wrong with the command that mends it.
+"""`netscope doctor`: hold all facts and objects against every check, print what is wrong with the command that mends it.
 
-Changes nothing. Read next: `netscope/checks/`.
+Pure. Changes nothing. Read next: `netscope/checks/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netscope.checks import CHECKS
-from netscope.facts import Facts, Finding
-from netscope.nodes import Nodes
-from netscope.records import Examine
-
-SECONDS = 20.0
+from netscope.checks import CHECKS, LAST, SCENE_CHECKS
+from netscope.facts import Finding
+from netscope.scene import Scene
 
 
-def findings_of(names: tuple[str, ...], via: str) -> list[Finding]:
-    """All that is wrong on these nodes."""
-    with Nodes(names, via) as nodes:
-        answers = nodes.ask_all(Examine(), SECONDS)
-    cluster = {name: facts for name, facts in answers.items() if isinstance(facts, Facts)}
-    return [finding for check in CHECKS for finding in check(cluster)]
+def findings_in(scene: Scene) -> list[Finding]:
+    """All that is wrong, each thing once. A packet that gets lost where something is known to be wrong is no news."""
+    found = [finding for check in CHECKS for finding in check(scene.facts)]
+    found += [finding for look in SCENE_CHECKS for finding in look(scene)]
+    sick = {finding.node for finding in found}
+    found += [finding for finding in LAST(scene) if finding.node not in sick or not finding.what.endswith("lost")]
+    return list(dict.fromkeys(found))
 
 
 def draw(findings: Sequence[Finding], nodes: int) -> str:
@@ -29,4 +27,5 @@ def draw(findings: Sequence[Finding], nodes: int) -> str:
     for each in findings:
         lines += [f"{each.node}: {each.what}", f"    seen: {each.evidence}", *([f"    mend: {each.fix}"] if each.fix else [])]
     count = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}"
-    return "\n".join([*lines, f"{len(CHECKS)} checks on {nodes} node{'s' if nodes != 1 else ''}: {count}"])
+    checks = len(CHECKS) + len(SCENE_CHECKS) + 1
+    return "\n".join([*lines, f"{checks} checks on {nodes} node{'s' if nodes != 1 else ''}: {count}"])

@@ -1,4 +1,4 @@
-"""Reads a node's facts: iproute2, nft and /proc/sys, each asked once.
+"""Reads a node's facts: iproute2, nft, iptables, ipset, /proc and a few files, each asked once.
 
 Must not know: what is wrong with them. Read next: `netscope/facts.py`.
 """
@@ -6,54 +6,97 @@ Must not know: what is wrong with them. Read next: `netscope/facts.py`.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from netscope.facts import Chain, Facts, FdbEntry, Link, LinkAddresses, Neighbour, Route
+from netscope.facts import Chain, Facts, FdbEntry, Link, LinkAddresses, Neighbour, Route, RouteRule, Rules, Settings
 from nodecore.errors import Fault
-from nodecore.kernel.nftlist import base_chains
+from nodecore.kernel import rulelist
+from nodecore.kernel.ethtool import defers_checksums
 
 SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-iptables",
            "net/bridge/bridge-nf-call-ip6tables", "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max",
-           "net/ipv4/neigh/default/gc_thresh3")
+           "net/ipv4/neigh/default/gc_thresh3", "net/ipv4/vs/conntrack", "net/ipv4/ip_local_port_range",
+           "net/ipv4/ip_local_reserved_ports", "net/ipv4/conf/all/route_localnet", "net/ipv4/tcp_tw_recycle",
+           "net/netfilter/nf_conntrack_tcp_be_liberal")
 PER_LINK = ("net/ipv4/conf/{}/rp_filter", "net/ipv4/conf/{}/forwarding")
 LEGACY = ("net/ip_tables_names", "net/ip6_tables_names")
+DEFERRING = ("vxlan", "ipip", "wireguard")
+CNI, SUBNET = "/etc/cni/net.d", "/run/flannel/subnet.env"
 
 
-def examine() -> Facts:
-    """The namespace this process lives in."""
-    absent: dict[str, str] = {}
+class Asker:
+    """Asks programs that answer in JSON; what they cannot tell is kept in `absent`."""
 
-    def ask(kind: Any, *argv: str) -> Any:
+    def __init__(self) -> None:
+        self.absent: dict[str, str] = {}
+
+    def ask(self, kind: Any, *argv: str) -> Any:
+        """A tuple of that kind."""
         try:
             done = subprocess.run(argv, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise OSError(done.stderr.strip())
             found = json.loads(done.stdout or "[]")
         except OSError as error:
-            absent[" ".join(argv)] = str(error)
+            self.absent[" ".join(argv)] = str(error)
             return ()
         return msgspec.convert(found, tuple[kind, ...], strict=False)
 
+
+def examine(*, cni: str = CNI, subnet: str = SUBNET) -> Facts:
+    """The namespace this process lives in, and the node's files at these paths."""
+    asker = Asker()
+    ask, absent = asker.ask, asker.absent
     links: tuple[Link, ...] = ask(Link, "ip", "-j", "-d", "link", "show")
+    routes: tuple[Route, ...] = (*ask(Route, "ip", "-j", "route", "show", "table", "all"),
+                                 *ask(Route, "ip", "-j", "-6", "route", "show", "table", "all"))
+    rules = _rules(absent)
     return Facts(
         links=links, addresses=ask(LinkAddresses, "ip", "-j", "addr", "show"),
-        routes=(*ask(Route, "ip", "-j", "route", "show"), *ask(Route, "ip", "-j", "-6", "route", "show")),
+        routes=tuple(each for each in routes if not each.table),
+        other_routes=tuple(each for each in routes if each.table and each.table != "local"),
+        route_rules=(*ask(RouteRule, "ip", "-j", "rule", "show"), *ask(RouteRule, "ip", "-j", "-6", "rule", "show")),
         neighbours=ask(Neighbour, "ip", "-j", "neigh", "show"), fdb=ask(FdbEntry, "bridge", "-j", "fdb", "show"),
-        chains=_chains(absent), sysctls=_sysctls(links), legacy=_legacy(),
+        chains=tuple(msgspec.convert([item["chain"] for item in rules.nft if item.get("chain", {}).get("hook")], list[Chain])),
+        sysctls=_sysctls(links), legacy=_legacy(), rules=rules, settings=_settings(links, cni, subnet),
         absent=absent,
     )
 
 
-def _chains(absent: dict[str, str]) -> tuple[Chain, ...]:
+def _rules(absent: dict[str, str]) -> Rules:
+    items = rulelist.nft_items(absent)
+    return Rules(tuple(items), rulelist.nft_texts(absent), rulelist.iptables_saves(items, absent), _read("/proc/net/ip_vs"),
+                 rulelist.ipsets(absent))
+
+
+def _settings(links: tuple[Link, ...], cni: str, subnet: str) -> Settings:
+    lines = [line.partition("=") for line in _read(subnet).splitlines()]
+    names = sorted(os.listdir(cni)) if os.path.isdir(cni) else None
+    return Settings(
+        None if names is None else tuple(names), {name: value for name, _, value in lines} if lines else None, time.time(),
+        {link.ifname: on for link in links if link.kind in DEFERRING and (on := _defers(link.ifname)) is not None},
+        os.uname().release, _bad_checksums())
+
+
+def _bad_checksums() -> dict[str, int]:
+    """By protocol, from pairs of lines: names, then numbers."""
+    lines = [line.split() for line in _read("/proc/net/snmp").splitlines()]
+    return {names[0].rstrip(":"): int(numbers[names.index("InCsumErrors")])
+            for names, numbers in pairwise(lines) if names[0] == numbers[0] and "InCsumErrors" in names}
+
+
+def _defers(link: str) -> bool | None:
     try:
-        return tuple(msgspec.convert(base_chains(), list[Chain]))
-    except Fault as fault:
-        absent["nftables"] = str(fault)
-        return ()
+        return defers_checksums(link)
+    except Fault:
+        return None
 
 
 def _sysctls(links: tuple[Link, ...]) -> dict[str, str]:
@@ -70,4 +113,3 @@ def _read(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
-

@@ -49,14 +49,41 @@ class LinkAddresses(msgspec.Struct, frozen=True):
     addr_info: tuple[AddressInfo, ...] = ()
 
 
+class NextHop(msgspec.Struct, frozen=True):
+    """One of several ways of a route."""
+
+    gateway: str = ""
+    dev: str = ""
+
+
 class Route(msgspec.Struct, frozen=True):
-    """`ip route show table main`."""
+    """`ip route`; `table` is empty in the main one, `prefsrc` the address this node then sends from."""
 
     dst: str
     gateway: str = ""
     dev: str = ""
     protocol: str = ""
     type: str = ""
+    table: str = ""
+    metric: int = 0
+    prefsrc: str = ""
+    flags: tuple[str, ...] = ()
+    nexthops: tuple[NextHop, ...] = ()
+
+
+class RouteRule(msgspec.Struct, frozen=True):
+    """`ip rule`: which packets look into which table."""
+
+    priority: int = 0
+    src: str = "all"
+    srclen: int = -1
+    dst: str = "all"
+    dstlen: int = -1
+    fwmark: str = ""
+    fwmask: str = ""
+    iif: str = ""
+    table: str = ""
+    action: str = ""
 
 
 class Neighbour(msgspec.Struct, frozen=True):
@@ -86,9 +113,33 @@ class Chain(msgspec.Struct, frozen=True):
     policy: str = ""
 
 
+class Rules(msgspec.Struct, frozen=True):
+    """All packet rules: nft's JSON and each rule's text by `family table chain handle`; `iptables-save` by `variant family`;
+    /proc/net/ip_vs and `ipset save`."""
+
+    nft: tuple[dict[str, Any], ...] = ()
+    texts: dict[str, str] = {}
+    iptables: dict[str, str] = {}
+    ipvs: str = ""
+    ipsets: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Files and clocks: the CNI configurations (None: no such directory), flannel's subnet file, this node's time (seconds since
+    1970), whether a link leaves checksums to be computed later, and how many packets came in with
+    a wrong one."""
+
+    cni: tuple[str, ...] | None = None
+    subnet: dict[str, str] | None = None
+    clock: float = 0.0
+    defers: dict[str, bool] = {}
+    kernel: str = ""
+    bad_checksums: dict[str, int] = {}
+
+
 class Facts(msgspec.Struct, tag=True, frozen=True):
-    """One node. `sysctls` by their path under /proc/sys; `legacy` are the tables of iptables-legacy; `absent` names what
-    could not be asked, with the reason."""
+    """One node. `routes` are those of the main table; `sysctls` by their path under /proc/sys; `legacy` are the tables of
+    iptables-legacy; `absent` names what could not be asked, with the reason."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[LinkAddresses, ...] = ()
@@ -99,6 +150,10 @@ class Facts(msgspec.Struct, tag=True, frozen=True):
     sysctls: dict[str, str] = {}
     legacy: tuple[str, ...] = ()
     absent: dict[str, str] = {}
+    other_routes: tuple[Route, ...] = ()
+    route_rules: tuple[RouteRule, ...] = ()
+    rules: Rules = Rules()
+    settings: Settings = Settings()
 
     def links_of(self, kind: str) -> tuple[Link, ...]:
         """All of a kind."""

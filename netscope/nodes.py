@@ -48,6 +48,22 @@ class Nodes:
             self._send(name, question)
         return {name: self._receive(name, seconds) for name in self._agents}
 
+    def ask_each(self, question: Question, seconds: float) -> dict[str, Answer | Fault]:
+        """Everybody the same; a fault in place of an answer where there is none."""
+        answers: dict[str, Answer | Fault] = {}
+        for name in self._agents:
+            try:
+                self._send(name, question)
+            except Fault as fault:
+                answers[name] = fault
+        for name in self._agents:
+            try:
+                if name not in answers:
+                    answers[name] = self._receive(name, seconds)
+            except Fault as fault:
+                answers[name] = fault
+        return answers
+
     def ask(self, name: str, question: Question, seconds: float) -> Answer:
         """One node."""
         self._send(name, question)

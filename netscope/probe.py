@@ -38,13 +38,13 @@ def namespace_of(address: str) -> str:
     Others on this machine may have the same address, in another cluster.
     """
     wanted, here = parse_address(address), KernelHost()
-    for path in _namespaces():
+    for path in namespaces():
         if any(wanted in each.addresses for each in KernelHost(path).interfaces()) and (path == OWN or here.leads_to(path)):
             return path
     return ""
 
 
-def _namespaces() -> Iterator[str]:
+def namespaces() -> Iterator[str]:
     """One path for each namespace that a process lives in, this one's first."""
     met: set[int] = set()
     for path in (OWN, *(f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdigit())):

@@ -4,6 +4,9 @@
     Probe -> Outcome    send one from here (of one node only)
     Finish -> Report    all that was seen, and how this node would send packets to some addresses
     Examine -> Facts    what the network of this node looks like (at any time)
+    Watch -> Flows      the connections there are, and what became of others since the last time
+    Reach -> Reached    who of some addresses answers an ICMP echo
+    Mend -> Mended      run one command that changes something; only of the safe ones
 
 Values only. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
 """
@@ -106,5 +109,66 @@ class Examine(msgspec.Struct, tag=True, frozen=True):
     """Say what is there."""
 
 
-Question = Start | Probe | Finish | Examine
-Answer = Ready | Outcome | Report | Facts | Failed
+class Watch(msgspec.Struct, tag=True, frozen=True):
+    """Tell the connections."""
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """One, in connection tracking's eyes: asked and answered as (source, port, target, port); counters where it counts."""
+
+    identity: int
+    protocol: int
+    asked: tuple[str, int, str, int]
+    answered: tuple[str, int, str, int]
+    state: str
+    replied: bool
+    packets: tuple[int, int] | None = None
+    octets: tuple[int, int] | None = None
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What TCP of a namespace of this node did so far: segments sent, sent again, and resets sent; whose by its addresses."""
+
+    addresses: tuple[str, ...]
+    segments: int
+    again: int
+    resets: int
+
+
+class Flows(msgspec.Struct, tag=True, frozen=True):
+    """All there are; those that began and ended since the last `Watch`; whether some news was lost; TCP's counters."""
+
+    now: tuple[Connection, ...]
+    begun: tuple[Connection, ...] = ()
+    ended: tuple[Connection, ...] = ()
+    lost: bool = False
+    sent: tuple[Sent, ...] = ()
+
+
+class Reach(msgspec.Struct, tag=True, frozen=True):
+    """Ask these addresses for an echo."""
+
+    addresses: tuple[str, ...]
+    seconds: float = 1.0
+
+
+class Reached(msgspec.Struct, tag=True, frozen=True):
+    """Milliseconds of those that answered."""
+
+    milliseconds: dict[str, float]
+
+
+class Mend(msgspec.Struct, tag=True, frozen=True):
+    """Run this."""
+
+    command: list[str]
+
+
+class Mended(msgspec.Struct, tag=True, frozen=True):
+    """Empty where it worked, else what the command said."""
+
+    trouble: str = ""
+
+
+Question = Start | Probe | Finish | Examine | Watch | Reach | Mend
+Answer = Ready | Outcome | Report | Facts | Flows | Reached | Mended | Failed

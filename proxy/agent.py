@@ -172,13 +172,14 @@ async def guard(writer: modes.Writer[Any], reconciler: Reconciler) -> None:
 
 
 def outcomes(reconciler: Reconciler, config: Config, counts: Counts) -> Callable[[Outcome], None]:
-    """Count each sync, report the first as readiness, and rest in proportion to the work it was."""
+    """Count each sync, report the first as readiness, and after later ones rest in proportion to the work they were."""
     pace, told = Pace(config.min_sync_period), False
 
     def observe(outcome: Outcome) -> None:
         nonlocal told
         counts.observe(outcome)
-        reconciler.min_interval = pace.rest(reconciler.clock.now(), outcome.seconds)
+        if told:  # the first writes all there is: whoever damages it then need not wait for that
+            reconciler.min_interval = pace.rest(reconciler.clock.now(), outcome.seconds)
         if not told and outcome.error is None:
             told = True
             systemd.notify("READY=1")

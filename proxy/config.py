@@ -5,17 +5,15 @@ Pure but for reading the file. What the flags are and which field each stands fo
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
+from nodecore.files import read_document
 from nodecore.net import Family, IPAddress, IPNetwork, parse_address, parse_network, read_address
 
 from .flags import FLAGS, IGNORED_SECTIONS, MODE_SECTIONS, Flag
@@ -272,26 +270,10 @@ def parse_listen(text: str, what: str, port: int) -> Listen | None:
 
 def read_file(path: str) -> Values:
     """A KubeProxyConfiguration, in JSON or YAML."""
-    try:
-        raw = Path(path).read_text()
-    except OSError as error:
-        raise UserError(f"--config: {path}: {os.strerror(error.errno or 0)}") from None
-    try:
-        document = json.loads(raw)
-    except ValueError:
-        document = _yaml(raw, path)
+    document = read_document(path, "--config")
     if not isinstance(document, dict) or document.get("kind") != KIND or document.get("apiVersion") != API_VERSION:
         raise UserError(f"--config: {path}: not a {KIND} of {API_VERSION}")
     return document
-
-
-def _yaml(raw: str, path: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise UserError(f"--config: {path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
 
 
 def from_file(document: Values, mode: str = "") -> tuple[Values, list[str]]:

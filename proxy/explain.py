@@ -22,7 +22,7 @@ from .services import PROTOCOLS, Kind, ServicePort, Way
 from .snapshot import Route
 
 SELF = "this node's address"
-OUTSIDE, POD, KNOWN = "somebody outside the cluster", "a pod", ""
+OUTSIDE, POD = "somebody outside the cluster", "a pod"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ ALLOWED = "allowed"  # ... and by whom
 NO_ENDPOINTS = "no-endpoints"  # Services nobody answers: refuse, or drop where only local endpoints may
 NO_ENDPOINT_NODE_PORTS = "no-endpoint-nodeports"  # the same for NodePorts
 NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
+DECLARED = "declared-"  # ... and a hash of all these declarations: an empty set, by which a restart knows that it may go on
 
 # With --traffic-metrics: what passes is counted in the elements of these sets, which are Service . endpoint.
 COUNT_POSTROUTING = "count-postrouting"  # every packet that is sent on, before its source is translated

@@ -26,7 +26,9 @@ PURE = (
     "flanneld_py/render/*.py",
     *(f"netscope/{name}.py" for name in ("flow", "headers", "bpf", "records", "directory", "story", "drawing",
                                        "facts")),
-    "netscope/checks/*.py", *(f"netscope/capture/{name}.py" for name in ("blocks", "pcapng", "spool", "merging")),
+    *(f"netscope/{name}.py" for name in ("scene", "policies", "explain", "doctor", "flows", "map", "mapdrawing", "mending")),
+    "netscope/checks/*.py", "netscope/walk/*.py",
+    *(f"netscope/capture/{name}.py" for name in ("blocks", "pcapng", "spool", "merging")),
     "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
     "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
     *(f"minik8s/apiserver/auth/{name}.py" for name in ("authorize", "rbac", "nodes", "policy", "policy_controllers",
@@ -201,7 +203,7 @@ def test_proxy_is_ours() -> None:
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    runtime = [*project["dependencies"], *extras["cluster"], *extras["capture"]]
+    runtime = [*project["dependencies"], *extras["cluster"]]
     names = {requirement.split(">")[0].split(";")[0].split("=")[0].strip() for requirement in runtime}
     page = (ROOT / "docs/explanation/dependencies.md").read_text()
     assert {name for name in names if f"| {name} |" not in page} == set()

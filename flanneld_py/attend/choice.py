@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flanneld_py.attend.charon import is_there
+from flanneld_py.attend.charon import Charon, is_there
 from flanneld_py.attend.port import Attendant
 from flanneld_py.backends.extension import ExtensionBackend
 from flanneld_py.backends.ipsec import IpsecBackend
 from flanneld_py.backends.port import Backend
 from flanneld_py.backends.udp import UdpBackend
 from flanneld_py.iface import Underlay
-from nodecore.errors import Fault
+from nodecore.errors import Fault, Unreachable
 from nodecore.net import Family, IPNetwork
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,19 @@ def choose_attendant(backend: Backend, underlay: Underlay, changed: Callable[[],
 
         return IpsecAttendant(backend, changed)
     return None
+
+
+async def rehearsed_mtu(backend: Backend, underlay: Underlay) -> int:
+    """The MTU pods get, as far as it can be told where no attendant is started: a charon that is there is asked."""
+    counted = backend.mtu(underlay)
+    if not isinstance(backend, IpsecBackend) or not is_there():
+        return counted
+    from flanneld_py.attend.ipsec import room
+
+    try:
+        return min(counted, await room(Charon()))
+    except Unreachable:
+        return counted
 
 
 async def withdraw_others(backend: Backend, network: IPNetwork | None) -> None:

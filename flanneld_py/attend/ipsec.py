@@ -71,7 +71,7 @@ class IpsecAttendant:
     async def start(self, own: Lease) -> None:
         """Have a charon that knows our key; what it was told for another lease is taken back."""
         await self._charon.ensure()
-        self._room = USER_SPACE_MTU if USER_SPACE in await self._charon.plugins() else NO_LIMIT
+        self._room = await room(self._charon)
         if self._own and self._own != own:
             for peer in self.peers():
                 await self.remove(peer)
@@ -141,6 +141,11 @@ class IpsecAttendant:
         """Charon goes on, and the tunnels with it."""
         if self._watch:
             self._watch.cancel()
+
+
+async def room(charon: Charon) -> int:
+    """The MTU its tunnels may have, whatever the way out has."""
+    return USER_SPACE_MTU if USER_SPACE in await charon.plugins() else NO_LIMIT
 
 
 async def connections(charon: Charon, network: IPNetwork) -> list[tuple[Part, Part]]:

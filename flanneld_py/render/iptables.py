@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from flanneld_py.masq import Match, Rule, RuleSet, Verdict, beside, of_another_network, share_out
-from nodecore.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from flanneld_py.masq import Match, Rule, RuleSet, Verdict, beside, of_another_network, share_out
 from nodecore.net import Family
-from nodecore.record import dataclass
 
 HOOKS = {
     "forward": "type filter hook forward priority filter;",

@@ -17,6 +17,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from flanneld_py.alloc import choose_subnets, fits, is_ours, known_again
 from flanneld_py.lease import Lease, Part, decode_lease, encode_lease
@@ -26,7 +27,6 @@ from nodecore.etcd.client import EtcdClient, Put, WatchBatch, absent, unchanged
 from nodecore.loop.backoff import Backoff
 from nodecore.loop.persist import Complaint
 from nodecore.net import Family, IPAddress
-from nodecore.record import dataclass
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ Pure. Must not know: etcd or Kubernetes. Read next: `flanneld_py/store/etcd.py`,
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flanneld_py.lease import Lease, Part
 from flanneld_py.netconf import NetConf
 from nodecore.net import Family, IPAddress, IPNetwork
-from nodecore.record import dataclass
 
 UP = "Flannel is running on this node"
 BackendData = Callable[[Family, Part | None], Mapping[str, Any]]  # from what our lease said before to what it should say

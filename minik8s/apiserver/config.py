@@ -9,16 +9,16 @@ import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 from minik8s.apiserver.auth.accounts import Issuing
-from minik8s.apiserver.auth.signing import Signing
 from minik8s.apiserver.certificates import Certificates
-from minik8s.apiserver.kinds.default_objects import Advertised
 from minik8s.apiserver.request.audit import Audit, read_policy
+from minik8s.apiserver.upkeep.default_objects import Advertised
+from minik8s.apiserver.upkeep.signing import Signing
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
 from nodecore.etcd.config import EtcdConfig, parse_endpoints
+from nodecore.files import read_bytes
 from nodecore.net import Family, IPNetwork, parse_address, parse_network
 
 LARGEST_RANGE_BITS = 20
@@ -126,7 +126,7 @@ class Flags:
             raise UserError(f"{files[0]} and {files[1]} go together")
         for path, flag in zip((self.cluster_signing_cert_file, self.cluster_signing_key_file), files, strict=True):
             if path:
-                _readable(path, flag)
+                read_bytes(path, flag)
         seconds = parse_duration(self.cluster_signing_duration, what="--cluster-signing-duration")
         return Signing(self.cluster_signing_cert_file, self.cluster_signing_key_file, seconds)
 
@@ -144,8 +144,7 @@ class Flags:
         flag, path = ("--root-ca-file", self.root_ca_file) if self.root_ca_file else ("--client-ca-file", self.client_ca_file)
         if not path:
             return ""
-        _readable(path, flag)
-        return Path(path).read_text()
+        return read_bytes(path, flag).decode()
 
     def shutdown_delay(self) -> float:
         """How long this still serves after it was told to end."""
@@ -216,10 +215,7 @@ def _trust(context: ssl.SSLContext, path: str, flag: str) -> None:
 def _readable(path: str, flag: str) -> None:
     if not path:
         raise UserError(f"{flag}: not given")
-    try:
-        Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{flag}: {path}: {error.strerror}") from None
+    read_bytes(path, flag)
 
 
 def _own_address(family: Family) -> str:

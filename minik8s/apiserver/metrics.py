@@ -47,11 +47,6 @@ class Metrics:
         self._seconds: dict[tuple[str, Target | None], Histogram] = {}
         self._etcd: dict[str, Histogram] = {}
 
-    @property
-    def in_flight(self) -> int:
-        """Requests being answered, streams left out."""
-        return self.reading + self.writing
-
     def begin(self, verb: str) -> None:
         """A request is being answered from now on."""
         if verb in MUTATING:

@@ -15,21 +15,21 @@ from pathlib import Path
 
 from minik8s.apiserver import schema
 from minik8s.apiserver.admission.chain import Chain
-from minik8s.apiserver.admission.quota_status import keep_status
 from minik8s.apiserver.auth.authenticate import read_tokens
-from minik8s.apiserver.auth.bootstrap import aggregate_for_ever, ensure_policy
 from minik8s.apiserver.auth.guard import Guard
-from minik8s.apiserver.auth.signing import Signer
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.config import Flags
 from minik8s.apiserver.ending import DRAIN_SECONDS, run_until_told
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
-from minik8s.apiserver.kinds.default_objects import look_after
-from minik8s.apiserver.kinds.namespace_objects import NamespaceObjects
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.sealed import SealedEtcd
 from minik8s.apiserver.storage.sealing import read_sealing
+from minik8s.apiserver.upkeep.default_objects import look_after
+from minik8s.apiserver.upkeep.namespace_objects import NamespaceObjects
+from minik8s.apiserver.upkeep.policy_objects import aggregate_for_ever, ensure_policy
+from minik8s.apiserver.upkeep.quota_status import keep_status
+from minik8s.apiserver.upkeep.signing import Signer
 from minik8s.apiserver.verbs.definitions import Definitions
 from nodecore.daemon.heap import keep_small, settle
 from nodecore.daemon.systemd import listen_sockets, notify

@@ -17,8 +17,6 @@ from nodecore.errors import Fault
 from .cri import Runtime
 from .records import Container
 
-BODY_SHOWN = 200
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

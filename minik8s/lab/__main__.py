@@ -168,7 +168,7 @@ def bench(measurement: str | None, json_path: str | None) -> None:
 @click.option("--fast", is_flag=True, help="Only what needs no whole cluster and no containers.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def test(fast: bool, arguments: tuple[str, ...]) -> None:  # noqa: FBT001
-    """Run the tests: the fast ones on every core, then the others one by one. Arguments go to pytest, in one run then."""
+    """Run the tests: on every core, then those that bring up whole clusters. Arguments go to pytest, in one run then."""
     from minik8s.lab.testing import run
 
     sys.exit(run(arguments, fast=fast))

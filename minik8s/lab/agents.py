@@ -19,7 +19,6 @@ from minik8s.lab.topology import Node, url_host
 from nodecore.net import Family
 
 PKI = "/etc/kubernetes/pki"
-CNI_BIN = "/run/cni-bin"
 API_SOCKET = "host"
 
 

@@ -1,4 +1,4 @@
-"""Runs of pytest: the fast part on every core at once; what brings up clusters or containers one by one, as it measures time.
+"""Runs of pytest: on every core at once, but for what brings up whole clusters, which measures time.
 
 Must not know: what is tested. Read next: `tests/conftest.py`.
 """
@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 from minik8s.lab.host import PROJECT
 
-FAST = ("-m", "not cluster and not slow", "-n", "auto", "--dist", "loadfile")
-REST = ("-m", "cluster or slow")
+EVERY_CORE = ("-n", "auto", "--dist", "loadfile")
+FAST = ("-m", "not cluster and not slow", *EVERY_CORE)
+SLOW = ("-m", "slow and not cluster", *EVERY_CORE)
+CLUSTER = ("-m", "cluster")
 
 
 def run(arguments: Sequence[str], *, fast: bool) -> int:
@@ -22,6 +24,6 @@ def run(arguments: Sequence[str], *, fast: bool) -> int:
     elif arguments:
         parts = [tuple(arguments)]
     else:
-        parts = [FAST, REST]
+        parts = [FAST, SLOW, CLUSTER]
     codes = [subprocess.call([sys.executable, "-m", "pytest", *part], cwd=PROJECT) for part in parts]
     return next((code for code in codes if code), 0)

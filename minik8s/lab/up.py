@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -152,17 +151,26 @@ def wait_for_agents(state: State, config: LabConfig, steps: Steps, patience: flo
     for title, nodes, names in groups:
         with steps.step(title):
             for node in nodes:
-                wait_for(state.node(node.name).path, names, patience)
+                wait_for(state, config, node.name, names, patience)
 
 
-def wait_for(directory: Path, names: tuple[str, ...], patience: float) -> None:
+def whole(state: State, config: LabConfig) -> None:
+    """Unreachable, naming it, when a node or the switch has ended: waiting for what needs it is in vain."""
+    for place in (state.switch, *(state.node(node.name) for node in config.every_node)):
+        if not place.pid:
+            raise Unreachable(f"{place.path.name} has ended; `lab up` again starts it")
+
+
+def wait_for(state: State, config: LabConfig, node: str, names: tuple[str, ...], patience: float) -> None:
     """Wait until these agents of a node are ready; give up early on one that ends again and again."""
+    directory = state.node(node).path
     deadline = time.monotonic() + patience
     while True:
+        whole(state, config)
         try:
             reports = control.services(directory)
         except Unreachable:  # its init is short of CPU like everything else here, or gone
-            if time.monotonic() > deadline or not Place(directory).pid:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
             continue
@@ -182,6 +190,7 @@ def wait_for_nodes(state: State, config: LabConfig, patience: float) -> None:
     deadline = time.monotonic() + patience
     wanted = {node.name for node in config.every_node}
     while True:
+        whole(state, config)
         try:
             ready = ready_nodes(Api(state.kubeconfig))
             problem = f"not Ready: {', '.join(sorted(wanted - ready))}"

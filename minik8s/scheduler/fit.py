@@ -13,8 +13,6 @@ from nodecore.kube.workload import NodeTaint, PodSpec
 
 from .cluster import Load, Place
 
-BASIC = ("cpu", "memory", "ephemeral-storage")
-
 
 def taints_of(place: Place) -> list[NodeTaint]:
     """The node's taints; cordoned or not ready counts as one even before anybody has written it."""

@@ -1,5 +1,15 @@
-"""What can be wrong with a cluster's network: each check is a pure function of all nodes' facts. Read next: `tunnels.py`."""
+"""What can be wrong with a cluster's network: each check is a pure function of all nodes' facts, or of the whole scene.
 
-from netscope.checks import firewall, forwarding, tunnels
+Read next: `tunnels.py`.
+"""
 
-CHECKS = (*forwarding.CHECKS, *tunnels.CHECKS, *firewall.CHECKS)
+from collections.abc import Callable, Iterator
+
+from netscope.checks import firewall, forwarding, journeys, leases, objects, tunnels, underlay
+from netscope.facts import Finding
+from netscope.scene import Scene
+
+CHECKS = (*forwarding.CHECKS, *tunnels.CHECKS, *underlay.CHECKS, *firewall.CHECKS)
+SCENE_CHECKS: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
+    *leases.SCENE_CHECKS, *objects.SCENE_CHECKS, *underlay.SCENE_CHECKS, *tunnels.SCENE_CHECKS)
+LAST = journeys.journeys  # told only where nothing else explains it

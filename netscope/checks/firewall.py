@@ -1,4 +1,4 @@
-"""Base chains that drop what no rule has judged, and two kinds of iptables that do not see one another.
+"""Two kinds of iptables on one node, which do not see one another. What rules do to packets is looked at by `journeys.py`.
 
 Pure. Read next: `cluster.py`.
 """
@@ -10,27 +10,21 @@ from collections.abc import Iterator
 from netscope.checks.cluster import Cluster
 from netscope.facts import Finding
 
-IPTABLES_TABLES = ("filter", "nat", "mangle", "raw")
-
-
-def policies(cluster: Cluster) -> Iterator[Finding]:
-    """Forwarded packets are not dropped for want of a rule."""
-    for node, facts in cluster.items():
-        for chain in facts.chains:
-            if chain.hook == "forward" and chain.policy == "drop":
-                place = f"{chain.family} {chain.table} {chain.name}"
-                yield Finding(node, "forwarded packets are dropped unless a rule takes them", f"policy drop of {place}",
-                              f"nft chain {place} '{{ policy accept; }}'")
-
 
 def two_iptables(cluster: Cluster) -> Iterator[Finding]:
     """One iptables, not two: what one writes the other does not list, and both are in force."""
     for node, facts in cluster.items():
-        ours = {chain.table for chain in facts.chains if chain.table in IPTABLES_TABLES and chain.name.isupper()}
-        both = sorted(ours & set(facts.legacy))
-        if both:
-            yield Finding(node, "iptables-legacy and iptables-nft are both in use", f"both have {', '.join(both)}",
-                          "update-alternatives --display iptables")
+        used = {variant: {name.split()[1] for name, text in facts.rules.iptables.items()
+                          if name.startswith(variant) and any(map(_says_something, text.splitlines()))}
+                for variant in ("nft", "legacy")}
+        if both := sorted(used["nft"] & used["legacy"]):
+            yield Finding(node, "iptables-legacy and iptables-nft are both in use", f"both have rules for {', '.join(both)}",
+                          "update-alternatives --config iptables")
 
 
-CHECKS = (policies, two_iptables)
+def _says_something(line: str) -> bool:
+    """A rule, or a policy that drops; tables without any are left behind by whoever looked at them."""
+    return line.startswith("-A ") or (line.startswith(":") and line.split()[1] == "DROP")
+
+
+CHECKS = (two_iptables,)

@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 from netscope.checks.cluster import Cluster, Vtep, vteps
 from netscope.facts import Facts, Finding, Route
+from netscope.scene import Scene
 
 OVERHEAD = {4: 50, 6: 70}  # outer Ethernet, IP, UDP and VXLAN headers, by the IP version of the hosts
 
@@ -59,8 +60,11 @@ def _network(text: str, version: int) -> str:
     return text
 
 
-def stale_routes(cluster: Cluster) -> Iterator[Finding]:
-    """No route leads through the tunnel to pods that no node has."""
+def stale_routes(scene: Scene) -> Iterator[Finding]:
+    """No route leads through the tunnel to pods that no node has; nodes of which nothing is known may have any."""
+    cluster = scene.facts
+    if scene.missing:
+        return
     ends = [ip_address(end.address) for end in vteps(cluster)]
     for here in vteps(cluster):
         for route in cluster[here.node].routes:
@@ -133,4 +137,5 @@ def sizes(cluster: Cluster) -> Iterator[Finding]:
                               f"ip link set {bridge.ifname} mtu {here.link.mtu}")
 
 
-CHECKS = (settings, routes, stale_routes, neighbours, forwarding_entries, sizes)
+CHECKS = (settings, routes, neighbours, forwarding_entries, sizes)
+SCENE_CHECKS = (stale_routes,)

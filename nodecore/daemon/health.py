@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nodecore.errors import UserError
-from nodecore.record import dataclass
 
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer

@@ -7,10 +7,10 @@ etcd's own clients read it. Must not know: gRPC. Read next: `nodecore/etcd/conne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from nodecore.errors import UserError
+from nodecore.files import read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class EtcdConfig:
 
     def pem(self) -> Pem:
         """The TLS files' contents; raises `UserError` naming the file that cannot be read."""
-        return Pem(*(_read(path) if path else None for path in (self.ca, self.key, self.cert)))
+        return Pem(*(read_bytes(path, "etcd TLS file") if path else None for path in (self.ca, self.key, self.cert)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,3 @@ def parse_endpoint(text: str, *, tls: bool = False, what: str = "etcd endpoint")
     if parts.scheme not in ("http", "https") or not host or not port or parts.path.strip("/") or parts.query or parts.username:
         raise wrong
     return Target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", parts.scheme == "https")
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"etcd TLS file {path}: {error.strerror}") from None

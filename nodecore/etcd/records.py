@@ -9,10 +9,8 @@ Must not know: gRPC or protobuf. Read next: `nodecore/etcd/client.py`.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Literal
-
-from nodecore.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from nodecore.errors import AlreadyExists, Busy, Denied, Fault, Invalid, NotFoun
 from nodecore.kernel.netns import inside
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-F_REQUEST, F_MULTI, F_ACK, F_DUMP_INTR = 0x1, 0x2, 0x4, 0x10
+F_REQUEST, F_ACK, F_DUMP_INTR = 0x1, 0x4, 0x10
 F_DUMP = 0x300
 F_CAPPED, F_ACK_TLVS = 0x100, 0x200
 REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400

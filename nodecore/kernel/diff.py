@@ -15,7 +15,7 @@ Pure. Must not know: netlink. Read next: `nodecore/kernel/ports.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from nodecore.kernel.model import (
@@ -31,7 +31,6 @@ from nodecore.kernel.model import (
     Wireguard,
     WireguardPeer,
 )
-from nodecore.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nodecore.net import Family, IPAddress, IPNetwork
-from nodecore.record import dataclass
 
 Key = tuple[object, ...]
 

@@ -1,24 +1,16 @@
-"""What nft lists, for those who only read: base chains, and the rules of a chain by their handles.
+"""What nft lists, for those who only read: the rules of a chain by their handles.
 
 Must not know: what the rules are for. Read next: `nodecore/kernel/nft.py`, for those who write.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-from typing import Any
 
 from nodecore.errors import Fault, NotFound
 
 LISTED = re.compile(r"^\s*(?P<text>.*\S)\s*# handle (?P<number>\d+)$")
-
-
-def base_chains() -> list[dict[str, Any]]:
-    """Every chain that a hook calls, with nft's own JSON names: `family`, `table`, `name`, `hook`, `prio`, `policy`."""
-    found = json.loads(_list("-j", "list", "chains"))["nftables"]
-    return [each["chain"] for each in found if each.get("chain", {}).get("hook")]
 
 
 def rules_of(family: str, table: str, chain: str) -> dict[int, str]:

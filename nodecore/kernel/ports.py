@@ -6,13 +6,13 @@ Pure. Read next: `nodecore/kernel/netlink.py` (the real one) and `nodecore/kerne
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from nodecore.kernel.diff import NetOp
 from nodecore.kernel.model import Link, NetState, Scope
 from nodecore.net import Family, IPAddress, IPNetwork
-from nodecore.record import dataclass
 
 EVERYTHING = "*"  # what a monitor says when it has lost news
 

@@ -14,11 +14,10 @@ import select
 import socket
 import struct
 
-from nodecore.errors import Denied, Fault
+from nodecore.errors import Fault
+from nodecore.kernel.packetsocket import ETH_P_ALL, SOL_PACKET, open_filtered, read_lost
 
-ETH_P_ALL = 3
-SOL_PACKET, PACKET_RX_RING, PACKET_STATISTICS, PACKET_VERSION, TPACKET_V3 = 263, 5, 6, 10, 2
-SO_ATTACH_FILTER = 26
+PACKET_RX_RING, PACKET_VERSION, TPACKET_V3 = 5, 10, 2
 STATUS_KERNEL, STATUS_USER = 0, 1
 STATUS, LENGTH = 8, 20  # where a block descriptor has them
 RING = struct.Struct("=7I")  # tpacket_req3
@@ -33,25 +32,13 @@ class Ring:
     SIZE = 1 << 20
 
     def __init__(self, program: bytes, blocks: int = 32) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-        except PermissionError:
-            raise Denied("capturing packets: root is needed") from None
+        self._socket = open_filtered(socket.SOCK_RAW, program)
         self._count, self._next = blocks, 0
         self._socket.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V3)
-        self._attach(program)
         frames = blocks * self.SIZE // FRAME
         self._socket.setsockopt(SOL_PACKET, PACKET_RX_RING, RING.pack(self.SIZE, blocks, FRAME, frames, WAIT_MS, 0, 0))
         self._memory = mmap.mmap(self._socket.fileno(), blocks * self.SIZE)
         self._hear_all()
-
-    def _attach(self, program: bytes) -> None:
-        buffer = ctypes.create_string_buffer(program, len(program))
-        try:
-            self._socket.setsockopt(
-                socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer)))
-        except OSError as error:
-            raise Fault(f"packet filter of {len(program) // 8} instructions: {error.strerror}") from None
 
     def _hear_all(self) -> None:
         """Bind to every interface: Python's own bind wants a name."""
@@ -74,8 +61,7 @@ class Ring:
 
     def lost(self) -> int:
         """How many packets there was no room for since this was last asked."""
-        _, dropped, _ = struct.unpack("=3I", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 12))
-        return int(dropped)
+        return read_lost(self._socket)
 
     def close(self) -> None:
         """Capture no more."""

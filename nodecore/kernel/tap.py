@@ -1,23 +1,20 @@
 """Every packet of a network namespace that passes a kernel filter, at every interface, with the kernel's own time.
 
-One packet socket for all interfaces (packet(7), SOCK_DGRAM: from the network header on); the filter is classic BPF, so that
-other traffic costs a few instructions a packet and wakes nobody.
+One packet socket for all interfaces, of kind SOCK_DGRAM: from the network header on.
 
 Must not know: what the filter looks for. Read next: `netscope/bpf.py`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 from dataclasses import dataclass
 
-from nodecore.errors import Denied, Fault
+from nodecore.errors import Fault
+from nodecore.kernel.packetsocket import ETH_P_ALL, open_filtered, read_lost
 
-ETH_P_ALL = 3
-SO_TIMESTAMPNS, SO_ATTACH_FILTER = 35, 26
-SOL_PACKET, PACKET_STATISTICS = 263, 6
+SO_TIMESTAMPNS = 35
 PACKET_OTHERHOST, PACKET_OUTGOING = 3, 4
 NANOSECONDS = 1_000_000_000
 RECEIVE_BUFFER = 8 << 20
@@ -42,23 +39,11 @@ class Tap:
     """Open while this lives; `read` never waits."""
 
     def __init__(self, program: bytes) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, socket.htons(ETH_P_ALL))
-        except PermissionError:
-            raise Denied("listening to packets: root is needed") from None
+        self._socket = open_filtered(socket.SOCK_DGRAM, program, ETH_P_ALL)
         self._socket.settimeout(0)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        self._attach(program)
         self.read()  # what came before the filter did
-
-    def _attach(self, program: bytes) -> None:
-        buffer = ctypes.create_string_buffer(program, len(program))
-        count = len(program) // 8
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", count, ctypes.addressof(buffer)))
-        except OSError as error:
-            raise Fault(f"packet filter of {count} instructions: {error.strerror}") from None
 
     def fileno(self) -> int:
         """For select and event loops."""
@@ -77,8 +62,7 @@ class Tap:
 
     def lost(self) -> int:
         """How many packets have been dropped for want of room since the last time this was asked."""
-        _, dropped = struct.unpack("=II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
-        return int(dropped)
+        return read_lost(self._socket)
 
     def close(self) -> None:
         """Hear no more."""

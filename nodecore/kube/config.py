@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import ssl
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nodecore.errors import UserError
+from nodecore.files import read_bytes, read_document
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -36,10 +36,7 @@ class KubeConfig:
     def bearer(self) -> str:
         """The bearer token now (a token file may be rotated), or an empty string."""
         if self.token_file:
-            try:
-                return Path(self.token_file).read_text().strip()
-            except OSError as error:
-                raise UserError(f"token file {self.token_file}: {error.strerror}") from None
+            return read_bytes(self.token_file, "token file").decode().strip()
         return self.token
 
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -84,23 +81,11 @@ def in_cluster() -> KubeConfig | None:
         return None
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    return KubeConfig(server, ca=_file(str(SERVICE_ACCOUNT / "ca.crt")), token_file=str(SERVICE_ACCOUNT / "token"))
+    return KubeConfig(server, ca=read_bytes(str(SERVICE_ACCOUNT / "ca.crt")), token_file=str(SERVICE_ACCOUNT / "token"))
 
 
 def _read(path: str) -> dict[str, Any]:
-    raw = _file(path)
-    try:  # JSON is YAML, and the only kind that needs no extra library
-        document = json.loads(raw)
-    except ValueError:
-        try:
-            import yaml
-        except ImportError:
-            raise UserError(f"{path}: to read YAML the package PyYAML is needed; JSON needs none") from None
-
-        try:
-            document = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
+    document = read_document(path)
     if not isinstance(document, dict):
         raise UserError(f"{path}: not a kubeconfig")
     return document
@@ -139,11 +124,4 @@ def _inline(section: dict[str, Any], key: str, base: Path, name: str) -> bytes:
             return base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError):
             raise UserError(f"{name}: {key}-data is not base64") from None
-    return _file(str(base / section[key])) if section.get(key) else b""
-
-
-def _file(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+    return read_bytes(str(base / section[key])) if section.get(key) else b""

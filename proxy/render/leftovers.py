@@ -47,6 +47,11 @@ def read_held(saved: str) -> Held:
     return Held(chains, count, tuple(jumps))
 
 
+def read_tables(saved: str) -> dict[str, Held]:
+    """The same of every table there is."""
+    return {name: read_held(rest) for name, _, rest in (section.partition("\n") for section in f"\n{saved}".split("\n*")[1:])}
+
+
 def removal_script(table: str, saved: str, *, ours: bool) -> str:
     """What removes Go kube-proxy's chains from a table, and ours if so asked; empty if there are none."""
     there = frozenset(_chains(saved))

@@ -23,6 +23,7 @@ Pure; only checked addresses and numbers reach the text. Read next: `proxy/stale
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from ..names import OWN_MAPS, PATHS, Path
 from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
+from .nftread import Container, There, changes, declared
 from .settings import UNSAID
 from .settings import Settings as Settings
 from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
@@ -182,6 +184,22 @@ class Layout:
         """Change what has changed, in one transaction."""
         return "\n".join((*self._words(delta), ""))
 
+    def mending_script(self, everything: Delta, there: There) -> str:
+        """Make a table that is declared as ours is this one, in one transaction: all rules, and the elements that differ."""
+        refilled = [container.name for container in self.containers().values() if container.refilled]
+        removed, added = changes(everything.added, there, refilled)
+        block = [*(line for line in self._containers() if "elements = {" in line), *self._hooks(), *self._chains()]
+        chains = {line.split(" ")[1] for line in block if line.startswith("chain ")}
+        gone = there.chains - chains - {chain.name for chain in everything.added_chains}
+        return "\n".join((
+            *self._element_words("delete", tuple(removed)),
+            *(f"flush chain {self.table} {name}" for name in sorted(there.chains)),
+            *(f"flush set {self.table} {name}" for name in refilled),
+            f"table {self.table} {{", *block, "}",
+            *self._words(Delta(added=tuple(added), added_chains=everything.added_chains)),
+            *(f"delete chain {self.table} {name}" for name in sorted(gone)), "",
+        ))
+
     def removal_script(self) -> str:
         """Remove the table, whether there is one or not."""
         return f"add table {self.table}\ndelete table {self.table}\n"
@@ -205,7 +223,18 @@ class Layout:
             for start in range(0, len(words), PER_COMMAND):
                 yield f"{verb} element {self.table} {container} {{ {', '.join(words[start : start + PER_COMMAND])} }}"
 
+    def containers(self) -> dict[str, Container]:
+        """The sets and maps, by name."""
+        return declared(self._containers())
+
     def _containers(self) -> Iterator[str]:
+        """Their declarations, and an empty set whose name says what these are: a table with it can be mended."""
+        lines = tuple(self._declarations())
+        digest = hashlib.sha256("\n".join((*lines, *self._hooks())).encode()).hexdigest()
+        yield from lines
+        yield f"set {names.DECLARED}{digest[:12]} {{ type mark; }}"
+
+    def _declarations(self) -> Iterator[str]:
         address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
         yield f"set {names.PROTOCOLS} {{ type inet_proto; elements = {{ tcp, udp, sctp }}; }}"
         yield f"set {names.CLUSTER_IPS} {{ type {address}; }}"

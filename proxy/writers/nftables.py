@@ -2,25 +2,33 @@
 
 Where there is no table yet it is written in several, so that nobody else's rules wait long; its hooks come with the last.
 
-A table is either known to be as written, or written anew: the kernel's news says when somebody else has touched it.
+A table is either known to be as written, or looked at: the kernel's news says when somebody else has touched it. Of one that is
+declared as ours would be, an earlier life's for example, what differs is changed: that takes a fifth of the time of a new one.
 Must not know: Services. Read next: `proxy/render/nftables.py`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import cache
 
-from nodecore.errors import Invalid
+from nodecore.errors import Fault, Invalid
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
+from nodecore.kernel.nftdump import chain_names, read_elements, set_names, verdict
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 
 from .. import names
 from ..ledger import Delta
 from ..render.nftables import Layout
+from ..render.nftread import Container, There, Words
 from ..takeover import remove
 from .tables import KnownTables
+
+log = logging.getLogger(__name__)
+ANONYMOUS = "__"  # begins the names of sets that are part of a rule
 
 
 class NftablesWriter:
@@ -43,6 +51,8 @@ class NftablesWriter:
             for script in layout.first_scripts(everything):
                 await self._nft.load(script)
             return
+        if await self._mend(layout, everything):
+            return
         kept = await self._affinity(layout, everything)
         try:
             await self._nft.load(layout.full_script(everything, kept))
@@ -50,6 +60,17 @@ class NftablesWriter:
             if not kept:
                 raise
             await self._nft.load(layout.full_script(everything))
+
+    async def _mend(self, layout: Layout, everything: Delta) -> bool:
+        """Change what differs, if it is our table; whoever has put strange things there is answered by a new one."""
+        try:
+            there = read_table(layout)
+            if there:
+                await self._nft.load(layout.mending_script(everything, there))
+        except Fault as error:
+            log.info("%s is written anew: %s", layout.where, error)
+            return False
+        return there is not None
 
     async def update(self, layout: Layout, delta: Delta) -> None:
         """Elements and chains in one transaction."""
@@ -83,3 +104,22 @@ class NftablesWriter:
 
     def _keeps(self, variant: Variant | None, family: Family) -> bool:
         return variant is None and family in self._families
+
+
+def read_table(layout: Layout) -> There | None:
+    """What the kernel has of the table; None where it is declared otherwise. Blocks, for four seconds of a million elements."""
+    containers = layout.containers()
+    found = {name for name in set_names(layout.family, names.TABLE) if not name.startswith(ANONYMOUS)}
+    if found != containers.keys():
+        return None
+    compared = [item for item in containers.values() if not (item.refilled or item.alone)]
+    return There(chain_names(layout.family, names.TABLE), {item.name: _elements(layout, item) for item in compared})
+
+
+def _elements(layout: Layout, container: Container) -> Words:
+    pairs = read_elements(layout.family, names.TABLE, container.name)
+    key = container.reader()
+    if not container.value:
+        return {key(raw): "" for raw, _ in pairs}
+    value = cache(verdict) if container.value == ("verdict",) else container.value_reader()
+    return {key(raw): value(data) for raw, data in pairs}

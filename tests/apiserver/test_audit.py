@@ -43,7 +43,7 @@ def test_levels(policy: str, user: User, asked: Attributes, level: int) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("{}", "no audit Policy"), ("[", "not YAML"), ('{"kind": "Policy", "rules": [{"level": "All"}]}', "level 'All'"),
+    ("{}", "no audit Policy"), ("[", "neither JSON nor YAML"), ('{"kind": "Policy", "rules": [{"level": "All"}]}', "level 'All'"),
     ('{"kind": "Policy", "rules": [{"level": "None", "user": []}]}', "'user' is not known"),
 ])
 def test_wrong_policies(tmp_path: Path, text: str, words: str) -> None:

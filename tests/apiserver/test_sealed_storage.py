@@ -95,7 +95,7 @@ HEAD = "kind: EncryptionConfiguration\nresources: "
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("kind: x", "no EncryptionConfiguration"), (":", "not YAML|no Encryption"), ("[", "not YAML"),
+    ("kind: x", "no EncryptionConfiguration"), (":", "neither JSON nor YAML|no Encryption"), ("[", "neither JSON nor YAML"),
     (HEAD + "[{resources: [secrets], providers: [{aescbc: {}}]}]", "'aescbc' is not supported"),
     (HEAD + "[{resources: [secrets], providers: [{aesgcm: {keys: [{name: a, secret: eA==}]}}]}]",
      "16, 24 or 32 bytes"),

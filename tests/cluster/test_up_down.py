@@ -109,6 +109,18 @@ def test_up_recovers_from_its_own_death(fresh_lab: Lab, moment: float) -> None:
     assert sorted(holders) == sorted([fresh_lab.state.switch.pid, fresh_lab.state.node("node-1").pid])
 
 
+@pytest.mark.parametrize("name", ["node-2", "switch"])
+def test_up_says_at_once_what_ended_while_it_waited(fresh_lab: Lab, name: str) -> None:
+    starting = fresh_lab.start("up", "--nodes", "2")
+    nodes = [fresh_lab.state.node(f"node-{number}") for number in (1, 2)]
+    until(lambda: all(node.pid for node in nodes), what="it waits for agents")
+    os.kill((fresh_lab.state.switch if name == "switch" else nodes[1]).pid, signal.SIGKILL)
+    _, error = starting.communicate(timeout=20)
+    assert starting.returncode == 1
+    assert f"{name} has ended" in error
+    fresh_lab.up()
+
+
 def test_a_node_that_lost_its_power_comes_back_with_its_data(fresh_lab: Lab) -> None:
     fresh_lab.up("--nodes", "1")
     fresh_lab.kubectl("create", "configmap", "kept", "--from-literal=a=b")

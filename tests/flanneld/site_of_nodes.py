@@ -130,6 +130,14 @@ class Node:
         self.daemon = None
         return code
 
+    def show(self, *flags: str, code: int = 0) -> str:
+        """What `flanneld-py show` prints here."""
+        argv = self.arguments("-ip-masq", *flags)
+        argv.insert(argv.index("flanneld_py") + 1, "show")
+        done = self.ns.run(argv, check=False)
+        assert done.returncode == code, done.stderr + done.stdout
+        return done.stdout
+
     def env(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self.subnet_file.read_text().splitlines())
 

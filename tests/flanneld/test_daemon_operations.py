@@ -124,30 +124,22 @@ def test_metrics_watchdog_and_reload(site: Site) -> None:
         assert get(one, "/readyz") == "ok"
 
 
-def shown(node: Node, *flags: str, code: int = 0) -> str:
-    argv = node.arguments("-ip-masq")
-    argv.insert(argv.index("flanneld_py") + 1, "show")
-    done = node.ns.run([*argv, *flags], check=False)
-    assert done.returncode == code, done.stderr + done.stdout
-    return done.stdout
-
-
 @pytest.mark.kernel
 @pytest.mark.etcd
 def test_show_tells_what_is_and_what_should_be(site: Site) -> None:
     one, two = site.add_node(), site.add_node()
-    assert "add link flannel.1" in shown(one, code=1), "before the first start"
+    assert "add link flannel.1" in one.show(code=1), "before the first start"
     one.start()
     two.start()
     until(lambda: two.subnet in one.ns.run(["ip", "route"]).stdout, "the peer's route")
-    text = shown(one)
+    text = one.show()
     assert re.search(rf"^\*\s+{one.subnet}\.0/24\s+{one.ip}\s+vxlan\s+{{", text, re.M)
     assert re.search(rf"^\s+{two.subnet}\.0/24\s+{two.ip}\s+vxlan\s+{{", text, re.M)
     assert re.search(r"^routes\s+1\s+1$", text, re.M)
     assert text.endswith("The kernel holds what it should.\n")
     one.stop()
     one.ns.run(["ip", "route", "del", f"{two.subnet}.0/24"])
-    found = json.loads(shown(one, "-o", "json", code=1))
+    found = json.loads(one.show("-o", "json", code=1))
     assert found["differences"] == [f"add route {two.subnet}.0/24 via {two.subnet}.0 dev flannel.1 onlink"]
     assert found["kernel"]["routes"] == {"wanted": 1, "there": 0}
     assert [lease["own"] for lease in found["leases"]] == [True, False]

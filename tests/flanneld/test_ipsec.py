@@ -143,6 +143,7 @@ def test_a_restarted_daemon_finds_the_charon_it_started(site: Site) -> None:
     assert one.charon() == before
     assert tunnels
     assert tunnels <= installed(one)
+    assert json.loads(one.show("-o", "json"))["mtu"] == IN_USER_SPACE.mtu
 
 
 def installed(node: IpsecNode) -> set[str]:

@@ -89,6 +89,9 @@ def test_moves_when_affinity_has_timed_out(net: World, running: Agent, family: F
         with contextlib.closing(Ipvs(net.spaces["node"].path)) as kernel:
             key = ServerKey(of(family, "10.96.0.59"), protocol, 80)
             assert [server.persistence for server in kernel.servers() if server.key == key] == [1]
+        answered = {net.ask("outside", of(family, "10.96.0.59"), 80, protocol)[0] for _ in range(8)}
+        assert len(answered) == 1
+        assert answered < {"pod-a", "pod-b", "pod-c", "far"}
         return
     seen = set()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service
-from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, Settings, final, steps, v6
+from test_rules import HERE, SCENES, SETTINGS, TARGETS, THERE, WEB, Model, Settings, as_golden, final, steps, v6
 
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netns import Netns
@@ -20,7 +20,6 @@ from proxy.ledger import Element
 from proxy.render.iptables import TABLES, Layout, balance
 from proxy.render.leftovers import Held, read_held, removal_script
 
-GOLDENS = Path(__file__).with_name("goldens")
 V4 = Layout(Family.IPV4, SETTINGS)
 GUARDED = balanced(service("web", "10.96.0.1", *WEB[:1], type="LoadBalancer", externalTrafficPolicy="Local",
                            loadBalancerSourceRanges=["203.0.113.0/24", "198.51.100.0/24"]), "192.0.2.1")
@@ -39,11 +38,7 @@ def test_whole_script(scene: str) -> None:
     layout, objects = ALL_SCENES[scene]
     model = Model(layout)
     model.put(*objects)
-    golden = GOLDENS / f"{scene}.iptables"
-    if not golden.exists():
-        golden.write_text(model.full())
-        pytest.fail(f"{golden.name} written: read it, then run again")
-    assert model.full() == golden.read_text()
+    as_golden(f"{scene}.iptables", model.full())
 
 
 @pytest.fixture(scope="module")

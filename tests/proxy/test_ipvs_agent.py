@@ -10,7 +10,7 @@ import pytest
 from conftest import Agent
 from proxy_api import Api
 from proxy_net import FAR_POD, NODE, PODS, World, endpoints, eventually, service, sh
-from test_rules import HERE, SETTINGS, Model, v6
+from test_rules import HERE, SETTINGS, Model, carries, v6
 
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.ipvs import Ipvs
@@ -182,17 +182,4 @@ def test_ipv6_carries(kind: socket.SocketKind, address: str, port: int) -> None:
             nft = Nft(command=("nsenter", f"--net={space.path}", "nft"))
             writer = IpvsWriter(nft, Iptables(), [Family.IPV6], kernel, network)
             asyncio.run(writer.replace(model.layout, model.ledger.everything()))
-        with space.enter():
-            server, caller = socket.socket(socket.AF_INET6, kind), socket.socket(socket.AF_INET6, kind)
-        with server, caller:
-            server.bind(("fd44::1:5", 8080))
-            server.settimeout(10)
-            caller.settimeout(10)
-            if kind is socket.SOCK_STREAM:
-                server.listen()
-            caller.connect((address, port))
-            caller.send(b"hello")
-            if kind is socket.SOCK_STREAM:
-                server, _ = server.accept()
-            with server:
-                assert server.recv(10) == b"hello"
+        carries(space, kind, address, port, 10)

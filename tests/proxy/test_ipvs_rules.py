@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service, shape
-from test_rules import HERE, SETTINGS, TARGETS, THERE, WEB, Model, final, steps, v6
+from test_rules import HERE, SETTINGS, TARGETS, THERE, WEB, Model, as_golden, final, steps, v6
 
 from nodecore.errors import UserError
 from nodecore.kernel.diff import DeleteLink
@@ -31,7 +31,6 @@ from proxy.writers.ipvs import IpvsWriter
 from proxy.writers.virtual_servers import clear
 from tests.kernelmodules import lacks_ipvs
 
-GOLDENS = Path(__file__).with_name("goldens")
 V4, V6 = Layout(Family.IPV4, SETTINGS), Layout(Family.IPV6, SETTINGS, "sh")
 LOCAL_WEB = service("web", "10.96.0.1", *WEB, type="LoadBalancer", externalTrafficPolicy="Local", sessionAffinity="ClientIP")
 SCENES = {
@@ -48,11 +47,7 @@ def test_whole(scene: str) -> None:
     layout, objects = SCENES[scene]
     model = Model(layout)
     model.put(*objects)
-    golden = GOLDENS / f"{scene}.ipvs"
-    if not golden.exists():
-        golden.write_text(model.full())
-        pytest.fail(f"{golden.name} written: read it, then run again")
-    assert model.full() == golden.read_text()
+    as_golden(f"{scene}.ipvs", model.full())
 
 
 @pytest.fixture(scope="module")

@@ -94,16 +94,20 @@ SCENES = {
 }
 
 
+def as_golden(name: str, text: str) -> None:
+    golden = GOLDENS / name
+    if not golden.exists():
+        golden.write_text(text)
+        pytest.fail(f"{name} written: read it, then run again")
+    assert text == golden.read_text()
+
+
 @pytest.mark.parametrize("scene", SCENES)
-def test_whole_script(scene: str, request: pytest.FixtureRequest) -> None:
+def test_whole_script(scene: str) -> None:
     layout, objects = SCENES[scene]
     model = Model(layout)
     model.put(*objects)
-    golden = GOLDENS / f"{scene}.nft"
-    if not golden.exists():
-        golden.write_text(model.full())
-        pytest.fail(f"{golden.name} written: read it, then run again")
-    assert model.full() == golden.read_text()
+    as_golden(f"{scene}.nft", model.full())
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +218,24 @@ def test_a_change_costs_what_changed() -> None:
     assert len(delta) == 2
 
 
+def carries(space: Netns, kind: socket.SocketKind, address: str, port: int, seconds: float = 3) -> None:
+    """What is sent to that address arrives at the endpoint HERE in IPv6."""
+    with space.enter():
+        server, caller = socket.socket(socket.AF_INET6, kind), socket.socket(socket.AF_INET6, kind)
+    with server, caller:
+        server.bind(("fd44::1:5", 8080))
+        server.settimeout(seconds)
+        caller.settimeout(seconds)
+        if kind is socket.SOCK_STREAM:
+            server.listen()
+        caller.connect((address, port))
+        caller.send(b"hello")
+        if kind is socket.SOCK_STREAM:
+            server, _ = server.accept()
+        with server:
+            assert server.recv(10) == b"hello"
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 @pytest.mark.parametrize(("address", "port"), [("fd96::1", 80), ("fd77::1", 30080)])
@@ -227,20 +249,7 @@ def test_ipv6_carries(kind: socket.SocketKind, address: str, port: int) -> None:
         for command in ("addr add fd44::1:5/128 dev lo", "addr add fd77::1/128 dev lo", "route add fd96::/64 dev lo"):
             space.run(["ip", "-6", *command.split()])
         load(space, model.full())
-        with space.enter():
-            server, caller = socket.socket(socket.AF_INET6, kind), socket.socket(socket.AF_INET6, kind)
-        with server, caller:
-            server.bind(("fd44::1:5", 8080))
-            server.settimeout(3)
-            caller.settimeout(3)
-            if kind is socket.SOCK_STREAM:
-                server.listen()
-            caller.connect((address, port))
-            caller.send(b"hello")
-            if kind is socket.SOCK_STREAM:
-                server, _ = server.accept()
-            with server:
-                assert server.recv(10) == b"hello"
+        carries(space, kind, address, port)
 
 
 @pytest.mark.kernel

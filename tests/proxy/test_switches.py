@@ -12,7 +12,7 @@ from nodecore.kernel.netns import Netns
 pytestmark = pytest.mark.kernel
 ROOT = Path(__file__).parents[2]
 READ_ONLY = "mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys;"
-BRIDGED = "net.bridge.bridge-nf-call-iptables"
+BRIDGED, FORWARDING = "net.bridge.bridge-nf-call-iptables", "net.ipv4.ip_forward"
 
 
 def test_bridges_that_pass_by_the_rules_are_told_of() -> None:
@@ -25,6 +25,7 @@ def test_bridges_that_pass_by_the_rules_are_told_of() -> None:
         told = [line for line in log.splitlines() if "do not reach one another through a Service" in line]
         assert len(told) == 1
         assert BRIDGED in told[0]
+        space.run(["sysctl", "-w", f"{FORWARDING}=0"])
         log = space.run(["sh", "-c", f"cd {ROOT}; {start}"]).stderr
         assert "do not reach" not in log
-        assert space.run(["sysctl", "-n", BRIDGED]).stdout.strip() == "1"
+        assert space.run(["sysctl", "-n", BRIDGED, FORWARDING]).stdout.split() == ["1", "1"]

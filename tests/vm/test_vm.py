@@ -76,6 +76,7 @@ def test_ipvs_mode(built: None) -> None:
     """The conformance table, where it is of ipvs mode, and its own transitions."""
     tests = " ".join(f"tests/proxy/test_{name}.py" for name in (
         "conformance", "conformance_flags", "transitions", "mode_switches", "faults", "ipvs_agent"))
-    text = carry_out(f"modprobe br_netfilter && .venv/bin/python -m pytest -v -rs -o timeout=1200 -k ipvs {tests}",
+    text = carry_out("modprobe br_netfilter && export PATIENCE_SECONDS=60 && "
+                     f".venv/bin/python -m pytest -v -rs -o timeout=1200 -k ipvs {tests}",
                      machine.Shape(init="none"))
     assert "this kernel has no" not in text

@@ -1,6 +1,6 @@
 """Certificate requests: who made one is written down; a verdict and a certificate need the right to them, for each signer.
 
-Read next: `auth/signing.py`, which approves and signs.
+Read next: `upkeep/signing.py`, which approves and signs.
 """
 
 from __future__ import annotations

@@ -47,10 +47,6 @@ class Access:
         for cache in self._sources:
             await cache.ready()
 
-    def on_node(self, node: str, resource: str, namespace: str, name: str) -> bool:
-        """Whether a pod of that node refers to an object."""
-        return self._nodes.graph.refers(node, resource, namespace, name)
-
     @property
     def index(self) -> Index:
         """The roles and bindings as they are now."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from minik8s.apiserver.auth import jwt
 from minik8s.apiserver.auth.authorize import AUTHENTICATED, User, account, account_groups
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
-from nodecore.errors import Invalid, NotFound, UserError
+from nodecore.errors import Invalid, NotFound
 from nodecore.etcd.client import Get, Put, absent
+from nodecore.files import read_bytes
 
 Object = dict[str, Any]
 KEPT_AT = "/minik8s/service-account-key"
@@ -62,12 +62,12 @@ class Accounts:
 
     async def _loaded(self) -> _Keys:
         if self._keys is None:
-            pem = _read(self.issuing.signing_file, "--service-account-signing-key-file") if self.issuing.signing_file \
+            pem = read_bytes(self.issuing.signing_file, "--service-account-signing-key-file") if self.issuing.signing_file \
                 else await self._shared_key()
             private = jwt.load_private(pem, "--service-account-signing-key-file")
             public = [jwt.key_of(private.public_key(), "")]
             for path in self.issuing.key_files:
-                key = jwt.public_key(_read(path, "--service-account-key-file"), f"--service-account-key-file: {path}")
+                key = jwt.public_key(read_bytes(path, "--service-account-key-file"), f"--service-account-key-file: {path}")
                 public += [key] if key.name not in {each.name for each in public} else []
             self._keys = _Keys(private, public)
         return self._keys
@@ -144,13 +144,6 @@ class Accounts:
 def looks_like(token: str) -> bool:
     """Whether a token may be one of ours."""
     return token.count(".") == 2
-
-
-def _read(path: str, flag: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{flag}: {path}: {error.strerror}") from None
 
 
 def _audiences(claims: Object) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The roles and bindings that are there from the beginning: Kubernetes' default policy, as data.
 
 A line of a role is `verbs | groups | resources [| names]`, `core` standing for the group of core/v1 and `*` for all;
-or `verbs | /paths`. Pure. Must not know: how they are stored. Read next: `policy_controllers.py`, `bootstrap.py`.
+or `verbs | /paths`. Pure. Must not know: how they are stored. Read next: `policy_controllers.py`, `../upkeep/policy_objects.py`.
 """
 
 from __future__ import annotations

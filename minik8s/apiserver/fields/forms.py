@@ -58,10 +58,6 @@ class Forms:
             self._roots[gvk, ignored] = found
         return found
 
-    def of_shape(self, shape: Shape, ignored: tuple[str, ...] = ()) -> Form:
-        """The form of a kind whose shape is not in the tables."""
-        return self._root(self._struct(shape), ignored)
-
     def of_schema(self, schema: Schema, ignored: tuple[str, ...] = ()) -> Form:
         """The form of a custom kind, from its version's structural schema."""
         made = of_openapi(schema)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from minik8s.apiserver.request.status import Cause
@@ -18,10 +18,6 @@ SERVICE_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
-LABEL_WORDS = ("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
-               "with an alphanumeric character")
-SERVICE_WORDS = ("a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
-                 "character, and end with an alphanumeric character")
 SUBDOMAIN_WORDS = ("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must "
                    "start and end with an alphanumeric character")
 
@@ -62,30 +58,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 300 else text[:300] + "..."
 
 
-def label_name(field: str, value: Any) -> Iterator[Cause]:
-    """A DNS label."""
-    if len(str(value)) > 63:
-        yield wrong(field, value, "must be no more than 63 characters")
-    if not LABEL.fullmatch(str(value)):
-        yield wrong(field, value, f"{LABEL_WORDS} (e.g. 'my-name',  or '123-abc', regex used for validation is "
-                                  f"'{LABEL.pattern}')")
+def _name(form: re.Pattern[str], longest: int, words: str) -> Callable[[str, Any], Iterator[Cause]]:
+    def check(field: str, value: Any) -> Iterator[Cause]:
+        if len(str(value)) > longest:
+            yield wrong(field, value, f"must be no more than {longest} characters")
+        if not form.fullmatch(str(value)):
+            yield wrong(field, value, f"{words}, regex used for validation is '{form.pattern}')")
+
+    return check
 
 
-def service_name(field: str, value: Any) -> Iterator[Cause]:
-    """A DNS label that does not begin with a digit."""
-    if len(str(value)) > 63:
-        yield wrong(field, value, "must be no more than 63 characters")
-    if not SERVICE_LABEL.fullmatch(str(value)):
-        yield wrong(field, value, f"{SERVICE_WORDS} (e.g. 'my-name',  or 'abc-123', regex used for validation is "
-                                  f"'{SERVICE_LABEL.pattern}')")
-
-
-def subdomain(field: str, value: Any) -> Iterator[Cause]:
-    """A DNS name."""
-    if len(str(value)) > 253:
-        yield wrong(field, value, "must be no more than 253 characters")
-    if not SUBDOMAIN.fullmatch(str(value)):
-        yield wrong(field, value, f"{SUBDOMAIN_WORDS} (e.g. 'example.com', regex used for validation is '{SUBDOMAIN.pattern}')")
+label_name = _name(LABEL, 63, (
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
+    "alphanumeric character (e.g. 'my-name',  or '123-abc'"))
+service_name = _name(SERVICE_LABEL, 63, (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end "
+    "with an alphanumeric character (e.g. 'my-name',  or 'abc-123'"))
+subdomain = _name(SUBDOMAIN, 253, f"{SUBDOMAIN_WORDS} (e.g. 'example.com'")
 
 
 def path_segment(field: str, value: Any) -> Iterator[Cause]:

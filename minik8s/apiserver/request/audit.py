@@ -22,6 +22,7 @@ import msgspec
 
 from minik8s.apiserver.auth.authorize import Attributes, User
 from nodecore.errors import UserError
+from nodecore.files import read_document
 
 FLAG = "--audit-policy-file"
 LEVELS = ("None", "Metadata", "Request", "RequestResponse")
@@ -68,14 +69,7 @@ def read_policy(path: str) -> tuple[Rule, ...]:
     """The rules of a policy file; UserError for what is wrong."""
     if not path:
         return ()
-    import yaml
-
-    try:
-        document = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{FLAG}: {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{FLAG}: {path}: not YAML: {error}") from None
+    document = read_document(path, FLAG)
     if not isinstance(document, dict) or document.get("kind") != "Policy" or not document.get("rules"):
         raise UserError(f"{FLAG}: {path} is no audit Policy with rules")
     return tuple(_rule(raw, path) for raw in document["rules"])

@@ -15,8 +15,6 @@ from minik8s.apiserver.schema.cells import Column, Columns, Object, age_of, name
 from minik8s.apiserver.schema.jsonpath import Step, find, parse
 from nodecore.errors import Invalid
 
-AGE = "The time since the object was made."
-
 
 class Printed(NamedTuple):
     """An additional printer column, as a definition words it."""

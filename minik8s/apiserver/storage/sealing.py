@@ -14,11 +14,11 @@ import binascii
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from minik8s.apiserver.kinds.catalogue import KINDS
 from nodecore.errors import Invalid, UserError
+from nodecore.files import read_document
 
 FLAG = "--encryption-provider-config"
 MARK = b"k8s:enc:aesgcm:v1:"
@@ -81,14 +81,7 @@ def read_sealing(path: str) -> Sealing:
     """The configuration file's meaning; UserError for what is wrong or not supported."""
     if not path:
         return Sealing()
-    import yaml
-
-    try:
-        document = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{FLAG}: {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{FLAG}: {path}: not YAML: {error}") from None
+    document = read_document(path, FLAG)
     if not isinstance(document, dict) or document.get("kind") != "EncryptionConfiguration":
         raise UserError(f"{FLAG}: {path} is no EncryptionConfiguration")
     rules: list[tuple[str, tuple[Provider, ...]]] = []

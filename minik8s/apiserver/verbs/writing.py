@@ -84,6 +84,19 @@ class Writer:
                               details={"retryAfterSeconds": 1, "name": name}) from None
             raise already_exists(kind.resource.plural, kind.resource.group, name) from None
 
+    async def ensure(self, kind: Kind, namespace: str, wanted: Object, mended: Callable[[Object], Object | None]) -> None:
+        """Make an object of our own where there is none, else store what `mended` makes of the one there is (None: right)."""
+        name = wanted["metadata"]["name"]
+        entry = self._cluster.cache(kind).get(kind.key(namespace, name))
+        if entry is None:
+            try:
+                await self.add(kind, namespace, wanted)
+            except Refused as refused:
+                if refused.reason != "AlreadyExists":
+                    raise
+        elif mended(entry.object):
+            await self.alter(kind, namespace, name, lambda there: mended(there) or there)
+
     async def _store(self, kind: Kind, key: str, obj: Object, *, dry: bool) -> Object:
         if dry:
             if await self._cluster.etcd.get(key):

@@ -1,7 +1,7 @@
 """What is there before anybody made it: four namespaces, the Service `kubernetes` with the way to this server, the range its
 address is of, and the two priorities of the system.
 
-Made at the start and looked after from then on. Must not know: HTTP. Read next: `verbs/writing.py`.
+Made at the start and looked after from then on. Must not know: HTTP. Read next: `../verbs/writing.py`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
-from minik8s.apiserver.request.status import Refused
+from minik8s.apiserver.schema.patch import clone
 from minik8s.apiserver.verbs.writing import Writer
 from nodecore.errors import Fault
 from nodecore.net import Family, IPAddress
@@ -86,37 +87,24 @@ def _head(kind: str, version: str, labels: dict[str, str]) -> Object:
 async def ensure(cluster: Cluster, where: Advertised) -> None:
     """Make what is missing and mend what is wrong."""
     writer = Writer(cluster)
-    for name in NAMESPACES:
-        namespace = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
-        await _ensure(cluster, writer, "namespaces", "", namespace, ())
-    for obj in priorities():
-        await _ensure(cluster, writer, "priorityclasses", "", obj, ())
-    await _ensure(cluster, writer, "servicecidrs", "", service_range(where), ())
-    for plural, obj, fields in (("services", service(where), ("ports",)), ("endpoints", endpoints(where), ("subsets",)),
-                                ("endpointslices", endpoint_slice(where), ("endpoints", "ports"))):
-        await _ensure(cluster, writer, plural, "default", obj, fields)
+    namespaces = ({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}} for name in NAMESPACES)
+    for plural, namespace, obj, fields in (
+        *(("namespaces", "", each, ()) for each in namespaces),
+        *(("priorityclasses", "", each, ()) for each in priorities()),
+        ("servicecidrs", "", service_range(where), ()),
+        ("services", "default", service(where), ("ports",)),
+        ("endpoints", "default", endpoints(where), ("subsets",)),
+        ("endpointslices", "default", endpoint_slice(where), ("endpoints", "ports")),
+    ):
+        await writer.ensure(BY_PLURAL[plural], namespace, obj, partial(mended, wanted=obj, fields=fields))
 
 
-async def _ensure(cluster: Cluster, writer: Writer, plural: str, namespace: str, wanted: Object, fields: tuple[str, ...]) -> None:
-    kind, name = BY_PLURAL[plural], wanted["metadata"]["name"]
-    entry = cluster.cache(kind).get(kind.key(namespace, name))
-    if entry is None:
-        try:
-            await writer.add(kind, namespace, wanted)
-        except Refused as refused:
-            if refused.reason != "AlreadyExists":
-                raise
-        return
-    part: Callable[[Object], Object] = (lambda obj: obj["spec"]) if plural == "services" else (lambda obj: obj)
-    there = part(entry.object)
-    if any(there.get(field) != part(wanted)[field] for field in fields):
-        await writer.alter(kind, namespace, name, lambda obj: _mended(obj, part, wanted, fields))
-
-
-def _mended(obj: Object, part: Callable[[Object], Object], wanted: Object, fields: tuple[str, ...]) -> Object:
-    for field in fields:
-        part(obj)[field] = part(wanted)[field]
-    return obj
+def mended(there: Object, wanted: Object, fields: tuple[str, ...]) -> Object | None:
+    """The object with these fields as wanted; None when they are."""
+    new = clone(there)
+    part, right = (new["spec"], wanted["spec"]) if wanted["kind"] == "Service" else (new, wanted)
+    part.update({field: right[field] for field in fields})
+    return None if new == there else new
 
 
 async def look_after(cluster: Cluster, where: Advertised, more: Callable[[Cluster], Awaitable[None]],

@@ -14,7 +14,6 @@ import base64
 import datetime
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from minik8s.apiserver.auth.access import Access
@@ -23,7 +22,8 @@ from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import now
 from minik8s.apiserver.verbs.writing import Writer
-from nodecore.errors import Fault, Invalid, UserError
+from nodecore.errors import Fault, Invalid
+from nodecore.files import read_bytes
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
@@ -107,7 +107,8 @@ class Signer:
         from minik8s.pki.authority import Authority, Pair
 
         seconds = min(self._signing.seconds, max(SHORTEST, int(spec.get("expirationSeconds") or self._signing.seconds)))
-        authority = Authority(Pair(*(_read(path) for path in (self._signing.certificate, self._signing.key))))
+        authority = Authority(Pair(read_bytes(self._signing.certificate, "--cluster-signing-cert-file"),
+                                   read_bytes(self._signing.key, "--cluster-signing-key-file")))
         return requests.signed(authority, signer, request, datetime.timedelta(seconds=seconds))
 
     async def _write(self, obj: Object, condition: str = "", reason: str = "", message: str = "", *,
@@ -123,10 +124,3 @@ class Signer:
             return {**old, "status": status}
 
         await self._writer.alter(BY_PLURAL["certificatesigningrequests"], "", obj["metadata"]["name"], alter)
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"--cluster-signing-cert-file, --cluster-signing-key-file: {path}: {error.strerror}") from None

@@ -3,7 +3,7 @@
 And, for who wants to join, `kube-public/cluster-info`: the server's address and its CA.
 
 The original's controllers make them; here pods need them whether controllers run or not. One that is deleted comes back.
-Must not know: HTTP. Read next: `default_objects.py`, `admission/accounts.py`.
+Must not know: HTTP. Read next: `default_objects.py`, `../admission/accounts.py`.
 """
 
 from __future__ import annotations

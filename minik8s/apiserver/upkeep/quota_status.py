@@ -1,6 +1,6 @@
 """Keeps the status of every ResourceQuota: what is allowed and what is used, written when it changes.
 
-Read next: `quota.py`.
+Read next: `../admission/quota.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keeps the default policy there: what is missing is made, rules and subjects that are missing are added.
 
 What somebody added stays; an object with the annotation `.../autoupdate: "false"` is left alone. Aggregating roles are
-filled whenever a role changes. Must not know: HTTP. Read next: `policy.py`, `rbac.py`.
+filled whenever a role changes. Must not know: HTTP. Read next: `../auth/policy.py`, `../auth/rbac.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ async def ensure_policy(cluster: Cluster) -> None:
 
     async def one(wanted: Object) -> None:
         async with room:
-            await _ensure(cluster, writer, wanted)
+            kind, namespace = BY_PLURAL[PLURALS[wanted["kind"]]], wanted["metadata"].get("namespace", "")
+            await writer.ensure(kind, namespace, wanted, lambda there: mended(there, wanted))
 
     async with asyncio.TaskGroup() as group:
         for wanted in default_policy():
@@ -40,20 +41,6 @@ async def ensure_policy(cluster: Cluster) -> None:
     await aggregate(cluster)
     for plural in PLURALS.values():
         await cluster.cache(BY_PLURAL[plural]).fresh()
-
-
-async def _ensure(cluster: Cluster, writer: Writer, wanted: Object) -> None:
-    kind = BY_PLURAL[PLURALS[wanted["kind"]]]
-    namespace, name = wanted["metadata"].get("namespace", ""), wanted["metadata"]["name"]
-    entry = cluster.cache(kind).get(kind.key(namespace, name))
-    if entry is None:
-        try:
-            await writer.add(kind, namespace, wanted)
-        except Refused as refused:
-            if refused.reason != "AlreadyExists":
-                raise
-    elif mended(entry.object, wanted):
-        await writer.alter(kind, namespace, name, lambda there: mended(there, wanted) or there)
 
 
 def mended(there: Object, wanted: Object) -> Object | None:

@@ -1,0 +1,1 @@
+"""The commands of netscope that look at a scene: live or from a bundle. Read next: `looking.py`."""

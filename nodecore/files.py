@@ -1,0 +1,42 @@
+"""Files that the user named: their bytes, or the JSON or YAML in them; what is wrong is a `UserError` naming flag and file.
+
+Must not know: what is in them. Read next: `nodecore/errors.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nodecore.errors import UserError
+
+
+def read_bytes(path: str, what: str = "") -> bytes:
+    """All of it; `what` is the flag, where a message that names the file alone does not say enough."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{named(path, what)}: {error.strerror}") from None
+
+
+def read_document(path: str, what: str = "") -> Any:
+    """The JSON or YAML in it."""
+    raw = read_bytes(path, what)
+    try:  # JSON is YAML, and the only kind that needs no extra library
+        return json.loads(raw)
+    except ValueError:
+        try:
+            import yaml
+        except ImportError:
+            raise UserError(f"{named(path, what)}: to read YAML the package PyYAML is needed; JSON needs none") from None
+
+        try:
+            return yaml.safe_load(raw)
+        except yaml.YAMLError as error:
+            raise UserError(f"{named(path, what)}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
+
+
+def named(path: str, what: str) -> str:
+    """As messages call the file."""
+    return f"{what}: {path}" if what else path

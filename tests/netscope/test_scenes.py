@@ -1,0 +1,184 @@
+"""A bundle keeps all of a scene but secrets, the map draws it, flows joins what two nodes see, --fix mends what is safe."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import net_by_hand
+import pytest
+from click.testing import CliRunner, Result
+from labs import until
+from net_by_hand import VIA, Net
+from scene_by_hand import objects_of, scene_of
+
+from netscope import bundle, mapdrawing
+from netscope.__main__ import command
+from netscope.commands.doctor import mend
+from netscope.commands.map import echoes_of
+from netscope.doctor import findings_in
+from netscope.flows import Filter, Ledger, Row, draw, metrics, place_of
+from netscope.map import map_of
+from netscope.mending import safe_commands
+from netscope.nodes import Nodes
+from netscope.records import Flows, Mend, Mended, Watch
+from nodecore.kube.workload import Pod
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Net]:
+    with ExitStack() as stack:
+        made = net_by_hand.make(stack)
+        made.on("b", "nft 'table ip services { chain pre { type nat hook prerouting priority dstnat; "
+                     "ip daddr 10.96.0.10 tcp dport 80 dnat to 10.2.0.2:8080; "
+                     "ip daddr 10.96.0.10 udp dport 80 dnat to 10.2.0.2:8080; }; "
+                     "chain post { type nat hook postrouting priority srcnat; "
+                     "ip saddr 10.2.0.2 ip daddr 10.2.0.2 masquerade; }; }'")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def nodes(net: Net) -> Iterator[Nodes]:
+    with Nodes(net.directory.nodes, VIA) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def saved(net: Net, nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "b.tar.gz"
+    with path.open("wb") as file:
+        bundle.write(scene_of(net, nodes), file)
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(each) for each in arguments])
+
+
+def test_a_bundle_is_the_scene(net: Net, nodes: Nodes, saved: Path) -> None:
+    scene = bundle.read(str(saved))
+    assert (scene.objects, list(scene.facts)) == (objects_of(net), list(net.directory.nodes))
+    done = run("explain", "pod/a", "svc/web:80", "--bundle", saved)
+    assert done.exit_code == 0, done.output
+    assert done.output.rstrip().endswith("delivered to 10.2.0.2 (pod/default/b):8080, and answered")
+    told = json.loads(run("explain", "pod/a", "svc/web:80", "--bundle", saved, "-o", "json").output)
+    assert told[0]["ways"][0]["end"] == "10.2.0.2 8080"
+
+
+def test_a_bundle_keeps_no_secret(net: Net, nodes: Nodes) -> None:
+    scene = scene_of(net, nodes)
+    secret = "hunter2"
+    pod = msgspec.convert({
+        "metadata": {"name": "s", "namespace": "default", "annotations": {
+            "kubectl.kubernetes.io/last-applied-configuration": secret,
+            "flannel.alpha.coreos.com/backend-data": json.dumps({"VNI": 1, "VtepMAC": "x", "PublicKey": secret})}},
+        "spec": {"nodeName": "a", "containers": [{"name": "c", "env": [{"name": "X", "value": secret}], "command": [secret]}]},
+    }, Pod)
+    file = io.BytesIO()
+    bundle.write(msgspec.structs.replace(scene, objects=msgspec.structs.replace(scene.objects, pods=(pod,))), file)
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        texts = [extracted.read().decode() for member in archive if (extracted := archive.extractfile(member))]
+    assert any("VtepMAC" in text for text in texts)
+    assert not any(secret in text for text in texts)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("x")
+    done = run("doctor", "--bundle", path)
+    assert "cannot be read as a bundle" in str(done.exception)
+    assert "cannot be mended" in str(run("doctor", "--fix", "--bundle", path).exception)
+
+
+def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path, tmp_path: Path) -> None:
+    scene = scene_of(net, nodes)
+    drawn = map_of(scene, echoes_of(scene, VIA))
+    assert all(pair.works and pair.asked and pair.by == "flannel.1" for pair in drawn.pairs)
+    text = mapdrawing.draw(drawn)
+    service = "default/web 10.96.0.10 80/TCP 80/UDP ─▶ pod/default/b:8080"
+    for words in ("flannel.1 VXLAN 1 10.1.0.0", "default/b 10.2.0.2", service):
+        assert words in text
+    net.on("a", "ip neigh del 10.2.0.0 dev flannel.1")
+    try:
+        broken = map_of(scene, echoes_of(scene, VIA))
+    finally:
+        net.on("a", f"ip neigh replace 10.2.0.0 lladdr {net_by_hand.VTEPS['b']} dev flannel.1 nud permanent")
+    assert [(pair.host is not None, pair.tunnel) for pair in broken.pairs] == [(True, None)] * 2
+    assert "LOST" in mapdrawing.draw(broken)
+    assert 'class="lost"' in mapdrawing.svg(broken)
+    picture = tmp_path / "m.svg"
+    assert run("map", "--bundle", saved, "--svg", picture).exit_code == 0
+    assert "default/web" in picture.read_text()
+
+
+def look(net: Net, nodes: Nodes, ledger: Ledger, wanted: Filter, at: float = 0.0) -> list[Row]:
+    told = {name: answer for name, answer in nodes.ask_each(Watch(), 10).items() if isinstance(answer, Flows)}
+    return ledger.rows(told, wanted, at)
+
+
+def test_a_connection_is_told_once_by_its_names(net: Net, nodes: Nodes) -> None:
+    directory = net.directory
+    ledger = Ledger.new(directory)
+    wanted = Filter(place_of(directory, "pod/a", "--from"), place_of(directory, "svc/web", "--to"))
+    net.on("a", "sysctl -qw net.netfilter.nf_conntrack_acct=1")
+    look(net, nodes, ledger, wanted)
+    with net.pod["a"].enter():
+        client = socket.create_connection(("10.96.0.10", 80))
+    served, _ = net.servers[0].accept()
+    with client, served:
+        client.sendall(b"x")
+        assert served.recv(1) == b"x"
+        rows = look(net, nodes, ledger, wanted, 1.0)
+        client.sendall(b"y" * 10)
+        assert served.recv(10)
+        (later,) = look(net, nodes, ledger, wanted, 2.0)
+    (row,) = rows
+    assert (row.source, row.target, row.target_port, row.endpoint, row.protocol, row.verdict, row.state) == (
+        "pod/default/a", "service/default/web", 80, "pod/default/b", "tcp", "answered", "ESTABLISHED")
+    assert row.nodes == tuple(sorted(net.directory.nodes))
+    assert row.packets
+    assert later.per_second
+    assert later.retransmissions == 0
+    assert "service/default/web:80" in draw(rows)
+    assert 'netscope_flows{source="pod/default/a",target="service/default/web",protocol="tcp",verdict="answered"} 1' in (
+        metrics(rows, lost=False))
+
+
+def test_a_connection_nobody_answers_is_told(net: Net, nodes: Nodes) -> None:
+    ledger, wanted = Ledger.new(net.directory), Filter(verdict="unanswered", protocol="udp")
+    with net.pod["a"].enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.sendto(b"x", ("10.2.0.2", 8080))
+        (row,) = until(lambda: look(net, nodes, ledger, wanted))
+    assert (row.source, row.target, row.verdict) == ("pod/default/a", "pod/default/b", "unanswered")
+
+
+def test_only_what_is_safe_is_mended(net: Net, nodes: Nodes) -> None:
+    net.on("a", "ip route del 10.2.0.0/24", "ip neigh del 10.2.0.0 dev flannel.1", "sysctl -qw net.ipv4.ip_forward=0")
+    net.on("b", "nft 'table ip w { chain c { type filter hook forward priority 0; tcp dport 8080 drop; }; }'")
+    scene = scene_of(net, nodes)
+    before = net.node["b"].run(["nft", "list", "ruleset"]).stdout
+    assert len(findings_in(scene)) >= 3
+    _, left = mend(scene, findings_in(scene), VIA)
+    assert [(each.node, each.evidence) for each in left] == [(net.name("b"), "ip w c: tcp dport 8080 drop")]
+    assert net.node["b"].run(["nft", "list", "ruleset"]).stdout == before
+
+
+@pytest.mark.parametrize("fix", [
+    "nft delete rule ip w c handle 2", "ip link del flannel.1", "ip link set eth0 down", "systemctl restart flanneld",
+    "sysctl -w a=1; rm -r /x", "ip route del 10.2.0.0/24", "kubectl delete node x", "ip link set eth0 address 0a:00:00:00:00:01"])
+def test_what_is_not_safe_is_refused(nodes: Nodes, net: Net, fix: str) -> None:
+    assert safe_commands(fix) == []
+    answer = nodes.ask(net.name("a"), Mend(fix.split("; ")[-1].split()), 10)
+    assert isinstance(answer, Mended)
+    assert "is not one of the commands that are safe" in answer.trouble
