@@ -84,6 +84,13 @@ def test_every_kind_served_has_a_shape_and_a_document():
         assert patch["x-kubernetes-group-version-kind"] == {"group": item.group, "version": item.version, "kind": item.kind}
         assert {"fieldValidation", "dryRun", "fieldManager", "force"} <= {parameter["name"] for parameter in patch["parameters"]}
         assert "hash=" in index[gv]["serverRelativeURL"]
+    paths = json.loads(schema.openapi_v3("api/v1"))["paths"]
+    pod = "/api/v1/namespaces/{namespace}/pods/{name}/"
+    assert {path.removeprefix(pod) for path in paths if path.startswith(pod)} == {
+        "binding", "ephemeralcontainers", "eviction", "status"}
+    assert "$ref" in json.dumps(paths[pod + "eviction"]["post"]["requestBody"])
+    assert "put" in paths["/api/v1/namespaces/{name}/finalize"]
+    assert "post" in paths["/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"]
     for gv in ("apis/nobody/v1", "../fingerprint", "api/../../x"):
         with pytest.raises(NotFound):
             schema.openapi_v3(gv)
