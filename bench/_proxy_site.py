@@ -64,7 +64,7 @@ class Site:
         argv = [sys.executable, "-m", "proxy", "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", self.mode,
                 "--hostname-override", "node-1", "--cluster-cidr", "10.128.0.0/9" + ",fd00:10::/32" * self.dual, *flags]
         if self.variant:  # told by a chain of the kubelet's
-            self.space.run([f"iptables-{self.variant}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=False)
+            self.space.run([f"iptables-{self.variant}", "-w", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=False)
         with (self.directory / "log").open("ab") as log:
             begun = time.perf_counter()
             self.process = self.space.popen(argv, cwd=ROOT, stderr=log, stdout=log,
@@ -98,7 +98,7 @@ class Site:
             self.space.run(["nft", "flush", "ruleset"])
             for table in ("nat", "filter", "mangle") if self.variant == "legacy" else ():
                 for verb in "-F", "-X":
-                    self.space.run(["iptables-legacy", "-t", table, verb])
+                    self.space.run(["iptables-legacy", "-w", "-t", table, verb])
 
     def memory(self) -> tuple[float, float]:
         """MB resident now, and at most so far."""

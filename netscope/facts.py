@@ -1,6 +1,6 @@
 """What a node's network looks like, in the words of iproute2 and nft: their JSON, with the fields that are looked at.
 
-Values only: the same from a live node and from a bundle. Must not know: how they are read. Read next: `netscope/examine.py`,
+Pure: the same from a live node and from a bundle. Must not know: how they are read. Read next: `netscope/examine.py`,
 which reads them; `netscope/checks/`, which judge them.
 """
 
@@ -32,6 +32,11 @@ class Link(msgspec.Struct, frozen=True):
     def kind(self) -> str:
         """Empty for real hardware."""
         return self.linkinfo.info_kind
+
+    @property
+    def tunnel_from(self) -> str:
+        """The host address a tunnel's packets come from; empty where none is set."""
+        return str(self.linkinfo.info_data.get("local") or self.linkinfo.info_data.get("local6") or "")
 
 
 class AddressInfo(msgspec.Struct, frozen=True):

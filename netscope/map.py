@@ -89,7 +89,7 @@ def _nodes(scene: Scene) -> Iterator[MapNode]:
         facts = scene.facts.get(name, Facts())
         ready = next((each.status == "True" for each in node.status.conditions or () if each.type == "Ready"), False)
         yield MapNode(
-            name, node_addresses(node), tuple(map(str, subnets_of(node))),
+            name, node_addresses(node), tuple(map(str, subnets_of(scene, node))),
             tuple(f"{end.link.ifname} VXLAN {end.vni} {end.address} MTU {end.link.mtu}" for end in _ends(scene, name)),
             tuple(f"{link.ifname} {link.kind} MTU {link.mtu}" if link.kind else f"{link.ifname} MTU {link.mtu}"
                   for link in facts.links if link.ifname != "lo" and link.kind not in ("veth", "vxlan")),
@@ -104,7 +104,7 @@ def _pairs(scene: Scene, echoes: Echoes) -> Iterator[MapPair]:
             here, there = node.metadata.name, other.metadata.name
             if here == there:
                 continue
-            subnets, told = subnets_of(other), echoes.get(here)
+            subnets, told = subnets_of(scene, other), echoes.get(here)
             ends = [each.address for each in _ends(scene, there)]
             host = _fastest(told, node_addresses(other))
             yield MapPair(here, there, _by(scene, here, str(subnets[0].network_address)) if subnets else "", told is not None,

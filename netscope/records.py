@@ -8,7 +8,7 @@
     Reach -> Reached    who of some addresses answers an ICMP echo
     Mend -> Mended      run one command that changes something; only of the safe ones
 
-Values only. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
+Pure. Read next: `agent.py`, which answers; `story.py`, which makes sense of it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Adapters translate foreign exceptions (errno, gRPC codes, HTTP status) into these once, at the rim; everything
 inside raises and catches only these. `nodecore.daemon.entry` turns them into an exit code and one line.
 
-Must not know: any library's exceptions. Read next: `nodecore/daemon/entry.py`.
+Pure. Must not know: any library's exceptions. Read next: `nodecore/daemon/entry.py`.
 """
 
 from __future__ import annotations

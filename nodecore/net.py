@@ -1,6 +1,6 @@
 """Address values: one `Family` parameter instead of v4/v6 twins.
 
-Pure; standard library only. Read next: `nodecore/kernel/model.py`.
+Values only. Read next: `nodecore/kernel/model.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the proxy was told: flags over a KubeProxyConfiguration file over defaults, checked once.
 
-Pure but for reading the file. What the flags are and which field each stands for: `proxy/flags.py`. Read next: `proxy/agent.py`.
+Reads that file and the host's name only. What the flags are and which field each stands for: `proxy/flags.py`.
+Read next: `proxy/agent.py`.
 """
 
 from __future__ import annotations
@@ -125,8 +126,6 @@ def build(flags: Values, file: Values | None = None) -> Config:
     values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
     mode = parse_mode(str(values["proxy-mode"] or "nftables"))
     cidrs = _networks(values["cluster-cidr"], "--cluster-cidr")
-    if values["traffic-metrics"] is True and mode == "ipvs":
-        raise UserError("--traffic-metrics: ipvs mode does not count; nftables and iptables do")
     node_ports, on_primary = _node_port_addresses(values["nodeport-addresses"])
     return Config(
         kubeconfig=str(values["kubeconfig"]), master=str(values["master"]), mode=mode,

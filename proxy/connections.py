@@ -1,6 +1,6 @@
 """Connections by Service, as iptables counts them: only the first packet of a connection meets the table nat.
 
-Packets and bytes of whole connections are not to be had there without a rule for each endpoint that every packet passes.
+Packets and bytes of whole connections are counted beside them: `proxy/render/counting.py`.
 Read when somebody asks for the metrics. Must not know: how rules come to be. Read next: `proxy/traffic.py`.
 """
 

@@ -80,8 +80,8 @@ FLAGS = (
     Flag("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", "0s", "For UDP that was answered; 0 leaves it alone."),
     Flag("conntrack-forget-removed-tcp", "", OFF, "Forget TCP connections to endpoints that are gone, so that callers are told "
          "at once; else they wait until they time out."),
-    Flag("traffic-metrics", "", OFF, "Tell packets and bytes by Service and endpoint in /metrics; in iptables mode, "
-         "connections."),
+    Flag("traffic-metrics", "", OFF, "Tell packets and bytes by Service and endpoint in /metrics; in iptables mode "
+         "connections as well."),
     Flag("verify-programming", "", OFF, "After each write, send a packet through the rules to see that they are in force."),
     Flag("oom-score-adj", "oomScoreAdj", -999, "How ready the kernel is to end this process, -1000 to 1000."),
     Flag("feature-gates", "featureGates", "", "Accepted.", unused="there are no gates here"),

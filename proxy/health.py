@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
 
 from prometheus_client import REGISTRY, Counter
+from prometheus_client.registry import Collector
 
 from nodecore.daemon import health, metrics
 from nodecore.errors import UserError
@@ -23,8 +24,9 @@ from nodecore.loop.reconcile import Reconciler
 from .config import Config, Listen, to_document
 from .connections import Connections
 from .metrics import Counts
+from .names import TRAFFIC_TABLE
 from .target import Rules
-from .traffic import Traffic
+from .traffic import ServerTraffic, Traffic
 
 GOING = "ToBeDeletedByClusterAutoscaler"  # the taint of a node that is about to be removed
 JSON = "application/json"
@@ -49,7 +51,8 @@ def serve(
     """Start the servers that are asked for."""
     servers = []
     if config.traffic_metrics:
-        REGISTRY.register(Connections(rules) if config.mode == "iptables" else Traffic(rules))
+        for collector in collectors(config.mode, rules):
+            REGISTRY.register(collector)
 
     def healthz() -> health.Reply:
         return _alive(reconciler, counts, counts.probes, eligible)
@@ -64,6 +67,13 @@ def serve(
                   "/rules": lambda: health.Reply(json.dumps(programmed(rules)), content_type=JSON), "/healthz": healthz}
         servers += _serve(config, config.metrics, routes, "--metrics-bind-address")
     return servers
+
+
+def collectors(mode: str, rules: Rules) -> list[Collector]:
+    """What counts traffic in a mode."""
+    if mode == "iptables":
+        return [Traffic(rules, TRAFFIC_TABLE), Connections(rules)]
+    return [ServerTraffic(rules) if mode == "ipvs" else Traffic(rules)]
 
 
 def _serve(config: Config, where: Listen, routes: Mapping[str, health.Route], what: str) -> list[ThreadingHTTPServer]:

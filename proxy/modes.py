@@ -9,15 +9,18 @@ Whatever else the mode is not, is removed once it stands: `takeover.py`. Read ne
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, TypeVar
 
-from nodecore.errors import Unsupported, UserError
+from nodecore.errors import Fault, NotFound, Unsupported, UserError
 from nodecore.kernel.nft import Children, Nft
+from nodecore.kernel.nftdump import set_names
 from nodecore.net import Family
 
 from .config import Config
 from .ledger import Delta, Fragment
+from .names import TRAFFIC_TABLE
 from .render import iptables, ipvs, nftables
 from .render.settings import Settings
 from .snapshot import Route
@@ -84,6 +87,8 @@ class Writer(Protocol[LayoutT]):
 
 def prepare(config: Config) -> None:
     """Ask the kernel for what the mode cannot do without."""
+    if config.mode == "iptables" and config.traffic_metrics:
+        need_counters()
     if config.mode != "ipvs":
         return
     from nodecore.kernel.ipvs import Ipvs
@@ -96,6 +101,16 @@ def prepare(config: Config) -> None:
         raise UserError(f"--proxy-mode: ipvs: {error}; use nftables or iptables") from None
     finally:
         kernel.close()
+
+
+def need_counters() -> None:
+    """Packets are counted by nft, in iptables mode too."""
+    try:
+        if not shutil.which("nft"):
+            raise NotFound("nft is not installed")
+        set_names(Family.IPV4, TRAFFIC_TABLE)
+    except Fault as error:
+        raise UserError(f"--traffic-metrics: in iptables mode packets are counted by nft: {error}") from None
 
 
 def layouts(config: Config) -> Sequence[nftables.Layout | iptables.Layout | ipvs.Layout]:

@@ -1,7 +1,7 @@
 """Every name this proxy gives to something in the kernel, with its reason. None of them is an interface.
 
 Nothing taken from an API object ever becomes a name or a word of a rule: only addresses, ports and numbers do.
-Read next: `proxy/render/nftables.py`.
+Pure. Read next: `proxy/render/nftables.py`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ NO_ENDPOINT_NODE_PORTS = "no-endpoint-nodeports"  # the same for NodePorts
 NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
 DECLARED = "declared-"  # ... and a hash of all these declarations: an empty set, by which a restart knows that it may go on
 
+TRAFFIC_TABLE = "kube-proxy-traffic"  # in iptables mode these sets have a table of their own, in families ip and ip6
 # With --traffic-metrics: what passes is counted in the elements of these sets, which are Service . endpoint.
 COUNT_POSTROUTING = "count-postrouting"  # every packet that is sent on, before its source is translated
 COUNT_INPUT = "count-input"  # ... or has arrived

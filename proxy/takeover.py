@@ -37,18 +37,21 @@ def nothing(_: Variant | None, __: Family) -> bool:
 
 
 async def remove(
-    nft: Nft, chains: Iptables, keeps: Keeps = nothing, *, servers: bool = True, excluded: Sequence[IPNetwork] = ()
+    nft: Nft, chains: Iptables, keeps: Keeps = nothing, *, servers: bool = True, excluded: Sequence[IPNetwork] = (),
+    counting: bool = False,
 ) -> None:
     """Remove it all, but what is ours where `keeps` says so: in which iptables, None being nftables, and which family.
 
-    `servers` says whether that includes the virtual servers, but those in the networks `excluded`. `Busy` where some still
-    have connections.
+    `counting` says that the table that counts beside chains stays. `servers` says whether that includes the virtual servers, but
+    those in the networks `excluded`. `Busy` where some still have connections.
     """
     there = await nft.list_tables()
     for family in Family:
-        if f"{family.nft} {names.TABLE}" in there and not keeps(None, family):
-            log.info("removing table %s %s", family.nft, names.TABLE)
-            await nft.load(f"delete table {family.nft} {names.TABLE}\n")
+        doomed = [*([] if keeps(None, family) else [names.TABLE]), *([] if counting else [names.TRAFFIC_TABLE])]
+        for table in (f"{family.nft} {name}" for name in doomed):
+            if table in there:
+                log.info("removing table %s", table)
+                await nft.load(f"delete table {table}\n")
     for variant in await chains.variants():
         for family in Family:
             legacy = chains.registered(family) if variant is Variant.LEGACY else {}

@@ -1,13 +1,14 @@
-"""Packets and bytes by Service and endpoint, as the kernel counts them in the elements of sets.
+"""Packets and bytes by Service and endpoint, as the kernel counts them in the elements of sets, or IPVS of its destinations.
 
 Read when somebody asks for the metrics, and not otherwise. A table that is written anew starts at zero; what was counted
-before is kept here. Must not know: how packets are counted. Read next: `proxy/render/nftables.py`.
+before is kept here. Must not know: how packets are counted. Read next: `proxy/render/counting.py`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from ipaddress import ip_address
 from typing import Any, Generic, TypeVar
 
@@ -15,18 +16,22 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nodecore.errors import Fault
+from nodecore.kernel.nftdump import table_handle
 from nodecore.kernel.setcounters import read_counters
 from nodecore.net import Family
 
 from . import names
 from .ledger import Fragment
+from .render.ipvs import destinations, text_of_destination
 from .target import Rules
 
 SETS = {
     names.TRAFFIC_TO: "to", names.NODE_PORT_TRAFFIC_TO: "to", names.TRAFFIC_FROM: "from", names.NODE_PORT_TRAFFIC_FROM: "from",
 }
 LABELS = ("namespace", "service", "way", "endpoint", "direction")
-Key = tuple[Family, str, bytes]
+Key = tuple[Family, str, Any]  # of a set or a direction, what is counted there
+Labels = tuple[str, ...]
+Held = Sequence[tuple[str, Fragment]]
 NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 Count = tuple[int, int]
 KeyT = TypeVar("KeyT", bound=tuple[Family, Any] | tuple[Family, Any, Any])
@@ -38,13 +43,16 @@ class Since(Generic[KeyT]):
     def __init__(self) -> None:
         self._last: dict[KeyT, Count] = {}
         self._before: dict[KeyT, Count] = {}  # by what is gone
+        self._lives: dict[Family, int] = {}
 
-    def add(self, family: Family, now: Mapping[KeyT, Count]) -> dict[KeyT, Count]:
-        """What the kernel says now of a family, and what it said before it began anew."""
+    def add(self, family: Family, now: Mapping[KeyT, Count], life: int = 0) -> dict[KeyT, Count]:
+        """What the kernel says now of a family, and what it said before it began anew, with another `life` or with less."""
+        another = self._lives.get(family, life) != life
+        self._lives[family] = life
         self._before = {key: count for key, count in self._before.items() if key[0] is not family or key in now}
         for key, (packets, _) in now.items():
             last = self._last.get(key)
-            if last and packets < last[0]:
+            if last and (another or packets < last[0]):
                 earlier = self._before.get(key, (0, 0))
                 self._before[key] = earlier[0] + last[0], earlier[1] + last[1]
         self._last = {key: count for key, count in self._last.items() if key[0] is not family} | dict(now)
@@ -53,10 +61,10 @@ class Since(Generic[KeyT]):
 
 
 class Traffic(Collector):
-    """The metrics; read in the thread of whoever asks."""
+    """The metrics, from the counters in sets; read in the thread of whoever asks."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, rules: Rules, table: str = names.TABLE) -> None:
+        self._rules, self._table = rules, table
         self._lock = threading.Lock()
         self._since: Since[Key] = Since()
 
@@ -76,22 +84,63 @@ class Traffic(Collector):
         packets, sizes = self._families()
         with self._lock:
             for family, ledger in self._rules.ledgers().items():
-                counted = self._read(family)
-                for owner, fragment in ledger.held():
-                    for key, labels in labelled(owner, fragment):
-                        found = counted.get((family, *key))
-                        if found:
-                            packets.add_metric(labels, found[0])
-                            sizes.add_metric(labels, found[1])
+                held = ledger.held()
+                counted = self._read(family, held)
+                for owner, fragment in held:
+                    for labels, count in self._summed(family, counted, owner, fragment).items():
+                        packets.add_metric(labels, count[0])
+                        sizes.add_metric(labels, count[1])
         yield from (packets, sizes)
 
-    def _read(self, family: Family) -> dict[Key, Count]:
-        """Each element's count from the start of this process; nothing where the kernel does not tell."""
+    def _summed(self, family: Family, counted: Mapping[Key, Count], owner: str, fragment: Fragment) -> dict[Labels, Count]:
+        found: dict[Labels, Count] = {}
+        for key, labels in self._labelled(owner, fragment):
+            if count := counted.get((family, *key)):
+                earlier = found.get(labels, (0, 0))
+                found[labels] = earlier[0] + count[0], earlier[1] + count[1]
+        return found
+
+    def _read(self, family: Family, held: Held) -> dict[Key, Count]:
+        """Each count from the start of this process; nothing where the kernel does not tell."""
         try:
-            now = {(family, name, key): count for name in SETS for key, count in read_counters(family, names.TABLE, name).items()}
+            return self._since.add(family, self._now(family, held), self._life(family))
         except Fault:
             return {}
-        return self._since.add(family, now)
+
+    def _life(self, family: Family) -> int:
+        return table_handle(family, self._table)
+
+    def _now(self, family: Family, _: Held) -> dict[Key, Count]:
+        return {(family, name, key): count for name in SETS for key, count in read_counters(family, self._table, name).items()}
+
+    def _labelled(self, owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, Any], Labels]]:
+        return labelled(owner, fragment)
+
+
+class ServerTraffic(Traffic):
+    """The same from the counters that IPVS has of each destination."""
+
+    def _life(self, family: Family) -> int:
+        return 0
+
+    def _now(self, family: Family, held: Held) -> dict[Key, Count]:
+        from nodecore.kernel.ipvs import Ipvs
+
+        keys = {item.server for _, fragment in held for item in destinations(fragment.elements)}
+        with closing(Ipvs()) as kernel:
+            found = kernel.destinations(sorted(keys))
+        counts: dict[Key, Count] = {}
+        for item in found:
+            text = text_of_destination(item)
+            counts[family, "to", text], counts[family, "from", text] = item.arrived, item.answered
+        return counts
+
+    def _labelled(self, owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, Any], Labels]]:
+        namespace, _, name = owner.partition("/")
+        way = fragment.claim.replace(" . ", " ")
+        for item in destinations(fragment.elements):
+            for direction in ("to", "from"):
+                yield (direction, text_of_destination(item)), (namespace, name, way, item.describe(), direction)
 
 
 def packed(key: str) -> bytes:
@@ -105,7 +154,7 @@ def packed(key: str) -> bytes:
     return b"".join(parts)
 
 
-def labelled(owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, bytes], tuple[str, ...]]]:
+def labelled(owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, bytes], Labels]]:
     """The sets and elements in which a Service's traffic is counted, with the labels of each."""
     namespace, _, name = owner.partition("/")
     for item in fragment.elements:

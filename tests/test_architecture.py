@@ -6,10 +6,9 @@ Plain `ast`, nothing of the project is imported. The rules are in docs/explanati
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("nodecore", "flanneld_py", "proxy", "minik8s.apiserver", "minik8s.controllers", "minik8s.scheduler",
@@ -17,33 +16,7 @@ PARTS = ("nodecore", "flanneld_py", "proxy", "minik8s.apiserver", "minik8s.contr
 PACKAGES = ("nodecore", "flanneld_py", "proxy", "minik8s", "netscope")
 
 IMPURE = {"asyncio", "pyroute2", "subprocess", "socket", "logging", "time", "aiohttp", "grpc", "threading", "os"}
-PURE = (
-    "nodecore/errors.py", "nodecore/kernel/model.py", "nodecore/kernel/diff.py", "nodecore/kernel/echo.py",
-    "nodecore/kernel/virtualserver.py",
-    "flanneld_py/plan.py", "flanneld_py/masq.py", "flanneld_py/alloc.py", "flanneld_py/lease.py", "flanneld_py/backends/*.py",
-    "flanneld_py/store/annotations.py", "flanneld_py/store/port.py", "flanneld_py/netconf.py", "flanneld_py/config.py",
-    "flanneld_py/x25519.py", "nodecore/kernel/linkinfo.py",
-    "flanneld_py/render/*.py",
-    *(f"netscope/{name}.py" for name in ("flow", "headers", "bpf", "records", "directory", "story", "drawing",
-                                       "facts")),
-    *(f"netscope/{name}.py" for name in ("scene", "policies", "explain", "doctor", "flows", "map", "mapdrawing", "mending")),
-    "netscope/checks/*.py", "netscope/walk/*.py",
-    *(f"netscope/capture/{name}.py" for name in ("blocks", "pcapng", "spool", "merging")),
-    "proxy/policy.py", "proxy/stale.py", "proxy/names.py", "proxy/render/*.py", "proxy/services.py", "proxy/endpoints.py",
-    "minik8s/apiserver/request/routes.py", "minik8s/apiserver/request/selectors.py", "minik8s/apiserver/kinds/defaults.py",
-    *(f"minik8s/apiserver/auth/{name}.py" for name in ("authorize", "rbac", "nodes", "policy", "policy_controllers",
-                                                       "questions")),
-    "minik8s/apiserver/request/seats.py",
-    *(f"minik8s/apiserver/admission/{name}.py" for name in ("podsecurity_rules", "quota_usage", "tolerations")),
-     "minik8s/scheduler/fit.py", "minik8s/scheduler/score.py", "minik8s/lab/topology.py",
-    "minik8s/lab/agents.py", "minik8s/lab/config.py", "minik8s/lab/frames.py", "minik8s/apiserver/kinds/service_families.py",
-    *(f"minik8s/apiserver/fields/{name}.py" for name in ("paths", "forms", "change", "merge", "ownership", "clientside")),
-    *(f"minik8s/apiserver/kinds/{name}.py" for name in ("rule", "rules*", "paths", "structural", "formats", "converting",
-                                                        "scaling", "definitions", "definition_rules", "defaults_table",
-                                                        "discovery")),
-    *(f"minik8s/apiserver/schema/{name}.py" for name in ("pruning", "patch", "strategic", "shapes", "validation", "columns*",
-                                                         "cells", "podstatus", "age", "tables", "compact", "openapi3", "served")),
-)
+PURE = re.compile(r"\bPure\b|\bpure[,.:]|: pure\b")  # how a module's docstring says it
 ADAPTERS = "nodecore/kernel/"
 KERNEL_LIBRARIES = {"pyroute2", "iptc"}
 KERNEL_COMMANDS = {"nft", "iptables", "iptables-restore", "ip6tables-restore", "ip6tables", "ipset", "conntrack"}
@@ -100,19 +73,10 @@ def test_parts_meet_over_the_api_and_the_kernel_only() -> None:
 
 
 def test_pure_modules_touch_nothing() -> None:
-    files = [path for pattern in PURE for path in ROOT.glob(pattern) if path.name != "__init__.py"]
-    wrong = [
-        f"{relative(path)} imports {name}"
-        for path in files
-        for name in imports(path)
-        if name.split(".")[0] in IMPURE
-    ]
+    pure = [path for path, tree in TREES.items() if PURE.search(ast.get_docstring(tree) or "")]
+    wrong = [f"{relative(path)} imports {name}" for path in pure for name in imports(path) if name.split(".")[0] in IMPURE]
     assert wrong == []
-
-
-@pytest.mark.parametrize("pattern", PURE)
-def test_every_pure_pattern_names_a_file(pattern: str) -> None:
-    assert list(ROOT.glob(pattern)), f"{pattern} matches nothing: the list in this test is out of date"
+    assert len(pure) > 190
 
 
 def test_only_adapters_touch_the_kernel() -> None:

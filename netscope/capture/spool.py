@@ -2,7 +2,7 @@
 
     {"interfaces": ...}\\n  [length][block] [length][block] ...  [0]{"interfaces": ..., "lost": 3}\\n
 
-Must not know: what is in a block. Read next: `tapping.py`, which writes it; `merging.py`, which reads it.
+Pure. Must not know: what is in a block. Read next: `tapping.py`, which writes it; `merging.py`, which reads it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Vtep:
     @property
     def host(self) -> str:
         """The address its packets come from and go to."""
-        return str(self.link.linkinfo.info_data.get("local", ""))
+        return self.link.tunnel_from
 
     @property
     def vni(self) -> int:

@@ -22,6 +22,7 @@ JOURNEYS_MOST = 4000
 WAYS_MOST = 16
 TCP = 6
 PORT = 8080
+REFUSED = ("dropped", "rejected")
 GOOD = ("delivered", "outside")
 
 
@@ -98,7 +99,7 @@ def to_services(scene: Scene, traveller: Traveller) -> Iterator[Finding]:
 
 def _to_service(traveller: Traveller, node: str, question: Question, place: Place, ends: Sequence[End]) -> Iterator[Finding]:
     where, ways = f"{place}:{question.port}", traveller.ways(question)
-    for way in traveller.untold(question, ways):
+    for way in traveller.untold(question, [each for each in ways if not _untranslated(each)]):
         yield _finding(way, f"packets from pods of {node} to {where}")
     if any(_untranslated(way) for way in ways):
         yield Finding(node, f"no rule translates {where}", "its address is routed like any other: does kube-proxy run?",
@@ -110,7 +111,8 @@ def _to_service(traveller: Traveller, node: str, question: Question, place: Plac
 
 
 def _untranslated(way: Journey) -> bool:
-    return not any("to " in step.what and step.stage in ("prerouting", "output", "ipvs") for step in way.there)
+    translated = any("to " in step.what and step.stage in ("prerouting", "output", "ipvs") for step in way.there)
+    return way.what not in REFUSED and not translated
 
 
 def _first(addresses: Sequence[str], family: Family) -> str:

@@ -57,7 +57,7 @@ def node_ports(scene: Scene) -> Iterator[Finding]:
 def duplicates(scene: Scene) -> Iterator[Finding]:
     """No address is two pods' or two Services'; pods' addresses are of their node's subnet."""
     known: dict[str, str] = {}
-    subnets = {node.metadata.name: subnets_of(node) for node in scene.objects.nodes}
+    subnets = {node.metadata.name: subnets_of(scene, node) for node in scene.objects.nodes}
     for pod in scene.objects.pods:
         if pod.spec.host_network or pod.finished:
             continue
@@ -80,7 +80,7 @@ def duplicates(scene: Scene) -> Iterator[Finding]:
 
 def overlaps(scene: Scene) -> Iterator[Finding]:
     """Pods' subnets, Services' addresses, nodes' addresses and the nodes' other networks are apart."""
-    subnets = [(node.metadata.name, each) for node in scene.objects.nodes for each in subnets_of(node)]
+    subnets = [(node.metadata.name, each) for node in scene.objects.nodes for each in subnets_of(scene, node)]
     for owner, subnet in subnets:
         for service in scene.objects.services:
             for address in cluster_ips(service):

@@ -155,9 +155,7 @@ class Node:
     def _last(self, packet: Packet, hop: Hop, chance: Chance) -> Ended | Hop:
         """Postrouting; an answer gets the source back that was asked."""
         ended = self.hook("postrouting", packet, chance)
-        if packet.becomes:
-            packet.source, packet.source_port = packet.becomes
-            packet.becomes = None
+        packet.take_back()
         return ended or hop
 
     def send(self, packet: Packet, chance: Chance) -> Ended | Hop | None:

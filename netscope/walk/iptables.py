@@ -164,7 +164,10 @@ class Walk:
                 return ""
             if verdict == "call":
                 self._meet(name, rule, f"{'goto' if rule.goes else 'jump'} {rule.target}")
+                before = len(self.met)
                 found = self.chain(rule.target, depth + 1)
+                if not found and len(self.met) == before:
+                    self.met.pop()  # nothing there had anything to say
                 if found or rule.goes:
                     return found
             elif verdict:

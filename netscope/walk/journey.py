@@ -115,6 +115,8 @@ class Walk:
             return self._from_outside(packet)
         if home.kind_of(packet.source) == "local":
             return self._follow(home, packet, starts=True)
+        if packet.target == packet.source:
+            return Ended("delivered", home.name)  # it never leaves the pod
         link = routes.route(home.facts, Packet(0, packet.source, 0, packet.source, 0))
         if link is None:
             return Ended("lost", home.name, f"no route to the sender {packet.source}: it is not connected here")
@@ -138,9 +140,12 @@ class Walk:
         node.note("bridge", f"over {link}, not routed", "seen by packet rules" if shown else "packet rules do not see it")
         if shown:
             packet.leaves_by = link
+            if packet.answer:
+                self._translate_back(node, packet)
             for hook in ("prerouting", "forward", "postrouting"):
                 if ended := node.hook(hook, packet, self._chance):
                     return ended
+            packet.take_back()
         return self._deliver(node, packet, link)
 
     def _follow(self, node: Node, packet: Packet, *, starts: bool = False) -> Ended:
@@ -169,6 +174,7 @@ class Walk:
         if not packet.answer:
             self._seen.setdefault(node.name, (before, packet.ends))
         if found is None:
+            packet.take_back()
             node.note("delivered", f"to {self._world.name_of(packet.target)} on this node itself")
             return Ended("delivered", node.name)
         return found

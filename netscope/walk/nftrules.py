@@ -152,7 +152,10 @@ class Walk:
                 continue
             kind, _, target = verdict.partition(" ")
             if kind in ("jump", "goto"):
+                before = len(self.met)
                 found = self.chain((place[0], place[1], target), depth + 1)
+                if not found and len(self.met) == before:
+                    self.met.pop()  # nothing there had anything to say
                 if found or kind == "goto":
                     return found
             elif kind == "return":

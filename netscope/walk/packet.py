@@ -51,6 +51,12 @@ class Packet:
     original: Tuple | None = None
     tracked: bool = True
 
+    def take_back(self) -> None:
+        """An answer that leaves the node that translated has the source again that was asked."""
+        if self.becomes:
+            self.source, self.source_port = self.becomes
+            self.becomes = None
+
     @property
     def state(self) -> str:
         """To connection tracking."""

@@ -46,7 +46,7 @@ def outside_of(node: Node, packet: Packet, hop: Hop) -> Outer | Ended:
     vni, port = int(data.get("id", 0)), int(data.get("port", 0))
     node.note("tunnel", f"VXLAN {vni} to {hosts[0]} port {port}", f"neighbour {to} is {mac}, forwarding entry: behind {hosts[0]}")
     target = ip_address(hosts[0])
-    source = ip_address(data["local"]) if "local" in data else None
+    source = ip_address(link.tunnel_from) if link.tunnel_from else None
     if source is None or source.version != target.version:
         return Ended("lost", node.name, f"{hop.link} has no address to send from to {target}")
     outer = Packet(PROTOCOLS["udp"], source, SOURCE_PORT, target, port)
@@ -58,8 +58,10 @@ def unpack(node: Node, outer: Outer) -> str | Ended:
     port = outer.packet.target_port
     links = [link for link in node.facts.links_of("vxlan")
              if int(link.linkinfo.info_data.get("id", 0)) == outer.vni and int(link.linkinfo.info_data.get("port", 0)) == port]
+    target = outer.packet.target
+    links = [link for link in links if not link.tunnel_from or ip_address(link.tunnel_from) == target]
     if not links:
-        return Ended("lost", node.name, f"no VXLAN {outer.vni} listens on port {port} here")
+        return Ended("lost", node.name, f"no VXLAN {outer.vni} listens on {target} port {port} here")
     link = links[0]
     if "UP" not in link.flags:
         return Ended("lost", node.name, f"{link.ifname} is down", f"ip link set {link.ifname} up")

@@ -27,13 +27,15 @@ SET_CONFIG = 12
 CMD_SERVICE, CMD_DEST, CMD_TIMEOUT_TCP, CMD_TIMEOUT_TCP_FIN, CMD_TIMEOUT_UDP = 1, 2, 4, 5, 6
 SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHEDULER, SVC_FLAGS, SVC_TIMEOUT, SVC_NETMASK = range(1, 10)
 DEST_ADDR, DEST_PORT, DEST_FORWARD, DEST_WEIGHT, DEST_UPPER, DEST_LOWER, DEST_ACTIVE, DEST_INACTIVE = range(1, 9)
+DEST_STATS = 12  # in 64 bits each
+STATS_PACKETS_IN, STATS_PACKETS_OUT, STATS_BYTES_IN, STATS_BYTES_OUT = range(2, 6)
 PERSISTENT = 0x1
 MASQUERADE = 0  # the forwarding method that translates addresses
 ONE_CLIENT = {Family.IPV4: b"\xff\xff\xff\xff", Family.IPV6: struct.pack("=I", 128)}
 NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 NAMES = {number: name for name, number in NUMBERS.items()}
 LARGEST = 16  # bytes of an address in a message, whatever its family
-U16, U32, PORT = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("!H")
+U16, U32, U64, PORT = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=Q"), struct.Struct("!H")
 
 
 class Ipvs:
@@ -160,9 +162,11 @@ def read_server(body: bytes) -> Server | None:
 def read_destination(server: ServerKey, body: bytes) -> Destination:
     """A destination from an answer."""
     found = attributes(attributes(body)[CMD_DEST])
+    counts = attributes(found.get(DEST_STATS, b""))
     return Destination(
         server, _text(found[DEST_ADDR], server.family.af), PORT.unpack(found[DEST_PORT])[0], _number(found, DEST_WEIGHT),
         connections=_number(found, DEST_ACTIVE) + _number(found, DEST_INACTIVE),
+        arrived=_pair(counts, STATS_PACKETS_IN, STATS_BYTES_IN), answered=_pair(counts, STATS_PACKETS_OUT, STATS_BYTES_OUT),
     )
 
 
@@ -172,6 +176,10 @@ def _text(raw: bytes, af: int) -> str:
 
 def _number(found: Mapping[int, bytes], kind: int) -> int:
     return int(U32.unpack(found.get(kind, bytes(4)))[0])
+
+
+def _pair(found: Mapping[int, bytes], packets: int, size: int) -> tuple[int, int]:
+    return U64.unpack(found.get(packets, bytes(8)))[0], U64.unpack(found.get(size, bytes(8)))[0]
 
 
 def _but_absent(answers: list[Fault | None]) -> list[Fault | None]:

@@ -3,7 +3,7 @@
 Layouts: linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h; what makes a link a tunnel is in `linkinfo.py`.
 Links are named in records and numbered in messages: whoever calls passes the number.
 
-Pure. Must not know: sockets. Read next: `nodecore/kernel/netlink.py`.
+Bytes in and out. Must not know: sockets. Read next: `nodecore/kernel/netlink.py`.
 """
 
 from __future__ import annotations

@@ -15,9 +15,10 @@ from nodecore import errors
 from nodecore.net import Family
 
 NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES = 12, 10
-NFT_MSG_GETCHAIN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 4, 10, 13
+NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 1, 4, 10, 13
 F_REQUEST, F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+NAME_OF_TABLE, HANDLE_OF_TABLE = 1, 4
 TABLE_OF_CHAIN, NAME_OF_CHAIN = 1, 3
 TABLE_OF_SET, NAME_OF_SET = 1, 2
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
@@ -71,6 +72,15 @@ def attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, i
             return
         yield kind & MASK, offset + ATTRIBUTE.size, offset + length
         offset += (length + 3) & ~3
+
+
+def table_handle(family: Family, table: str) -> int:
+    """A number that no other table has had; `NotFound` where there is none."""
+    for data, start, end in dump(NFT_MSG_GETTABLE, family):
+        found = {what: data[first:last] for what, first, last in attributes(data, start, end)}
+        if found[NAME_OF_TABLE].rstrip(b"\0").decode() == table:
+            return int.from_bytes(found[HANDLE_OF_TABLE], "big")
+    raise errors.NotFound(f"nftables: no table {table}")
 
 
 def chain_names(family: Family, table: str) -> frozenset[str]:

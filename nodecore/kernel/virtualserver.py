@@ -39,13 +39,18 @@ class Server:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Destination:
-    """Who may answer for a server; `connections` are those it has, and are only ever read."""
+    """Who may answer for a server.
+
+    Only ever read: the `connections` it has, and packets and bytes that `arrived` there or were `answered`.
+    """
 
     server: ServerKey
     address: str
     port: int
     weight: int = 1
     connections: int = field(default=0, compare=False)
+    arrived: tuple[int, int] = field(default=(0, 0), compare=False)
+    answered: tuple[int, int] = field(default=(0, 0), compare=False)
 
     @property
     def key(self) -> tuple[ServerKey, str, int]:

@@ -20,8 +20,8 @@ A packet's way, of the first packet of a connection, as only that meets the nat 
 
 What counts is how few rules there are, and how few matches in them: the kernel takes a table as a whole, and a change of
 one rule costs as much as all there are. So a Service with few endpoints has no chain, but one rule for each of them, in a
-chain that it shares with those whose addresses end in the same bits. A first packet walks a few dozen rules, however many
-Services there are. Rules of different Services match different packets, so their order does not matter and a change is
+chain that it shares with those whose addresses end in the same bits. A first packet walks a hundred rules among ten thousand
+Services. Rules of different Services match different packets, so their order does not matter and a change is
 `-D` and `-A`.
 
 Containers and chains are named `table chain`. Only checked addresses and numbers reach the text, and hashes of the rest.
@@ -46,11 +46,12 @@ from ..ledger import Chain, Delta, Element, Fragment
 from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
+from .counting import counted
 from .leftovers import Held
 from .settings import UNSAID, Settings
 from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
 
-WIDTHS = (4, 3)  # bits of an address that each level of a tree looks at: 128 leaves for any number of Services
+WIDTHS = (3, 3, 3)  # bits of an address that each level of a tree looks at: 512 leaves for any number of Services
 # Of ports that very many Services share, a tree is for one port alone, so that its rules need no match for it.
 COMMON = {"tcp": frozenset({80, 443, 8080, 8443, 9090})}
 HAIRPIN_WIDTHS = (4,)
@@ -100,6 +101,7 @@ class Layout:
                 parts += [self._part("S", port, way, local)] if local else []
                 refusal = REFUSE if not anywhere.endpoints else DROP if local and not local.endpoints else ""
         parts.append(self._unserved(port, way, refusal))
+        parts.append(_Part(counted(route, way)) if self.settings.count_traffic else _Part())
         return Fragment(claim_of(port, way), tuple(item for part in parts for item in part.elements),
                         tuple(dict.fromkeys(item for part in parts for item in part.shared)))
 

@@ -30,7 +30,7 @@ from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
 from . import nftables
-from .nftables import chain_lines
+from .nftwords import chain_lines
 from .settings import UNSAID, Settings
 from .ways import claim_of, local_of
 

@@ -28,7 +28,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
 
 from nodecore.net import Family
 
@@ -39,16 +38,15 @@ from ..names import OWN_MAPS, PATHS, Path
 from ..policy import NOBODY, Choice
 from ..services import Kind, ServicePort, Way
 from ..snapshot import Route
+from . import counting
 from .nftread import Container, There, changes, declared
+from .nftwords import chain_lines, element_words
 from .settings import UNSAID
 from .settings import Settings as Settings
 from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
-TRAFFIC = names.TRAFFIC_TO, names.TRAFFIC_FROM
-NODE_PORT_TRAFFIC = names.NODE_PORT_TRAFFIC_TO, names.NODE_PORT_TRAFFIC_FROM
 PER_TRANSACTION = 500_000  # characters of a first script: some ten thousand elements, a tenth of a second of the kernel's time
-PER_COMMAND = 2000  # elements in one `add element`: long lines cost nft more than many lines do
 CLIENTS = 262144  # that are remembered per path; the kernel takes memory as they come
 HASHED = "typeof meta length . meta length . meta length : meta priority"  # three plain numbers: no `type` names those
 FIRST_NUMBER = 0x10000  # the number of slot 0; below are priorities that programs set by themselves (socket(7), SO_PRIORITY)
@@ -80,28 +78,24 @@ class Layout:
         local, key = local_of(route), claim_of(port, way)
         match way.kind:
             case Kind.NODE_PORT:
-                parts = [self._path(names.NODE_PORT, key, port, anywhere), self._counted(NODE_PORT_TRAFFIC, key, anywhere, local)]
+                parts = [self._path(names.NODE_PORT, key, port, anywhere), self._counted(route, way)]
                 if local:
                     parts.append(self._path(names.NODE_PORT_LOCAL, key, port, local))
                 return _joined(key, parts, names.NO_ENDPOINT_NODE_PORTS)
             case Kind.CLUSTER_IP:
                 address = (Element(names.CLUSTER_IPS, way.address),)
-                parts = [self._path(names.CLUSTER, key, port, route.cluster), self._counted(TRAFFIC, key, route.cluster)]
+                parts = [self._path(names.CLUSTER, key, port, route.cluster), self._counted(route, way)]
                 return _joined(key, parts, names.NO_ENDPOINTS, address)
             case _:
-                parts = [_guard(key, way), self._counted(TRAFFIC, key, anywhere, local)]
+                parts = [_guard(key, way), self._counted(route, way)]
                 if local:
                     parts += self._path(names.CLUSTER, key, port, anywhere), self._path(names.EXTERNAL_LOCAL, key, port, local)
                 else:
                     parts.append(self._path(names.EXTERNAL, key, port, anywhere))
                 return _joined(key, parts, names.NO_ENDPOINTS)
 
-    def _counted(self, sets: tuple[str, str], key: str, *choices: Choice | None) -> _Part:
-        """Where packets between a way in and its endpoints are counted, if they are."""
-        if not self.settings.count_traffic:
-            return _Part()
-        places = sorted({_place(item) for choice in choices if choice for item in choice.endpoints})
-        return _Part(tuple(Element(name, f"{key} . {place}") for name in sets for place in places))
+    def _counted(self, route: Route, way: Way) -> _Part:
+        return _Part(counting.counted(route, way)) if self.settings.count_traffic else _Part()
 
     def _path(self, path: Path, key: str, port: ServicePort, choice: Choice) -> _Part:
         if not choice.endpoints:
@@ -192,7 +186,7 @@ class Layout:
         chains = {line.split(" ")[1] for line in block if line.startswith("chain ")}
         gone = there.chains - chains - {chain.name for chain in everything.added_chains}
         return "\n".join((
-            *self._element_words("delete", tuple(removed)),
+            *element_words(self.table, "delete", removed),
             *(f"flush chain {self.table} {name}" for name in sorted(there.chains)),
             *(f"flush set {self.table} {name}" for name in refilled),
             f"table {self.table} {{", *block, "}",
@@ -205,23 +199,17 @@ class Layout:
         return f"add table {self.table}\ndelete table {self.table}\n"
 
     def _words(self, delta: Delta) -> Iterator[str]:
-        yield from self._element_words("delete", delta.removed)
+        yield from element_words(self.table, "delete", delta.removed)
         for chain in delta.added_chains:
             yield f"add chain {self.table} {chain.name}"
         for chain in delta.added_chains:
             for rule in chain.rules:
                 yield f"add rule {self.table} {chain.name} {rule}"
-        yield from self._element_words("add", delta.added)
+        yield from element_words(self.table, "add", delta.added)
         for chain in delta.removed_chains:
             yield f"flush chain {self.table} {chain.name}"
         for chain in delta.removed_chains:
             yield f"delete chain {self.table} {chain.name}"
-
-    def _element_words(self, verb: str, elements: tuple[Element, ...]) -> Iterator[str]:
-        for container, group in groupby(elements, key=lambda element: element.container):
-            words = [f"{item.key} : {item.value}" if item.value and verb == "add" else item.key for item in group]
-            for start in range(0, len(words), PER_COMMAND):
-                yield f"{verb} element {self.table} {container} {{ {', '.join(words[start : start + PER_COMMAND])} }}"
 
     def containers(self) -> dict[str, Container]:
         """The sets and maps, by name."""
@@ -255,9 +243,7 @@ class Layout:
             yield f"map {path.affinity} {{ {client}; size {CLIENTS}; flags dynamic, timeout; }}"
 
         if self.settings.count_traffic:
-            for path, found in ((names.CLUSTER, TRAFFIC), (names.NODE_PORT, NODE_PORT_TRAFFIC)):
-                key = f"{self._key_type(path)} . {address} . inet_service"
-                yield from (f"set {name} {{ type {key}; counter; }}" for name in found)
+            yield from counting.declarations(self.family)
 
     def _key_type(self, path: Path) -> str:
         address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
@@ -303,24 +289,7 @@ class Layout:
             names.MASQUERADE, "", f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random",
         )
         if self.settings.count_traffic:
-            yield from self._counting()
-
-    def _counting(self) -> Iterator[str]:
-        """Count every packet of a connection that was translated, once: what stays on this node comes by twice."""
-        ip = self.family.nft
-        translated = "ct status and dnat != 0"
-        ours = f"{translated} ct direction original goto {names.COUNT_TO}", f"{translated} goto {names.COUNT_FROM}"
-        yield from chain_lines(names.COUNT_POSTROUTING, "type filter hook postrouting priority 0; policy accept;", *ours)
-        hook = "type filter hook input priority 0; policy accept;"
-        yield from chain_lines(names.COUNT_INPUT, hook, 'iifname "lo" return', *ours)
-        ends = (names.COUNT_TO, f"{ip} daddr . th dport"), (names.COUNT_FROM, f"{ip} saddr . th sport")
-        for index, (chain, place) in enumerate(ends):
-            rules = []
-            for protocol in ("tcp", "udp", "sctp"):  # nft knows a tracked port as a number only beside a protocol
-                port = f"meta l4proto . ct original proto-dst . {place}"
-                rules.append(f"meta l4proto {protocol} ct original {ip} daddr . {port} @{TRAFFIC[index]} return")
-                rules.append(f"meta l4proto {protocol} {port} @{NODE_PORT_TRAFFIC[index]} return")
-            yield from chain_lines(chain, "", *rules)
+            yield from counting.chains(self.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,10 +383,3 @@ def _number(value: int) -> str:
 
 def _place(endpoint: Endpoint) -> str:
     return f"{endpoint.address} . {endpoint.port}"
-
-
-def chain_lines(name: str, *rules: str) -> Iterator[str]:
-    """A chain with its rules, of which the first may be its hook."""
-    yield f"chain {name} {{"
-    yield from filter(None, rules)
-    yield "}"

@@ -20,7 +20,8 @@ from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 
 from ..ledger import Delta
-from ..names import PREFIX
+from ..names import PREFIX, TRAFFIC_TABLE
+from ..render import counting
 from ..render.iptables import FILTER_JUMPS, NAT_JUMPS, TABLES, Layout
 from ..render.leftovers import Held, read_tables
 from ..takeover import remove
@@ -41,11 +42,12 @@ class IptablesWriter:
         self._known: dict[Family, Stamps] = {}  # of the legacy tables after our last write
         self._counts: dict[Family, Counter[str]] = {}  # of our rules, by table
         self._suspect: set[Family] = set()  # others have written where our jumps are
+        self._counting = False  # with an nft table beside the chains
 
     async def intact(self, layout: Layout) -> bool:
         """Nobody has touched it, or what is ours is there all the same."""
         family = layout.family
-        if family not in self._known:
+        if family not in self._known or (self._counting and f"{family.nft} {TRAFFIC_TABLE}" not in await self._nft.list_tables()):
             return False
         stamps = self._stamps(family)
         if self._suspect_now(family, stamps):
@@ -86,11 +88,16 @@ class IptablesWriter:
         self._suspect.discard(family)
         await self._chains.restore(variant, family, layout.full_script(everything, held))
         self._counts[family] = layout.rule_counts(everything, fixed=True)
+        self._counting = layout.settings.count_traffic
+        if self._counting:
+            await self._nft.load(counting.own_table(family, everything))
         self._note(family)
 
     async def update(self, layout: Layout, delta: Delta) -> None:
         """What has changed, each table at once; it fails where what is to go is not there."""
         stamps = self._stamps(layout.family)
+        if script := counting.change(layout.family, delta):
+            await self._nft.load(script)
         await self._chains.restore(await self._chains.chosen(), layout.family, layout.delta_script(delta))
         self._counts[layout.family].update(layout.rule_counts(delta))
         if stamps == self._known.get(layout.family):
@@ -127,7 +134,7 @@ class IptablesWriter:
         name, table, chain = [*change.split(" ", 2), "", ""][:3]
         family = next((family for family in self._known if family.nft == name), None)
         if family is None or table not in TABLES:
-            return False
+            return family is not None and table == TRAFFIC_TABLE
         if not chain or chain.startswith(PREFIX):
             log.warning("%s %s: our rules were changed by somebody else: writing them anew", table, chain)
             self._known.pop(family)
@@ -140,4 +147,5 @@ class IptablesWriter:
     async def sweep(self) -> None:
         """Everything but our chains in this variant."""
         variant = await self._chains.chosen()
-        await remove(self._nft, self._chains, keeps=lambda where, family: where is variant and family in self._families)
+        await remove(self._nft, self._chains, keeps=lambda where, family: where is variant and family in self._families,
+                     counting=self._counting)

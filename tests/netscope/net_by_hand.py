@@ -54,6 +54,11 @@ class Plan:
         return 24 if self.family is Family.IPV4 else 64
 
     @property
+    def at_once(self) -> str:
+        """For `ip addr add`: an IPv6 address is else tentative until a work queue of the kernel has had its turn."""
+        return self._of("", "nodad")
+
+    @property
     def service(self) -> str:
         return self._of("10.96.0.10", "fd00:96::10")
 
@@ -121,14 +126,15 @@ def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:
 def _node(net: Net, letter: str, number: int, mac: str, peer: str) -> None:
     plan, other = net.plan, 3 - number
     net.on(
-        letter, f"ip addr add {plan.node(number)}/{plan.prefix} dev eth0", "ip link set eth0 up",
+        letter, f"ip addr add {plan.node(number)}/{plan.prefix} dev eth0 {plan.at_once}", "ip link set eth0 up",
         f"sysctl -qw {plan.forwarding}",
         f"ip link add flannel.1 address {mac} type vxlan id 1 local {plan.node(number)} dev eth0 dstport 8472 nolearning",
-        f"ip addr add {plan.vtep(number)}/{plan.family.bits} dev flannel.1", "ip link set flannel.1 up",
+        f"ip addr add {plan.vtep(number)}/{plan.family.bits} dev flannel.1 {plan.at_once}", "ip link set flannel.1 up",
         f"ip link add pod type veth peer name eth0 netns {net.pod[letter].pid}",
-        f"ip addr add {plan.gateway(number)}/{plan.prefix} dev pod", "ip link set pod up",
+        f"ip addr add {plan.gateway(number)}/{plan.prefix} dev pod {plan.at_once}", "ip link set pod up",
         f"ip neigh add {plan.vtep(other)} lladdr {peer} dev flannel.1 nud permanent",
         f"bridge fdb add {peer} dev flannel.1 dst {plan.node(other)}",
         f"ip route add {plan.subnet(other)} via {plan.vtep(other)} dev flannel.1 onlink")
     net.pod[letter].run(["ip", "-batch", "-"], input=(
-        f"addr add {plan.pod(number)}/{plan.prefix} dev eth0\nlink set eth0 up\nroute add default via {plan.gateway(number)}\n"))
+        f"addr add {plan.pod(number)}/{plan.prefix} dev eth0 {plan.at_once}\n"
+        f"link set eth0 up\nroute add default via {plan.gateway(number)}\n"))

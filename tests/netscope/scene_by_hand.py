@@ -22,6 +22,7 @@ from nodecore.kube.objects import (
     ServiceSpec,
 )
 from nodecore.kube.workload import Condition, Meta, Pod, PodIP, PodSpec, PodStatus
+from nodecore.net import Family
 
 FLANNEL = "flannel.alpha.coreos.com/"
 
@@ -29,12 +30,13 @@ FLANNEL = "flannel.alpha.coreos.com/"
 def objects_of(net: Net) -> Objects:
     """All of them."""
     plan = net.plan
+    public, data = ("public-ip", "backend-data") if plan.family is Family.IPV4 else ("public-ipv6", "backend-v6-data")
     return Objects(
         nodes=tuple(Node(
             ObjectMeta(net.name(letter), annotations={
                 f"{FLANNEL}kube-subnet-manager": "true", f"{FLANNEL}backend-type": "vxlan",
-                f"{FLANNEL}public-ip": plan.node(number),
-                f"{FLANNEL}backend-data": f'{{"VNI":1,"VtepMAC":"{VTEPS[letter]}"}}'}),
+                f"{FLANNEL}{public}": plan.node(number),
+                f"{FLANNEL}{data}": f'{{"VNI":1,"VtepMAC":"{VTEPS[letter]}"}}'}),
             NodeSpec(pod_cidr=plan.subnet(number), pod_cidrs=[plan.subnet(number)]),
             NodeStatus([NodeAddress("InternalIP", plan.node(number))], [NodeCondition("Ready", "True")]))
             for number, letter in ((1, "a"), (2, "b"))),

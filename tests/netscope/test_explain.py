@@ -10,7 +10,9 @@ import pytest
 from net_by_hand import Net
 from scene_by_hand import scene_of
 
+from netscope.doctor import findings_in
 from netscope.explain import Explanation, draw, explain
+from nodecore.net import Family
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -21,6 +23,16 @@ def net() -> Iterator[Net]:
         yield net_by_hand.make(stack)
 
 
+def test_ipv6_as_well() -> None:
+    with ExitStack() as stack:
+        net = net_by_hand.make(stack, Family.IPV6)
+        scene = scene_of(net)
+        assert [each.what for each in findings_in(scene)] == ["no rule translates service/default/web:80"]  # on b
+        (told,) = explain(scene, ["pod/a"], "svc/web:80", "tcp")
+        assert told.arrives
+        assert told.ways[0].end == "fd00:2::2 8080"
+
+
 def explained(net: Net, source: str = "pod/a", target: str = "svc/web:80") -> Explanation:
     return explain(scene_of(net), [source], target, "tcp")[0]
 
@@ -28,7 +40,6 @@ def explained(net: Net, source: str = "pod/a", target: str = "svc/web:80") -> Ex
 def test_the_whole_way_is_told(net: Net) -> None:
     told = explained(net)
     text = draw(told)
-    print(text)
     assert told.arrives
     assert "delivered to 10.2.0.2 (pod/default/b):8080, and answered" in text
     assert "ip services pre: ip daddr 10.96.0.10 tcp dport 80 dnat to 10.2.0.2:8080" in text

@@ -82,7 +82,7 @@ def test_explains(files: list[str], destination: str, caller: str, said: list[st
 
 
 @pytest.mark.parametrize(("mode", "rule"), [
-    ("iptables", "nat KPY-C-2-0-tcp-80-0a: -d 10.96.0.10 -p tcp -j DNAT --to-destination 10.244.1.3:8080"),
+    ("iptables", "nat KPY-C-2-0-tcp-80-00a: -d 10.96.0.10 -p tcp -j DNAT --to-destination 10.244.1.3:8080"),
     ("ipvs", "services: 10.96.0.10 . tcp . 80 : goto cluster"),
 ])
 def test_explains_in_the_words_of_the_mode(files: list[str], mode: str, rule: str) -> None:

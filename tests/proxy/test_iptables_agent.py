@@ -89,12 +89,12 @@ def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     settled(net, "10.96.1.2", 80, mode=mode)
     assert told() == (0, ["the kernel has what it should"])
     up.kill()
-    sh(node, f"{mode} -t nat -D KPY-C-2-1-tcp-80-01 -d {VIP} -p tcp -j DNAT --to-destination {C}:8080")
+    sh(node, f"{mode} -t nat -D KPY-C-2-1-tcp-80-101 -d {VIP} -p tcp -j DNAT --to-destination {C}:8080")
     sh(node, f"{mode} -t nat -A KPY-C -d 10.96.9.9 -j RETURN; {mode} -D FORWARD -j KPY-FORWARD")
     assert told() == (1, [
         "all Services: filter FORWARD lacks -j KPY-FORWARD",
         "no Service: nat KPY-C has -d 10.96.9.9/32 -j RETURN, which nobody asks for",
-        f"default/web: nat KPY-C-2-1-tcp-80-01 lacks -d {VIP}/32 -p tcp -j DNAT --to-destination {C}:8080",
+        f"default/web: nat KPY-C-2-1-tcp-80-101 lacks -d {VIP}/32 -p tcp -j DNAT --to-destination {C}:8080",
     ])
     node.run([sys.executable, "-m", "proxy", "--cleanup"])
     assert "there are no rules of ours" in told()[1][0]

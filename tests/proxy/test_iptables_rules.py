@@ -122,8 +122,8 @@ def test_a_change_costs_what_changed() -> None:
     model.put(endpoints("s7", "10.244.2.5", "10.244.2.9", ports=TARGETS))
     assert V4.delta_script(model.ledger.pending()).splitlines() == [
         "*nat",
-        "-D KPY-C-2-1-tcp-80-07 -d 10.96.0.7 -p tcp -j DNAT --to-destination 10.244.2.6:8080",
-        "-A KPY-C-2-1-tcp-80-07 -d 10.96.0.7 -p tcp -j DNAT --to-destination 10.244.2.9:8080",
+        "-D KPY-C-2-1-tcp-80-007 -d 10.96.0.7 -p tcp -j DNAT --to-destination 10.244.2.6:8080",
+        "-A KPY-C-2-1-tcp-80-007 -d 10.96.0.7 -p tcp -j DNAT --to-destination 10.244.2.9:8080",
         "COMMIT",
     ]
 
@@ -144,8 +144,8 @@ def test_a_first_packet_meets_few_rules(services: int) -> None:
         others = sum(cost for by_address, cost in children if not by_address)
         return len(rules[chain]) + others + max((cost for by_address, cost in children if by_address), default=0)
 
-    turns, widest = 2, 16 + 8
-    assert walk("KPY-C") <= turns * (2 + widest + services / 128 + 1)
+    turns, widest = 2, 8 + 8 + 8
+    assert walk("KPY-C") <= turns * (2 + widest + services / 512 + 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])

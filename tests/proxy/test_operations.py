@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
+import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import Agent, settled
+from conftest import MODES, VARIANTS, Agent, settled
 from proxy_api import Api
 from proxy_net import FAR_POD, NODE, PODS, World, endpoints, eventually, service, sh
+
+from nodecore.kernel.ipvs import Ipvs
+from nodecore.kernel.virtualserver import Destination, Server, ServerKey
+from tests.kernelmodules import need_ipvs
 
 pytestmark = pytest.mark.kernel
 A, B, C = PODS.values()
@@ -40,10 +46,18 @@ def metric(net: World, name: str, **labels: str) -> float:
 def start(agent: Agent, *flags: str) -> None:
     agent.flags = flags
     agent.start()
-    settled(agent.net, VIP, 80)
+    settled(agent.net, VIP, 80, mode=agent.mode)
 
 
-def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent) -> None:
+DAMAGE = "nft delete table ip kube-proxy"
+DAMAGES = {mode: f"{mode} -t nat -F; nft delete table ip kube-proxy-traffic" for mode in VARIANTS}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent, mode: str) -> None:
+    if mode == "ipvs":
+        need_ipvs()
+    agent.mode = mode
     api.put(web(B, FAR_POD), WEB)
     start(agent, "--traffic-metrics")
     for caller, address, port in (("pod-a", VIP, 80), ("outside", NODE, 30095), ("node", VIP, 80), ("outside", "10.96.3.9", 80)):
@@ -51,16 +65,58 @@ def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent) -> None:
         answered = [net.ask(caller, address, port)[0] for _ in range(10)]
         for direction in ("to", "from"):  # SYN, ACK, FIN, ...: the last of them may be on their way yet
             eventually(lambda way=way, direction=direction: metric(
-                net, "service_packets_total", service="web", way=way, direction=direction) >= 3 * 10, what=f"{caller} {way}")
+                net, "service_packets_total", service="web", way=way, direction=direction) >= 3 * 10, what=f"{caller} {way} {direction} {answered}")
         for who, place in (("pod-b", f"{B}:8080"), ("far", f"{FAR_POD}:8080")):
             assert bool(metric(net, "service_bytes_total", way=way, endpoint=place)) is (who in answered)
     for _ in range(5):
         assert net.ask("pod-a", VIP, 80, "udp")[0] in ("pod-b", "far")
     for direction in ("to", "from"):
         assert metric(net, "service_packets_total", way=f"{VIP} udp 80", direction=direction) == 5
-    sh(net.spaces["node"], "nft delete table ip kube-proxy")
-    eventually(lambda: net.ask("pod-a", VIP, 80, "udp", 0.5)[0] in ("pod-b", "far"))  # what nobody answers met no rule of ours
+    good = agent.rules()
+    sh(net.spaces["node"], DAMAGES.get(mode, DAMAGE))
+    eventually(lambda: agent.rules() == good, within=20)
+    eventually(lambda: "kube-proxy" in sh(net.spaces["node"], "nft list tables ip"))
+    assert net.ask("pod-a", VIP, 80, "udp")[0] in ("pod-b", "far")
     assert metric(net, "service_packets_total", way=f"{VIP} udp 80", direction="to") == 6  # no count is lost
+    api.put(web(B))
+    eventually(lambda: {net.ask("pod-a", VIP, 80)[0] for _ in range(6)} == {"pod-b"}, within=20)
+    before = metric(net, "service_packets_total", way=f"{VIP} tcp 80", endpoint=f"{B}:8080", direction="to")
+    assert net.ask("pod-a", VIP, 80)[0] == "pod-b"
+    eventually(lambda: metric(
+        net, "service_packets_total", way=f"{VIP} tcp 80", endpoint=f"{B}:8080", direction="to") >= before + 3)
+    agent.kill()
+    start(agent)
+    eventually(lambda: "kube-proxy-traffic" not in sh(net.spaces["node"], "nft list tables"))
+
+
+def test_diff_in_ipvs_mode(net: World, api: Api, agent: Agent) -> None:
+    need_ipvs()
+    agent.mode = "ipvs"
+    api.put(web(B, FAR_POD), WEB)
+    start(agent)
+    node = net.spaces["node"]
+
+    def told() -> tuple[int, list[str]]:
+        argv = [sys.executable, "-m", "proxy", "diff", "--proxy-mode", "ipvs", "--hostname-override", "node-1",
+                "--kubeconfig", str(agent.directory / "kubeconfig"), "--cluster-cidr", "10.244.0.0/16"]
+        done = node.run(argv, check=False)
+        return done.returncode, done.stdout.splitlines()
+
+    assert told() == (0, ["the kernel has what it should"])
+    agent.kill()
+    with contextlib.closing(Ipvs(node.path)) as kernel:
+        server = ServerKey(VIP, "tcp", 80)
+        assert not any(kernel.remove_destinations([Destination(server, B, 8080)]))
+        assert not any(kernel.put_destinations([Destination(server, C, 8080)]))
+        assert not any(kernel.put_servers([Server(ServerKey("10.96.9.9", "tcp", 80))]))
+    sh(node, f"ip addr del 10.96.3.9/32 dev kube-ipvs0; nft delete element ip kube-proxy services '{{ {VIP} . udp . 80 }}'")
+    assert told() == (1, [
+        "default/web: ipvs address lacks 10.96.3.9",
+        "default/web: ipvs destination lacks 10.96.3.1 tcp 80 10.244.1.3 8080",
+        "default/web: services lacks 10.96.3.1 . udp . 80 -> goto cluster",
+        "no Service: ipvs destination has 10.96.3.1 tcp 80 10.244.1.4 8080, which nobody asks for",
+        "no Service: ipvs server has 10.96.9.9 tcp 80 -> rr 0, which nobody asks for",
+    ])
 
 
 def test_a_packet_tells_whether_the_rules_are_in_force(net: World, api: Api, agent: Agent) -> None:

@@ -132,7 +132,7 @@ def test_a_first_table_is_written_in_pieces_that_no_packet_meets(space: Netns, m
     load(space, model.full())
     at_once = listing(space)
     monkeypatch.setattr("proxy.render.nftables.PER_TRANSACTION", 1000)
-    monkeypatch.setattr("proxy.render.nftables.PER_COMMAND", 10)
+    monkeypatch.setattr("proxy.render.nftwords.PER_COMMAND", 10)
     load(space, V4.removal_script())
     *pieces, last = V4.first_scripts(model.ledger.everything())
     assert len(pieces) > 3

@@ -1,6 +1,6 @@
 """Pods stay five minutes on a node that is not ready or not reachable, unless they say how long themselves.
 
-Read next: `chain.py`.
+Pure. Read next: `chain.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which kinds the API knows, and under which paths: what the builder makes tables and OpenAPI documents for.
 
-Read off the catalogue. Must not know: how they are stored or handled. Read next: `definitions.py`.
+Pure: read off the catalogue. Must not know: how they are stored or handled. Read next: `definitions.py`.
 """
 
 from __future__ import annotations

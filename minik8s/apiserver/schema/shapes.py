@@ -1,7 +1,7 @@
 """The API's types as compact tables: field -> type, merge key, list kind; what patches and validation steer by.
 
 `Shapes.load` reads the one file the builder wrote (about 2,000 fields, under 2 MB once loaded).
-Must not know: JSON schema, the cache's whereabouts. Read next: `strategic.py`, `validation.py`; `build.py` makes the file.
+Pure. Must not know: JSON schema, the cache's whereabouts. Read next: `strategic.py`, `validation.py`; `build.py` makes the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the watch cache holds of one resource, and what each of etcd's events does to it.
 
-Pure: events and lists in, entries and a window of events out. Two revisions are kept apart: `applied`, that of the
+Without I/O: events and lists in, entries and a window of events out. Two revisions are kept apart: `applied`, that of the
 last event taken in, and `revision`, up to which nothing is missing; the second may be ahead, when it was proven
 that nothing happened in between (`equals`) or etcd said so.
 
