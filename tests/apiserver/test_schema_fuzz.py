@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from minik8s.apiserver.kinds.catalogue import Kind
 from tests.apiserver.apiprocess import ApiServer
 from tests.apiserver.every_kind import OBJECTS, TESTED, name_of
 from tests.apiserver.schema_dice import SchemaDice, mixed
+from tests.etcdserver import EtcdServer
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 FORMS = ("merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml")
@@ -28,6 +30,17 @@ SHOWN = ("application/json;as=Table;v=v1;g=meta.k8s.io", "application/vnd.kubern
 KEPT = ("labels", "annotations", "ownerReferences", "finalizers")
 TOGETHER = 4
 Object = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    """A server of its own: what comes over it spares neither roles nor webhooks."""
+    with EtcdServer.start() as etcd:
+        server = ApiServer.start(etcd)
+        try:
+            yield server
+        finally:
+            server.close()
 
 
 class Thrown:

@@ -123,7 +123,8 @@ def streams_of_the_python_client(kubeconfig: str, pod: str) -> None:
     talk.write_stdin("hello\n")
     talk.run_forever(timeout=10)
     assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("heard hello\n", "bad\n", 4)
-    server = ["sh", "-c", "nc -ll -p 9000 -e cat >/dev/null 2>&1 & sleep 0.3"]
+    listening = "grep -q ':2328 .* 0A ' /proc/net/tcp /proc/net/tcp6"  # 2328 is 9000, 0A one that listens
+    server = ["sh", "-c", f"nc -ll -p 9000 -e cat >/dev/null 2>&1 & until {listening}; do sleep 0.05; done"]
     kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=server, stdout=True)
     forward = kubernetes.stream.portforward(core.connect_get_namespaced_pod_portforward, pod, "default", ports="9000")
     with contextlib.closing(forward.socket(9000)) as connection:
