@@ -1,27 +1,27 @@
 """A node's side of a trace: reads questions from stdin, answers on stdout, ends with its stdin.
 
 Everything it opens ends with it, the tracing rules included, however it ends. The kernel keeps what is seen until it is asked
-for. Must not know: other nodes. Read next: `netscope/records.py`.
+for. What one question alone needs is imported when it is asked: an agent is waited for. Must not know: other nodes.
+Read next: `netscope/records.py`.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from netscope import bpf, probe, ways
-from netscope.examine import examine
-from netscope.flow import NAMES, Flow
-from netscope.headers import Headers, read
+from netscope import bpf
+from netscope.flow import Flow
+from netscope.headers import read
 from netscope.records import (
     Answer,
     Examine,
     Failed,
     Finish,
-    Hit,
+    Look,
     Mend,
     Probe,
     Question,
@@ -32,15 +32,19 @@ from netscope.records import (
     Seen,
     Start,
     Watch,
+    Ways,
+    WaysTo,
 )
-from netscope.watching import Watching, mend
+from netscope.rules import Rules
 from nodecore.errors import Fault
-from nodecore.kernel.nftlist import rules_of
-from nodecore.kernel.ping import ping
-from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.kernel.tap import Tap
+from nodecore.net import Family
 
-OWN_TABLE = f"netscope-{os.getpid()}"
+if TYPE_CHECKING:
+    from netscope.watching import Watching
+
+SWITCHES = {Family.IPV4: ("net/ipv4/ip_forward", "net/ipv4/conf/*/rp_filter"), Family.IPV6: ("net/ipv6/conf/all/forwarding",)}
+TOO_MANY = "the target has too many endpoints to look for each: packets whose port was translated as well are not seen"
 
 
 class Agent:
@@ -50,7 +54,9 @@ class Agent:
         self._files = cni, subnet
         self._watching: Watching | None = None
         self._tap: Tap | None = None
-        self._rules: RulesTrace | None = None
+        self._rules: Rules | None = None
+        self._flow: Flow | None = None
+        self._remarks: tuple[str, ...] = ()
 
     def answer(self, question: Question) -> Answer:
         """Do what is asked."""
@@ -59,34 +65,63 @@ class Agent:
                 case Start():
                     return self._start(question.flow)
                 case Probe():
+                    from netscope import probe
+
                     return probe.send(question)
+                case Look():
+                    return self._report(())
+                case WaysTo():
+                    return self._ways(question.addresses)
                 case Finish():
-                    return self._finish(question)
+                    try:
+                        return self._report(question.addresses)
+                    finally:
+                        self.close()
                 case Examine():
+                    from netscope.examine import examine
+
                     return examine(cni=self._files[0], subnet=self._files[1])
                 case Watch():
+                    from netscope.watching import Watching
+
                     self._watching = self._watching or Watching()
                     return self._watching.look()
                 case Reach():
-                    return Reached(ping(question.addresses, question.seconds))
+                    from nodecore.kernel.ping import ping
+
+                    return Reached(ping(question.addresses, question.seconds, question.size))
                 case Mend():
+                    from netscope.watching import mend
+
                     return mend(question.command)
         except Fault as fault:
             return Failed(str(fault))
 
     def _start(self, flow: Flow) -> Ready:
-        self._tap = Tap(bpf.of_flow(flow))
-        self._rules = RulesTrace(OWN_TABLE, matches(flow))
+        self._flow = flow
+        program = bpf.of_flow(flow)
+        if too_large := len(program) > bpf.LARGEST:  # of hundreds of endpoints: the mark alone has to do
+            program = bpf.of_flow(msgspec.structs.replace(flow, ends=flow.ends[:1]))
+        self._remarks = (TOO_MANY,) if too_large else ()
+        self._tap = Tap(program)
+        self._rules = Rules(flow)
         return Ready()
 
-    def _finish(self, question: Finish) -> Report:
+    def _ways(self, addresses: tuple[str, ...]) -> Ways:
+        from netscope.ways import way_to
+
+        assert self._flow
+        return Ways(tuple(map(way_to, addresses)), _switches(self._flow.family))
+
+    def _report(self, addresses: tuple[str, ...]) -> Report:
         assert self._tap
         assert self._rules
-        seen = [Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
-                for frame in self._tap.read() if (headers := read(frame.data))]
-        hits, lost = _hits(self._rules.read()), self._tap.lost()
-        self.close()
-        return Report(tuple(seen), tuple(hits), tuple(map(ways.way_to, question.addresses)), lost)
+        seen = tuple(Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
+                     for frame in self._tap.read() if (headers := read(frame.data)))
+        hits = tuple(self._rules.read())
+        known = self._ways(addresses) if addresses else Ways((), {})
+        return Report(seen, hits, known.ways, self._tap.lost() + self._rules.lost,
+                      (*self._remarks, *self._rules.remarks), known.switches)
 
     def close(self) -> None:
         """Listen no more."""
@@ -97,41 +132,13 @@ class Agent:
         self._tap = self._rules = None
 
 
-def matches(flow: Flow) -> list[str]:
-    """The flow as nft expressions."""
-    name, family = NAMES[flow.protocol], flow.family.nft
-    own = [f"{name} {side} {flow.mark}" for side in ("sport", "dport")]
-    return own + [f"{family} {address} {end.address} {name} {port} {end.port}"
-                  for end in flow.ends for address, port in (("saddr", "sport"), ("daddr", "dport"))]
-
-
-def _hits(steps: list[Step]) -> list[Hit]:
-    """The steps in words. A packet's headers come with its first step in each table, its interface with its very first."""
-    texts: dict[tuple[str, str, str], dict[int, str]] = {}
-    heads: dict[tuple[int, str], Headers | None] = {}
-    came: dict[int, str] = {}
-    hits = []
-    for step in steps:
-        place = step.family, step.table, step.chain
-        came.setdefault(step.packet, _interface(step.interface))
-        if step.data:
-            heads[step.packet, step.table] = read(step.data)
-        if step.table == OWN_TABLE or (step.kind == "rule" and not step.handle):
-            continue  # our own, or the end of a chain that said nothing
-        if place not in texts:
-            texts[place] = rules_of(*place)
-        hits.append(Hit(
-            packet=step.packet, family=step.family, table=step.table, chain=step.chain, handle=step.handle,
-            rule=texts[place].get(step.handle, step.kind), verdict=f"{step.verdict} {step.goes_to}".strip(),
-            interface=came[step.packet], headers=heads.get((step.packet, step.table)),
-        ))
-    return hits
-
-
-def _interface(number: int) -> str:
-    with suppress(OSError):
-        return socket.if_indextoname(number) if number else ""
-    return f"#{number}"
+def _switches(family: Family) -> dict[str, str]:
+    base = Path("/proc/sys")
+    found = {}
+    for pattern in SWITCHES[family]:
+        for path in base.glob(pattern):
+            found[str(path.relative_to(base))] = path.read_text().strip()
+    return found
 
 
 def serve(cni: str, subnet: str) -> None:

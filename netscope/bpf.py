@@ -1,8 +1,9 @@
 """What is looked for, as a classic BPF program, so that the kernel hands over nothing else: pure.
 
-Offsets count from the network header (SKF_NET_OFF), so a program fits every kind of packet socket and link. Looked at: the
-packet itself, and the one inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and
-alternatives say whether it is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
+Programs for taps count from the network header, where their packets begin. Those for rings say so (SKF_NET_OFF), as there the
+link's own header comes before; the kernel then takes a function call for each load. Looked at: the packet itself, and the one
+inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and alternatives say whether it
+is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
 
 Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ring.py`.
 """
@@ -10,20 +11,22 @@ Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ri
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
-from netscope.flow import UDP, Flow
+from netscope.flow import ICMP, ICMPV6, PORTED, TCP, UDP, Flow
 from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
 from nodecore.net import Family, IPAddress
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30  # ld, ldh, ldb [k]
-LOAD_HALF_AT_X, LOAD_HEADER_LENGTH = 0x48, 0xB1  # ldh [x + k]; ldx 4*([k]&0xf)
+LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH = 0x48, 0x50, 0xB1  # ldh, ldb [x + k]; ldx 4*([k]&0xf)
 AND, EQUAL, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x45, 0x06, 0x05
-LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_HEADER_LENGTH)
+LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH)
+RST = 4
 NETWORK_HEADER = -0x100000
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
+LARGEST = 4096 * INSTRUCTION.size  # that the kernel takes
 
 Test = tuple[int, int]  # an opcode and its k: EQUAL goes on where it is, ANY_BIT where none of the bits is set
 Tests = tuple[Test, ...]
@@ -32,13 +35,43 @@ Place = tuple[Tests, Iterable[Tests]]  # the head, and the alternatives
 
 def of_flow(flow: Flow) -> bytes:
     """Packets that bear the flow's mark as a port, or go to or come from one of its ends."""
-    return _program(lambda begin, family: _flow_at(flow, begin) if family is flow.family else None)
+    return _program(lambda begin, family: [_flow_at(flow, begin)] if family is flow.family else [])
 
 
-def of_hosts(hosts: Iterable[IPAddress]) -> bytes:
-    """Packets that go to or come from one of these addresses, whatever they carry."""
+def of_resets(hosts: Iterable[IPAddress]) -> bytes:
+    """TCP packets that end a connection at once, to or from one of these addresses; without any, everybody's."""
     known = tuple(hosts)
-    return _program(lambda begin, family: _hosts_at([host for host in known if Family.of(host) is family], begin, family))
+
+    def resets(begin: int, family: Family) -> Iterator[Place]:
+        mine = [host for host in known if Family.of(host) is family]
+        if known and not mine:
+            return
+        four = family is Family.IPV4
+        load, flags = (LOAD_BYTE_AT_X, begin + 13) if four else (LOAD_BYTE, begin + 40 + 13)
+        reset: Tests = (load, flags), (AND, RST), (EQUAL, RST)
+        alternatives = [(*tests, *reset) for host in mine for tests in _addresses(begin, host)] or [reset]
+        yield _carries(TCP, begin, family), alternatives
+
+    return _program(resets)
+
+
+def of_hosts(hosts: Iterable[IPAddress], protocol: int = 0, ports: Sequence[int] = ()) -> bytes:
+    """Packets to or from one of these addresses and one of these ports, of that protocol; what is not given may be any."""
+    known = tuple(hosts)
+
+    def places(begin: int, family: Family) -> Iterator[Place]:
+        mine = [tests for host in known if Family.of(host) is family for tests in _addresses(begin, host)]
+        if known and not mine:
+            return
+        if not protocol and not ports:
+            yield (), mine
+            return
+        load, at = _ports_at(begin, family)
+        ends: list[Tests] = [((load, at + place), (EQUAL, port)) for port in ports for place in (0, 2)]
+        for number in [ICMPV6 if protocol == ICMP and family is Family.IPV6 else protocol] if protocol else PORTED:
+            yield _carries(number, begin, family), [(*host, *end) for host in mine or [()] for end in ends or [()]]
+
+    return _of_whole_frames(places)
 
 
 def of_everything() -> bytes:
@@ -46,13 +79,20 @@ def of_everything() -> bytes:
     return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
 
 
-def _program(wanted: Callable[[int, Family], Place | None]) -> bytes:
+def _of_whole_frames(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
+    """The same for packets with their link's header."""
+    program = b""
+    for code, passes, fails, k in INSTRUCTION.iter_unpack(_program(wanted)):
+        program += INSTRUCTION.pack(code, passes, fails, (NETWORK_HEADER + k) & 0xFFFFFFFF if code in LOADS else k)
+    return program
+
+
+def _program(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
     """All places, and at the end: nothing."""
     code = b""
     for begin, outside in _places():
         for family in Family:
-            if found := wanted(begin, family):
-                head, alternatives = found
+            for head, alternatives in wanted(begin, family):
                 body = b"".join(map(_alternative, alternatives))
                 code += _head((*outside, *_is(begin, family), *head), len(body) // INSTRUCTION.size) + body
     return code + INSTRUCTION.pack(RETURN, 0, 0, NOTHING)
@@ -72,21 +112,34 @@ def _is(begin: int, family: Family) -> Tests:
     return (LOAD_BYTE, begin), (AND, 0xF0), (EQUAL, family.value << 4)
 
 
-def _flow_at(flow: Flow, begin: int) -> Place:
-    four = flow.family is Family.IPV4
-    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, flow.protocol))
+def _carries(protocol: int, begin: int, family: Family) -> Tests:
+    """A protocol; the index is the length of an IPv4 header afterwards."""
+    four = family is Family.IPV4
+    head: Tests = ((LOAD_BYTE, begin + (9 if four else 6)), (EQUAL, protocol))
     if four:  # no later fragment, whose first bytes are no ports
         head = (*head, (LOAD_HALF, begin + 6), (ANY_BIT, 0x1FFF), (LOAD_HEADER_LENGTH, begin))
-    load, ports = (LOAD_HALF_AT_X, begin) if four else (LOAD_HALF, begin + 40)
-    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in (0, 2)]
-    ends: list[Tests] = [
-        (*address, (load, ports + place), (EQUAL, end.port))
-        for end in flow.ends for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True)]
-    return head, [*marked, *ends]
+    return head
 
 
-def _hosts_at(hosts: list[IPAddress], begin: int, family: Family) -> Place | None:
-    return ((), [tests for host in hosts for tests in _addresses(begin, host)]) if hosts else None
+def _ports_at(begin: int, family: Family) -> tuple[int, int]:
+    """How the half-words behind the IP header are loaded, and where the first is, once `_carries` has been tested."""
+    return (LOAD_HALF_AT_X, begin) if family is Family.IPV4 else (LOAD_HALF, begin + 40)
+
+
+def _flow_at(flow: Flow, begin: int) -> Place:
+    load, ports = _ports_at(begin, flow.family)
+    places = (0, 2) if flow.protocol in PORTED else (4, 6)  # an echo's identifier and number
+    marked: list[Tests] = [((load, ports + place), (EQUAL, flow.mark)) for place in places if flow.mark]
+    return _carries(flow.wire, begin, flow.family), [*marked, *_ends_at(flow, begin, load, ports)]
+
+
+def _ends_at(flow: Flow, begin: int, load: int, ports: int) -> Iterator[Tests]:
+    for end in flow.ends:
+        for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True):
+            if flow.protocol in PORTED:
+                yield *address, (load, ports + place), (EQUAL, end.port)
+            elif not flow.mark:
+                yield address
 
 
 def _addresses(begin: int, host: IPAddress) -> tuple[Tests, Tests]:
@@ -123,4 +176,4 @@ def _alternative(tests: Tests) -> bytes:
 
 
 def _instruction(opcode: int, k: int) -> bytes:
-    return INSTRUCTION.pack(opcode, 0, 0, (NETWORK_HEADER + k) & 0xFFFFFFFF if opcode in LOADS else k)
+    return INSTRUCTION.pack(opcode, 0, 0, k)

@@ -29,13 +29,15 @@ class About(msgspec.Struct, frozen=True):
     taken: float
     missing: dict[str, str] = {}
     skew: dict[str, float] = {}
+    echoes: dict[str, dict[str, float]] = {}
+    large: dict[str, dict[str, float]] = {}
 
 
 def write(scene: Scene, file: IO[bytes]) -> None:
     """The whole scene, secrets removed."""
     objects = without_secrets(scene.objects)
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        _add(archive, "scene.json", About(FORMAT, scene.taken, scene.missing, scene.skew))
+        _add(archive, "scene.json", About(FORMAT, scene.taken, scene.missing, scene.skew, scene.echoes, scene.large))
         for kind in objects.__struct_fields__:
             _add(archive, f"objects/{kind}.json", getattr(objects, kind))
         for name, facts in scene.facts.items():
@@ -60,7 +62,8 @@ def read(path: str) -> Scene:
         kinds = {kind: msgspec.json.decode(files[f"objects/{kind}.json"]) for kind in Objects.__struct_fields__}
         facts = {name.removeprefix("nodes/").removesuffix(".json"): msgspec.json.decode(data, type=Facts)
                  for name, data in files.items() if name.startswith("nodes/")}
-        return Scene(about.taken, msgspec.convert(kinds, Objects), facts, about.missing, about.skew)
+        return Scene(about.taken, msgspec.convert(kinds, Objects), facts, about.missing, about.skew,
+                     about.echoes, about.large)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a bundle ({error})") from None
     except (KeyError, msgspec.MsgspecError) as error:

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from netscope.blame import Verdict
 from netscope.directory import Directory
 from netscope.flow import NAMES
 from netscope.headers import Headers
-from netscope.story import Hop, Trace, Verdict
+from netscope.hops import Hop
+from netscope.story import Trace
 
 
 def draw(trace: Trace, directory: Directory) -> str:
@@ -20,7 +22,7 @@ def draw(trace: Trace, directory: Directory) -> str:
     lines.append(_ending(trace.verdict, trace.milliseconds))
     if trace.lost:
         lines.append(f"{trace.lost} packets came too fast to be seen: parts of the way may be missing")
-    return "\n".join(lines)
+    return "\n".join((*lines, *trace.remarks))
 
 
 def _way(title: str, hops: Sequence[Hop], directory: Directory) -> Iterator[str]:

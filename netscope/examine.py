@@ -85,11 +85,17 @@ def _settings(links: tuple[Link, ...], cni: str, subnet: str) -> Settings:
         os.uname().release, _bad_checksums())
 
 
-def _bad_checksums() -> dict[str, int]:
-    """By protocol, from pairs of lines: names, then numbers."""
-    lines = [line.split() for line in _read("/proc/net/snmp").splitlines()]
-    return {names[0].rstrip(":"): int(numbers[names.index("InCsumErrors")])
-            for names, numbers in pairwise(lines) if names[0] == numbers[0] and "InCsumErrors" in names}
+RECEIVED = {"Tcp": "InSegs", "Udp": "InDatagrams", "Icmp": "InMsgs"}
+
+
+def _bad_checksums() -> dict[str, tuple[int, int]]:
+    """By protocol, from pairs of lines, names and then numbers: how many, of how many."""
+    found = {}
+    for names, numbers in pairwise(line.split() for line in _read("/proc/net/snmp").splitlines()):
+        protocol, values = names[0].rstrip(":"), dict(zip(names, numbers, strict=False))
+        if names[0] == numbers[0] and protocol in RECEIVED:
+            found[protocol] = int(values.get("InCsumErrors", 0)), int(values.get(RECEIVED[protocol], 0))
+    return found
 
 
 def _defers(link: str) -> bool | None:

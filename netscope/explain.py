@@ -78,7 +78,7 @@ def _one(scene: Scene, world: World, source: str, target: str, protocol: tuple[i
     ways = world.ways(Question(source, target, number, port))
     return Explanation(
         world.name_of(parse_address(source)), world.name_of(parse_address(target)), name, port, tuple(ways),
-        _policy(scene.objects, source, ways, number), tuple(_notes(scene, world.directory, target, number, port)))
+        _policy(scene.objects, source, ways, number), tuple(_notes(scene, scene.directory, target, number, port)))
 
 
 def _policy(objects: Objects, source: str, ways: Sequence[Journey], protocol: int) -> str:

@@ -132,14 +132,14 @@ class Rules(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """Files and clocks: the CNI configurations (None: no such directory), flannel's subnet file, this node's time (seconds since
     1970), whether a link leaves checksums to be computed later, and how many packets came in with
-    a wrong one."""
+    a wrong one, of how many."""
 
     cni: tuple[str, ...] | None = None
     subnet: dict[str, str] | None = None
     clock: float = 0.0
     defers: dict[str, bool] = {}
     kernel: str = ""
-    bad_checksums: dict[str, int] = {}
+    bad_checksums: dict[str, tuple[int, int]] = {}
 
 
 class Facts(msgspec.Struct, tag=True, frozen=True):

@@ -1,5 +1,8 @@
 """What is traced: one flow, named by the port its probe leaves from and by where it may come to after translation.
 
+ICMP has no ports: an echo's identifier and its number are the mark. Real traffic is marked by nobody (`mark` 0): then all that
+goes to or comes from one of the ends is of the flow.
+
     Flow(protocol=6, mark=40123, ends=(End("10.96.0.10", 80), End("10.244.1.7", 8080)))
 
 A flow keeps neither its target (a Service's address becomes an endpoint's) nor its source (masquerading gives it another
@@ -14,9 +17,10 @@ import msgspec
 
 from nodecore.net import Family
 
-TCP, UDP = 6, 17
-PROTOCOLS = {"tcp": TCP, "udp": UDP}
-NAMES = {number: name for name, number in PROTOCOLS.items()}
+TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
+PROTOCOLS = {"tcp": TCP, "udp": UDP, "sctp": SCTP, "icmp": ICMP}
+NAMES = {number: name for name, number in PROTOCOLS.items()} | {ICMPV6: "icmpv6"}
+PORTED = (TCP, UDP, SCTP)
 
 
 class End(msgspec.Struct, frozen=True):
@@ -34,3 +38,8 @@ class Flow(msgspec.Struct, frozen=True):
     protocol: int
     mark: int
     ends: tuple[End, ...]
+
+    @property
+    def wire(self) -> int:
+        """The protocol's number in packets of this family."""
+        return ICMPV6 if self.protocol == ICMP and self.family is Family.IPV6 else self.protocol

@@ -8,21 +8,45 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
+
 from netscope import cluster
+from netscope.echoes import ends_of, targets_of
 from netscope.facts import Facts
 from netscope.nodes import Nodes
-from netscope.records import Examine
+from netscope.records import Examine, Reach, Reached
 from netscope.scene import Objects, Scene
 from nodecore.errors import Fault
 
 SECONDS = 60.0
 
 
-def gather(kubeconfig: str, via: str) -> Scene:
-    """Now."""
+def gather(kubeconfig: str, via: str, *, sending: bool) -> Scene:
+    """Now; `sending`: with echoes between the nodes."""
     objects = asyncio.run(cluster.read_objects(kubeconfig))
     with Nodes(tuple(node.metadata.name for node in objects.nodes), via) as nodes:
-        return look(objects, nodes)
+        scene = look(objects, nodes)
+        return with_echoes(scene, nodes) if sending else scene
+
+
+def with_echoes(scene: Scene, nodes: Nodes, seconds: float = 2.0) -> Scene:
+    """The same, with every node having asked every other and its end of the tunnel; whoever was silent is asked again."""
+    ends = ends_of(scene)
+    echoes = _echoes(nodes, {name: Reach(addresses, seconds) for name, addresses in targets_of(scene).items() if addresses})
+    answering = {name: tuple(address for address in ends[name][0] if address in told) for name, told in echoes.items()}
+    large = _echoes(nodes, {name: Reach(addresses, seconds, ends[name][1]) for name, addresses in answering.items() if addresses})
+    return msgspec.structs.replace(scene, echoes=echoes, large=large)
+
+
+def _echoes(nodes: Nodes, questions: dict[str, Reach]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for _ in range(2):
+        for name, answer in nodes.ask_each(questions, SECONDS).items():
+            if isinstance(answer, Reached):
+                found[name] = {**answer.milliseconds, **found.get(name, {})}
+        questions = {name: msgspec.structs.replace(each, addresses=silent) for name, each in questions.items()
+                     if (silent := tuple(address for address in each.addresses if address not in found.get(name, {})))}
+    return found
 
 
 def look(objects: Objects, nodes: Nodes) -> Scene:

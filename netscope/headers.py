@@ -1,6 +1,6 @@
 """Reads the headers of a packet from its network header on, through tunnels, as far as they go: pure and total.
 
-    IPv4/IPv6 [IPv4/IPv6 | UDP 8472 VXLAN Ethernet IPv4/IPv6] TCP/UDP
+    IPv4/IPv6 [IPv4/IPv6 | UDP 8472 VXLAN Ethernet IPv4/IPv6] TCP/UDP/SCTP/ICMP echo
 
 Must not know: where the bytes come from. Read next: `records.py`.
 """
@@ -11,11 +11,13 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from netscope.flow import TCP, UDP
+from netscope.flow import ICMP, ICMPV6, PORTED, SCTP, TCP, UDP
 
 IP_IN_IP, IP6_IN_IP = 4, 41
 VXLAN_PORT = 8472
 VXLAN_AND_ETHERNET = 8 + 14
+ECHOES = {(ICMP, 8): "request", (ICMP, 0): "reply", (ICMPV6, 128): "request", (ICMPV6, 129): "reply"}
+CHUNKS = {1: "INIT", 2: "INIT ACK", 6: "ABORT", 7: "SHUTDOWN", 10: "COOKIE ECHO"}
 FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 
 
@@ -30,7 +32,10 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """The innermost addresses and ports; `stamp` is the same wherever this very packet is seen (IP id, or TCP sequence)."""
+    """The innermost addresses and ports; `stamp` is the same wherever this very packet is seen.
+
+    It is the TCP sequence number, the number of an echo, or the IP id. An echo has its identifier as the port of who asks.
+    """
 
     source: str
     target: str
@@ -49,7 +54,7 @@ class Headers:
 
 
 def read(data: bytes) -> Headers | None:
-    """The headers, or None where no TCP or UDP can be found."""
+    """The headers, or None where no protocol of ours can be found."""
     try:
         return _ip(data, None)
     except (struct.error, IndexError, ValueError):
@@ -67,7 +72,9 @@ def _ip(data: bytes, tunnel: Tunnel | None) -> Headers | None:
     rest = data[head:]
     if tunnel is None and protocol in (IP_IN_IP, IP6_IN_IP):
         return _ip(rest, Tunnel(here, there))
-    if protocol not in (TCP, UDP):
+    if protocol in (ICMP, ICMPV6):
+        return _echo(here, there, protocol, ttl, rest, tunnel)
+    if protocol not in PORTED:
         return None
     port, to_port = struct.unpack_from("!HH", rest)
     if tunnel is None and protocol == UDP and to_port == VXLAN_PORT:
@@ -76,4 +83,15 @@ def _ip(data: bytes, tunnel: Tunnel | None) -> Headers | None:
     if protocol == TCP:
         flags = tuple(name for bit, name in enumerate(FLAGS) if rest[13] >> bit & 1)
         (number,) = struct.unpack_from("!I", rest, 4)
+    elif protocol == SCTP and len(rest) > 12:
+        flags = (CHUNKS.get(rest[12], f"chunk {rest[12]}"),)
     return Headers(here, there, protocol, port, to_port, ttl, flags, number, tunnel)
+
+
+def _echo(here: str, there: str, protocol: int, ttl: int, rest: bytes, tunnel: Tunnel | None) -> Headers | None:
+    kind = ECHOES.get((protocol, rest[0]))
+    if kind is None:
+        return None
+    identifier, number = struct.unpack_from("!HH", rest, 4)
+    port, to_port = (identifier, 0) if kind == "request" else (0, identifier)
+    return Headers(here, there, protocol, port, to_port, ttl, (kind,), number << 1 | (kind == "reply"), tunnel)

@@ -16,8 +16,6 @@ from netscope.scene import Scene, addresses_of, node_addresses
 from netscope.walk.routes import longest
 from nodecore.net import parse_address
 
-Echoes = Mapping[str, Mapping[str, float]]  # by node: milliseconds by address
-
 
 class MapNode(msgspec.Struct, frozen=True):
     """One node."""
@@ -66,21 +64,13 @@ class Map(msgspec.Struct, frozen=True):
     services: tuple[MapService, ...]
 
 
-def targets_of(scene: Scene) -> dict[str, tuple[str, ...]]:
-    """Whom each node is to ask for an echo: every other's address, and its end of the tunnel."""
-    ends = {node.metadata.name: (*node_addresses(node), *(each.address for each in _ends(scene, node.metadata.name)))
-            for node in scene.objects.nodes}
-    return {name: tuple(address for other, addresses in ends.items() if other != name for address in addresses)
-            for name in scene.facts}
-
-
 def _ends(scene: Scene, name: str) -> list[Vtep]:
     return vteps({name: scene.facts[name]}) if name in scene.facts else []
 
 
-def map_of(scene: Scene, echoes: Echoes) -> Map:
+def map_of(scene: Scene) -> Map:
     """What is there, with what was measured."""
-    return Map(tuple(_nodes(scene)), tuple(_pairs(scene, echoes)), tuple(_services(scene)))
+    return Map(tuple(_nodes(scene)), tuple(_pairs(scene)), tuple(_services(scene)))
 
 
 def _nodes(scene: Scene) -> Iterator[MapNode]:
@@ -98,13 +88,13 @@ def _nodes(scene: Scene) -> Iterator[MapNode]:
             ready, name in scene.facts)
 
 
-def _pairs(scene: Scene, echoes: Echoes) -> Iterator[MapPair]:
+def _pairs(scene: Scene) -> Iterator[MapPair]:
     for node in scene.objects.nodes:
         for other in scene.objects.nodes:
             here, there = node.metadata.name, other.metadata.name
             if here == there:
                 continue
-            subnets, told = subnets_of(scene, other), echoes.get(here)
+            subnets, told = subnets_of(scene, other), scene.echoes.get(here)
             ends = [each.address for each in _ends(scene, there)]
             host = _fastest(told, node_addresses(other))
             yield MapPair(here, there, _by(scene, here, str(subnets[0].network_address)) if subnets else "", told is not None,

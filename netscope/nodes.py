@@ -14,19 +14,26 @@ from types import TracebackType
 import msgspec
 
 from netscope.records import Answer, Failed, Question
-from nodecore.errors import Fault, Unreachable
+from nodecore.errors import Fault, Unreachable, UserError
 
 
 class Nodes:
-    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it."""
+    """An agent on every node, from `with` to its end. `via` is a command line with `{node}` in it.
+
+    Ctrl-C at the terminal is not for them: they are asked to finish.
+    """
 
     def __init__(self, names: tuple[str, ...], via: str) -> None:
         self._decode = msgspec.json.Decoder(Answer).decode
-        self._agents = {
-            name: subprocess.Popen(
-                [word.replace("{node}", name) for word in shlex.split(via)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
-            for name in names}
+        try:
+            self._agents = {
+                name: subprocess.Popen(
+                    [word.replace("{node}", name) for word in shlex.split(via)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                    process_group=0)
+                for name in names}
+        except OSError as error:
+            raise UserError(f"--via: {via!r} cannot be started: {error.strerror}") from None
 
     def __enter__(self) -> Nodes:
         return self
@@ -48,15 +55,16 @@ class Nodes:
             self._send(name, question)
         return {name: self._receive(name, seconds) for name in self._agents}
 
-    def ask_each(self, question: Question, seconds: float) -> dict[str, Answer | Fault]:
-        """Everybody the same; a fault in place of an answer where there is none."""
+    def ask_each(self, question: Question | Mapping[str, Question], seconds: float) -> dict[str, Answer | Fault]:
+        """Everybody the same, or each its own; a fault in place of an answer where there is none."""
+        questions = question if isinstance(question, Mapping) else dict.fromkeys(self._agents, question)
         answers: dict[str, Answer | Fault] = {}
-        for name in self._agents:
+        for name, each in questions.items():
             try:
-                self._send(name, question)
+                self._send(name, each)
             except Fault as fault:
                 answers[name] = fault
-        for name in self._agents:
+        for name in questions:
             try:
                 if name not in answers:
                     answers[name] = self._receive(name, seconds)

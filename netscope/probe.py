@@ -11,14 +11,16 @@ import socket
 import time
 from collections.abc import Iterator
 
-from netscope.flow import TCP
+from netscope.crafted import answer_to, echo, init
+from netscope.flow import ICMP, TCP, UDP
 from netscope.records import Outcome, Probe
 from nodecore.kernel.host import KernelHost
 from nodecore.kernel.netns import inside
-from nodecore.net import parse_address
+from nodecore.net import Family, parse_address
 
 OWN = "/proc/self/ns/net"
-UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH}  # our own routes say so, or somebody on the way did by ICMP
+KINDS = {TCP: (socket.SOCK_STREAM, 0), UDP: (socket.SOCK_DGRAM, 0)}  # others are crafted
+UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES}  # our own routes say so, or somebody on the way did by ICMP
 
 
 def send(probe: Probe) -> Outcome:
@@ -58,8 +60,9 @@ def namespaces() -> Iterator[str]:
 
 
 def _socket(probe: Probe) -> socket.socket:
-    kind = socket.SOCK_STREAM if probe.protocol == TCP else socket.SOCK_DGRAM
-    sock = socket.socket(socket.AF_INET6 if ":" in probe.source else socket.AF_INET, kind)
+    family = Family.of(parse_address(probe.source))
+    kind, number = KINDS.get(probe.protocol, (socket.SOCK_RAW, probe.protocol))
+    sock = socket.socket(family.af, kind, socket.IPPROTO_ICMPV6 if probe.protocol == ICMP and family is Family.IPV6 else number)
     sock.settimeout(probe.seconds)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return sock
@@ -67,15 +70,36 @@ def _socket(probe: Probe) -> socket.socket:
 
 def _ask(sock: socket.socket, probe: Probe) -> tuple[str, str]:
     try:
-        sock.bind((probe.source, probe.mark))
-        sock.connect((probe.target, probe.port))
-        if probe.protocol != TCP:
-            sock.send(b"netscope")
-            sock.recv(65536)
+        if probe.protocol in KINDS:
+            return _by_socket(sock, probe)
+        return _crafted(sock, probe)
     except TimeoutError:
         return "silent", ""
     except ConnectionRefusedError:
         return "refused", ""
     except OSError as error:
-        return "unreachable" if error.errno in UNREACHABLE else "unsent", error.strerror or str(error)
+        what = {errno.ENOPROTOOPT: "refused", **dict.fromkeys(UNREACHABLE, "unreachable")}.get(error.errno or 0, "unsent")
+        return what, error.strerror or str(error)
+
+
+def _by_socket(sock: socket.socket, probe: Probe) -> tuple[str, str]:
+    sock.bind((probe.source, probe.mark))
+    sock.connect((probe.target, probe.port))
+    if probe.protocol != TCP:
+        sock.send(b"netscope")
+        sock.recv(65536)
     return "answered", ""
+
+
+def _crafted(sock: socket.socket, probe: Probe) -> tuple[str, str]:
+    """A raw socket hears all packets of its protocol from the target: the answer has to be picked."""
+    family = Family.of(parse_address(probe.source))
+    sock.bind((probe.source, 0))
+    sock.connect((probe.target, 0))
+    sock.send(echo(family, probe.mark) if probe.protocol == ICMP else init(probe.mark, probe.port, probe.mark))
+    deadline = time.monotonic() + probe.seconds
+    while (left := deadline - time.monotonic()) > 0:
+        sock.settimeout(left)
+        if what := answer_to(family, probe.protocol, probe.mark, sock.recv(65536)):
+            return what, ""
+    raise TimeoutError

@@ -2,7 +2,9 @@
 
     Start -> Ready      listen for the flow's packets and rules
     Probe -> Outcome    send one from here (of one node only)
-    Finish -> Report    all that was seen, and how this node would send packets to some addresses
+    Look -> Report      what was seen since the last look
+    Finish -> Report    the same, and how this node would send packets to some addresses; listen no more
+    WaysTo -> Ways      how this node would send packets to some addresses
     Examine -> Facts    what the network of this node looks like (at any time)
     Watch -> Flows      the connections there are, and what became of others since the last time
     Reach -> Reached    who of some addresses answers an ICMP echo
@@ -49,6 +51,10 @@ class Outcome(msgspec.Struct, tag=True, frozen=True):
     milliseconds: float = 0.0
 
 
+class Look(msgspec.Struct, tag=True, frozen=True):
+    """Tell what was seen so far."""
+
+
 class Finish(msgspec.Struct, tag=True, frozen=True):
     """Tell what was seen, and the ways to these addresses."""
 
@@ -80,7 +86,10 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class Way(msgspec.Struct, frozen=True):
-    """How this node would send to an address: link, gateway, the gateway's MAC, and behind which host that is (VXLAN)."""
+    """How this node would send to an address: link, gateway, the gateway's MAC, and behind which host that is (VXLAN).
+
+    `trouble` says why it would not, `mend` is the command against that, where the node itself knows one.
+    """
 
     address: str
     link: str = ""
@@ -88,15 +97,34 @@ class Way(msgspec.Struct, frozen=True):
     mac: str = ""
     host: str = ""
     trouble: str = ""
+    mend: str = ""
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
-    """All that one node knows; `lost` packets were seen by nobody for want of room."""
+    """All that one node knows; `lost` packets were seen by nobody for want of room.
+
+    `remarks` say what could not be looked at, `switches` are the kernel's (sysctls) that decide what becomes of packets.
+    """
 
     seen: tuple[Seen, ...]
     hits: tuple[Hit, ...]
     ways: tuple[Way, ...]
     lost: int = 0
+    remarks: tuple[str, ...] = ()
+    switches: dict[str, str] = {}
+
+
+class WaysTo(msgspec.Struct, tag=True, frozen=True):
+    """Say how you would send to these addresses."""
+
+    addresses: tuple[str, ...]
+
+
+class Ways(msgspec.Struct, tag=True, frozen=True):
+    """How; and the switches that decide what becomes of packets."""
+
+    ways: tuple[Way, ...]
+    switches: dict[str, str]
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -146,10 +174,11 @@ class Flows(msgspec.Struct, tag=True, frozen=True):
 
 
 class Reach(msgspec.Struct, tag=True, frozen=True):
-    """Ask these addresses for an echo."""
+    """Ask these addresses for an echo: with so many bytes behind the header, which nobody may take apart on the way."""
 
     addresses: tuple[str, ...]
-    seconds: float = 1.0
+    seconds: float = 2.0
+    size: int = 0
 
 
 class Reached(msgspec.Struct, tag=True, frozen=True):
@@ -170,5 +199,5 @@ class Mended(msgspec.Struct, tag=True, frozen=True):
     trouble: str = ""
 
 
-Question = Start | Probe | Finish | Examine | Watch | Reach | Mend
-Answer = Ready | Outcome | Report | Facts | Flows | Reached | Mended | Failed
+Question = Start | Probe | Look | WaysTo | Finish | Examine | Watch | Reach | Mend
+Answer = Ready | Outcome | Report | Facts | Flows | Reached | Mended | Failed | Ways

@@ -36,13 +36,18 @@ class Objects(msgspec.Struct, frozen=True):
 
 
 class Scene(msgspec.Struct, frozen=True):
-    """One moment, in seconds since 1970. `missing` says of a node why nothing is known of it; `skew` how far its clock is off."""
+    """One moment, in seconds since 1970. `missing` says of a node why nothing is known of it; `skew` how far its clock is off;
+    `echoes` in how many milliseconds an address answered it, `large` the same of packets as large as the tunnel takes;
+    `node_ports` is the API server's range."""
 
     taken: float = 0.0
     objects: Objects = Objects()
     facts: dict[str, Facts] = {}
     missing: dict[str, str] = {}
     skew: dict[str, float] = {}
+    echoes: dict[str, dict[str, float]] = {}
+    large: dict[str, dict[str, float]] = {}
+    node_ports: tuple[int, int] = (30000, 32767)
 
     @property
     def directory(self) -> Directory:

@@ -1,6 +1,6 @@
-"""`netscope trace`: listen on every node, send one probe, put together what was seen.
+"""`netscope trace`: listen on the nodes that may see it, send one probe, put together what was seen.
 
-Read next: `netscope/story.py`; `netscope/nodes.py`.
+Read next: `netscope/story.py`; `netscope/nodes.py`; `netscope/live.py`, where nothing is sent.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from netscope.directory import Directory, Place, ends_of
-from netscope.flow import Flow
+from netscope.flow import ICMP, Flow
 from netscope.nodes import Nodes
 from netscope.records import Finish, Outcome, Probe, Report, Start
 from netscope.story import Trace, tell
 from nodecore.errors import Bug, UserError
 from nodecore.net import Family, parse_address
 
+SECONDS_TO_START = 30.0  # an interpreter on a loaded machine, behind an ssh
 SECONDS_TO_ANSWER = 10.0
 SETTLE = 0.05  # for what is still on its way when the probe has its answer
 MARKS = range(20000, 32000)  # below the ports the kernel gives out by itself
@@ -35,33 +37,76 @@ class Request:
     seconds: float
 
 
-def run(request: Request, directory: Directory, via: str) -> Trace:
-    """Once."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The same in addresses: who sends from which node, the flow, and the nodes that may see it."""
+
+    node: str
+    source: str
+    target: str
+    flow: Flow
+    nodes: tuple[str, ...]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Everybody a node may have to send to."""
+        return tuple(dict.fromkeys((self.source, *(end.address for end in self.flow.ends))))
+
+
+def plan_of(request: Request, directory: Directory, mark: int) -> Plan:
+    """Names become addresses, a Service its endpoints."""
     source, target = directory.find(request.source), directory.find(request.target)
     node = source.node or directory.node_of(source.address(request.family))
     if not node:
         raise UserError(f"{request.source!r}: it is on no node of this cluster, so nothing can be sent from there")
     address = target.address(request.family)
-    ends = ends_of(directory.places, address, request.protocol, request.port)
-    flow = Flow(request.family, request.protocol, secrets.choice(MARKS), ends)
-    probe = Probe(source.address(request.family), address, request.port, request.protocol, flow.mark, request.seconds)
-    with Nodes(directory.nodes, via) as nodes:
-        nodes.ask_all(Start(flow), SECONDS_TO_ANSWER)
-        outcome = nodes.ask(node, probe, request.seconds + SECONDS_TO_ANSWER)
-        time.sleep(SETTLE)
-        addresses = tuple(dict.fromkeys((probe.source, *(end.address for end in ends))))
-        reports = nodes.ask_all(Finish(addresses), SECONDS_TO_ANSWER)
+    flow = Flow(request.family, request.protocol, mark, ends_of(directory.places, address, request.protocol, request.port))
+    return Plan(node, source.address(request.family), address, flow, _nodes(node, target, flow, directory))
+
+
+def _nodes(node: str, target: Place, flow: Flow, directory: Directory) -> tuple[str, ...]:
+    """Those of the source and of all ends; everybody where somebody is not known to be on any, or a node may lead on."""
+    behind = [directory.node_of(end.address) for end in (flow.ends[1:] if target.kind == "service" else flow.ends)]
+    if not all(behind) or not behind or target.kind == "node":
+        return directory.nodes
+    return tuple(name for name in directory.nodes if name in (node, *behind))
+
+
+def run(request: Request, directory: Directory, via: str) -> Trace:
+    """Once, with agents of its own."""
+    plan = plan_of(request, directory, secrets.choice(MARKS))
+    with Nodes(plan.nodes, via) as nodes:
+        return ask(request, plan, nodes, directory)
+
+
+def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Trace:
+    """Once, of agents that are there; they can be asked again."""
+    probe = Probe(plan.source, plan.target, request.port, request.protocol, plan.flow.mark, request.seconds)
+    nodes.ask_all(Start(plan.flow), SECONDS_TO_START)
+    outcome = nodes.ask(plan.node, probe, request.seconds + SECONDS_TO_ANSWER)
+    time.sleep(SETTLE)
     if not isinstance(outcome, Outcome):
         raise Bug(f"a probe was answered by {type(outcome).__name__}")
-    return tell(flow, _reports(reports), outcome, directory)
+    hosts = [] if outcome.what == "answered" else hosts_of(plan, directory)
+    reports = nodes.ask_all(Finish((*plan.addresses, *hosts)), SECONDS_TO_ANSWER)
+    return tell(plan.flow, reports_of(reports), outcome, directory)
 
 
-def _reports(answers: Mapping[str, object]) -> dict[str, Report]:
+def hosts_of(plan: Plan, directory: Directory) -> list[str]:
+    """The nodes' own addresses: whoever sends into a tunnel sends to one of them."""
+    return [address for place in directory.places if place.kind == "node" and place.name in plan.nodes
+            for address in place.addresses if Family.of(parse_address(address)) is plan.flow.family]
+
+
+def reports_of(answers: Mapping[str, object]) -> dict[str, Report]:
+    """Those of the answers that are reports."""
     return {name: answer for name, answer in answers.items() if isinstance(answer, Report)}
 
 
-def port_of(text: str, place: Place) -> int:
+def port_of(text: str, place: Place, protocol: int) -> int:
     """The port asked for, or the only one of a Service."""
+    if protocol == ICMP:
+        return 0
     if text:
         return int(text)
     numbers = {port for _, port in place.ports}
@@ -70,9 +115,11 @@ def port_of(text: str, place: Place) -> int:
     raise UserError(f"{place}: which port? {', '.join(map(str, sorted(numbers))) or 'none is known'}")
 
 
-def parse_family(text: str) -> Family:
-    """Of an address; names are asked for their IPv4 address."""
-    try:
-        return Family.of(parse_address(text))
-    except UserError:
-        return Family.IPV4
+def parse_family(wanted: str, *texts: str) -> Family:
+    """As wanted, or that of the first address; names alone are asked for their IPv4 addresses."""
+    if wanted:
+        return Family[wanted.upper()]
+    for text in texts:
+        with suppress(UserError):
+            return Family.of(parse_address(text))
+    return Family.IPV4

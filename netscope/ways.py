@@ -11,14 +11,16 @@ from typing import Any
 
 from netscope.records import Way
 
+REFUSALS = ("blackhole", "unreachable", "prohibit", "throw")
+
 
 def way_to(address: str) -> Way:
     """Route, then whoever is asked on the link, then where its MAC lives."""
     found, trouble = _ask("ip", "route", "get", address)
     if not found:
-        return Way(address, trouble=f"no route to {address}: {trouble}")
+        return _refused(address) or Way(address, trouble=f"no route to {address}: {trouble}")
     link, gateway = found[0].get("dev", ""), found[0].get("gateway", "")
-    if link == "lo":
+    if link == "lo" or found[0].get("type") == "local":
         return Way(address, link)
     next_hop = gateway or address
     neighbours, _ = _ask("ip", "neigh", "show", "to", next_hop, "dev", link)
@@ -31,6 +33,18 @@ def way_to(address: str) -> Way:
         return Way(address, link, gateway, mac)
     host = _host_behind(link, mac)
     return Way(address, link, gateway, mac, host, "" if host else f"{link} does not know behind which host {mac} is")
+
+
+def _refused(address: str) -> Way | None:
+    """A route that is there to refuse."""
+    family = ["-6"] if ":" in address else []
+    entries, _ = _ask("ip", *family, "route", "show", "to", "match", address)
+    found = next((each for each in entries if each.get("type") in REFUSALS), None)
+    if found is None:
+        return None
+    route = f"{found['type']} {found['dst']}"
+    mend = " ".join(["ip", *family, "route del", route])
+    return Way(address, trouble=f"the route {route} keeps what is for {address}", mend=mend)
 
 
 def _is_vxlan(link: str) -> bool:

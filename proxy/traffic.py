@@ -118,7 +118,7 @@ class Traffic(Collector):
 
 
 class ServerTraffic(Traffic):
-    """The same from the counters that IPVS has of each destination."""
+    """The same from the counters that IPVS has of each destination; of NodePorts it sees no more than first packets."""
 
     def _life(self, family: Family) -> int:
         return 0
@@ -126,7 +126,7 @@ class ServerTraffic(Traffic):
     def _now(self, family: Family, held: Held) -> dict[Key, Count]:
         from nodecore.kernel.ipvs import Ipvs
 
-        keys = {item.server for _, fragment in held for item in destinations(fragment.elements)}
+        keys = {item.server for _, fragment in held if _has_address(fragment) for item in destinations(fragment.elements)}
         with closing(Ipvs()) as kernel:
             found = kernel.destinations(sorted(keys))
         counts: dict[Key, Count] = {}
@@ -138,9 +138,14 @@ class ServerTraffic(Traffic):
     def _labelled(self, owner: str, fragment: Fragment) -> Iterator[tuple[tuple[str, Any], Labels]]:
         namespace, _, name = owner.partition("/")
         way = fragment.claim.replace(" . ", " ")
-        for item in destinations(fragment.elements):
+        for item in destinations(fragment.elements) if _has_address(fragment) else ():
             for direction in ("to", "from"):
                 yield (direction, text_of_destination(item)), (namespace, name, way, item.describe(), direction)
+
+
+def _has_address(fragment: Fragment) -> bool:
+    """Whether a way in is an address and port, and not a NodePort."""
+    return fragment.claim.count(" . ") == 2
 
 
 def packed(key: str) -> bytes:

@@ -6,12 +6,13 @@ Read next: `minik8s/lab/state.py`.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from typing import NoReturn
 
 from minik8s.lab.agents import kubeconfig
-from minik8s.lab.host import PATH, PROJECT
+from minik8s.lab.host import PATH
 from minik8s.lab.state import State
 from nodecore.errors import Unreachable, UserError
 
@@ -60,10 +61,19 @@ def kubectl(state: State, argv: list[str]) -> NoReturn:
 
 def netscope(state: State, argv: list[str]) -> NoReturn:
     """Become netscope, which finds the API and the way into the nodes in its environment."""
-    state.require()
-    agent = f"{PROJECT}/lab --name {state.name} exec {{node}} -- {sys.executable} -m netscope agent"
-    surroundings = {**os.environ, "KUBECONFIG": str(state.kubeconfig), "NETSCOPE_VIA": agent}
+    surroundings = {**os.environ, "KUBECONFIG": str(state.kubeconfig), "NETSCOPE_VIA": way_into_nodes(state)}
     os.execve(sys.executable, [sys.executable, "-m", "netscope", *argv], surroundings)
+
+
+def way_into_nodes(state: State) -> str:
+    """A command line that starts a netscope agent on `{node}`: straight into its namespaces, with no lab command between."""
+    nodes = [f"node-{number}" for number in range(1, state.require().nodes + 1)]
+    pids = ((node, state.node(node).pid) for node in nodes)
+    cases = "; ".join(f"[ $0 = {node} ] && pid={pid}" for node, pid in pids if pid)
+    enter = f'exec nsenter --target=$pid {" ".join(NAMESPACES)} --wd=/ -- "$@"'
+    script = f"{cases}; [ $pid ] || {{ echo it does not run >&2; exit 1; }}; {enter}"
+    words = [f"{name}={value}" for name, value in environment().items()]
+    return shlex.join(["sh", "-c", script, "{node}", "env", *words, sys.executable, "-m", "netscope", "agent"])
 
 
 def logs(state: State, node: str, agent: str, *, follow: bool) -> NoReturn:

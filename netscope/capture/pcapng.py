@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 
-SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6
+SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+ISB_DROPPED = 5
 COMMENT, IF_NAME, IF_TSRESOL, EPB_FLAGS = 1, 2, 9, 2
 INBOUND, OUTBOUND = 1, 2
 NANOSECONDS = 9
@@ -34,6 +35,12 @@ def packet(number: int, time: int, data: bytes, length: int, *, leaving: bool, c
     options += _option(EPB_FLAGS, struct.pack("=I", OUTBOUND if leaving else INBOUND)) + bytes(4)
     head = struct.pack("=5I", number, time >> 32, time & 0xFFFFFFFF, len(data), length)
     return _block(PACKET, head + _padded(data) + options)
+
+
+def statistics(number: int, time: int, dropped: int, comment: str) -> bytes:
+    """How many packets an interface's capture has lost."""
+    options = _option(COMMENT, comment.encode()) + _option(ISB_DROPPED, struct.pack("=Q", dropped)) + bytes(4)
+    return _block(STATISTICS, struct.pack("=III", number, time >> 32, time & 0xFFFFFFFF) + options)
 
 
 def _block(kind: int, body: bytes) -> bytes:

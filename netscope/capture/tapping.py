@@ -1,7 +1,9 @@
-"""A node's side of a capture: blocks from the kernel's ring to stdout, until stdin ends.
+"""A node's side of a capture: blocks from the kernel's ring to stdout, until stdin ends; or the last of them, then.
 
-Lines on stdin ask for the time, which is answered on stderr (ns since 1970): so clocks are compared.
-Must not know: other nodes. Read next: `netscope/capture/spool.py`.
+Lines on stdin: `time` is answered on stderr (ns since 1970), so clocks are compared; after `go` packets may come, which until
+then wait in the ring, as nobody reads them yet. Faults that are watched for are told on stderr as well, as `fault WORDS`.
+
+Must not know: other nodes. Read next: `spool.py`, `keeping.py`, `faults.py`.
 """
 
 from __future__ import annotations
@@ -11,47 +13,127 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
-
-import msgspec
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from netscope import bpf
-from netscope.capture.spool import Closing, Opening, framed
+from netscope.capture.keeping import Kept, Limits
+from netscope.capture.spool import News, Spool, Translated, framed, told
+from netscope.flow import PROTOCOLS
 from nodecore.kernel.ring import Ring
 from nodecore.net import parse_address
 
 PAUSE = 0.05
+NEWS = 1.0  # seconds between looks for news, where packets are passed on at once
 
 
-def tap(hosts: Sequence[str]) -> None:
-    """Capture what goes to or comes from these addresses; without any, everything."""
-    ring = Ring(bpf.of_hosts(map(parse_address, hosts)) if hosts else bpf.of_everything())
-    with os.fdopen(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
-        out.write(msgspec.json.encode(Opening(_interfaces())) + b"\n")
-        while _goes_on():
-            while block := ring.take(PAUSE):
-                out.write(framed(block))
-                if _asked():
-                    break
-        while block := ring.take(PAUSE):  # what was still on its way into a block
-            out.write(framed(block))
-        out.write(framed(b"") + msgspec.json.encode(Closing(_interfaces(), ring.lost())) + b"\n")
-    ring.close()
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a node: whose packets (everybody's without hosts), of which protocol and ports, inside tunnels as well;
+    what to keep back, and which faults to watch for.
+    """
+
+    hosts: Sequence[str]
+    protocol: str = ""
+    ports: Sequence[int] = ()
+    limits: Limits | None = None
+    live: bool = False
+    resets: bool = False
+    metrics: Sequence[str] = ()
 
 
-def _asked() -> bool:
-    return bool(select.select([0], [], [], 0)[0])
+def tap(wish: Wish) -> None:
+    """Capture."""
+    ring = Ring(_program(wish))
+    try:
+        with os.fdopen(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
+            _Tap(wish, ring, lambda data: _write(out.fileno(), data)).run()
+    except BrokenPipeError:
+        pass  # whoever asked is gone
+    finally:
+        ring.close()
 
 
-def _goes_on() -> bool:
-    """Tell the time as often as asked; no more when stdin has ended."""
-    if not _asked():
-        return True
-    if not os.read(0, 4096):
-        return False
-    os.write(2, b"%d\n" % time.time_ns())
-    return True
+def _program(wish: Wish) -> bytes:
+    if not wish.hosts and not wish.protocol and not wish.ports:
+        return bpf.of_everything()
+    return bpf.of_hosts(map(parse_address, wish.hosts), PROTOCOLS.get(wish.protocol, 0), wish.ports)
 
 
-def _interfaces() -> dict[int, str]:
-    return dict(socket.if_nameindex())
+class _Tap:
+    def __init__(self, wish: Wish, ring: Ring, write: Callable[[bytes], None]) -> None:
+        self._wish, self._ring, self._write = wish, ring, write
+        self._kept = Kept(wish.limits) if wish.limits else None
+        self._known = Spool()  # what has been told
+        self._next_news = 0.0
+        self._watch = _watch(wish)
+        self._passes = False
+
+    def run(self) -> None:
+        self._tell(over=False)
+        while self._goes_on():
+            self._watch()
+            if self._passes:
+                self._once()
+            else:
+                select.select([0], [], [], PAUSE)
+        while block := self._ring.take(PAUSE):  # what was still on its way into a block
+            self._pass(block)
+        for block in self._kept.take() if self._kept else ():
+            self._write(framed(block))
+        self._tell(over=True, translated=_translated(self._wish.hosts))
+
+    def _once(self) -> None:
+        """The next block, if there is one; and news, where packets are passed on at once."""
+        if self._wish.live and time.monotonic() > self._next_news:
+            self._tell(over=False, translated=_translated(self._wish.hosts))
+            self._next_news = time.monotonic() + NEWS
+        if block := self._ring.take(PAUSE):
+            self._pass(block)
+
+    def _goes_on(self) -> bool:
+        """Tell the time as often as asked; no more when stdin has ended."""
+        if not select.select([0], [], [], 0)[0]:
+            return True
+        words = os.read(0, 4096)
+        for _ in range(words.count(b"time")):
+            os.write(2, b"%d\n" % time.time_ns())
+        self._passes |= b"go" in words
+        return bool(words)
+
+    def _pass(self, block: bytes) -> None:
+        if self._kept:
+            self._kept.add(block, time.monotonic())
+        else:
+            self._write(framed(block))
+
+    def _tell(self, *, over: bool, translated: Sequence[Translated] = ()) -> None:
+        """What is new since the last time, if anything is."""
+        names = {number: name for number, name in socket.if_nameindex() if self._known.names.get(number) != name}
+        known = set(self._known.translated)
+        news = News(names, tuple(each for each in translated if each not in known), self._ring.lost(), over)
+        if news != News():
+            piece = told(news)
+            self._known.translated = [*translated]
+            self._known.names |= names
+            self._write(piece)
+
+
+def _watch(wish: Wish) -> Callable[[], None]:
+    if not wish.resets and not wish.metrics:
+        return lambda: None
+    from netscope.capture.faults import Watch
+
+    return Watch(wish.hosts if wish.resets else None, wish.metrics).look
+
+
+def _translated(hosts: Sequence[str]) -> list[Translated]:
+    from netscope.capture.translations import translations
+
+    return translations(hosts)
+
+
+def _write(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]

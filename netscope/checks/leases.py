@@ -77,6 +77,7 @@ def leases(scene: Scene) -> Iterator[Finding]:
         yield from _expired(scene, node)
         lease = lease_of(node)
         have = {info.local for each in scene.facts[name].addresses for info in each.addr_info}
+        have |= {each.address for each in node.status.addresses or ()}  # an ExternalIP may be somebody's who passes it on
         for _, version, public, data in PARTS:
             address = lease.get(public, "")
             if address and address not in have and f"{public}-overwrite" not in lease:

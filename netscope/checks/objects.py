@@ -13,7 +13,6 @@ from netscope.facts import Finding
 from netscope.scene import Scene, addresses_of, cluster_ips, node_addresses, service_of
 from nodecore.kube.objects import EndpointSlice, Service
 
-NODE_PORTS = range(30000, 32768)
 DNS = 53
 CLUSTER = "cluster"
 
@@ -43,12 +42,13 @@ def _is_dns(service: Service) -> bool:
 def node_ports(scene: Scene) -> Iterator[Finding]:
     """NodePorts are in the range where the API gives them and nobody else takes them, and each is one Service's."""
     taken: dict[tuple[str, int], str] = {}
+    low, high = scene.node_ports
     for service in scene.objects.services:
         key = f"{service.metadata.namespace}/{service.metadata.name}"
         for port in service.spec.ports or ():
-            if port.node_port and port.node_port not in NODE_PORTS:
+            if port.node_port and not low <= port.node_port <= high:
                 yield Finding(CLUSTER, f"the NodePort {port.node_port} of Service {key} is outside the range",
-                              f"{NODE_PORTS.start}-{NODE_PORTS.stop - 1}: programs of the nodes may take it as their own")
+                              f"{low}-{high}: programs of the nodes may take it as their own")
             other = taken.setdefault((port.protocol, port.node_port), key)
             if port.node_port and other != key:
                 yield Finding(CLUSTER, f"Services {other} and {key} have the same NodePort", f"{port.protocol} {port.node_port}")

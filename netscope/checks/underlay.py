@@ -14,7 +14,7 @@ from netscope.scene import Scene
 
 SKEW = 2.0
 RANDOM_PORTS_MENDED = (5, 7)  # the kernel since which a translated packet in a VXLAN keeps its checksum right
-CSUM_ERRORS = 10
+CSUM_ERRORS, CSUM_RARE = 10, 10_000  # so many, and more than one in so many
 CNI_FILES = (".conf", ".conflist", ".json")
 
 
@@ -106,10 +106,11 @@ def checksums(cluster: Cluster) -> Iterator[Finding]:
                 yield Finding(node, f"{end.link.ifname} sends wrong checksums",
                               f"offload is on, and kernel {release} gets them wrong for translated packets",
                               f"ethtool -K {end.link.ifname} tx-checksum-ip-generic off")
-        for name, count in facts.settings.bad_checksums.items():
-            if count >= CSUM_ERRORS:
+        for name, (count, received) in facts.settings.bad_checksums.items():
+            if count >= CSUM_ERRORS and count * CSUM_RARE > received:
                 yield Finding(node, f"{name} packets come in with wrong checksums",
-                              f"InCsumErrors {count} since it started: a sender's or the network card's checksum offload")
+                              f"InCsumErrors {count} of {received + count} since it started: a sender's or the network card's "
+                              "checksum offload")
 
 
 def clocks(scene: Scene) -> Iterator[Finding]:

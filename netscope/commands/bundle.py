@@ -18,7 +18,7 @@ def command(path: str, kubeconfig: str, via: str) -> None:
 
     from netscope.bundle import write
 
-    scene = scene_of(kubeconfig, via, None)
+    scene = scene_of(kubeconfig, via, None, sending=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         write(scene, file)
     click.echo(f"{path}: {len(scene.facts)} nodes, {os.path.getsize(path)} bytes")

@@ -32,12 +32,12 @@ def looking(command: Command) -> Command:
     return command
 
 
-def scene_of(kubeconfig: str, via: str, bundle: str | None) -> Scene:
-    """From the bundle where one is given; who is missing is told."""
+def scene_of(kubeconfig: str, via: str, bundle: str | None, *, sending: bool = False) -> Scene:
+    """From the bundle where one is given; `sending`: with echoes between the nodes. Who is missing is told."""
     from netscope.bundle import read
     from netscope.gather import gather
 
-    scene = read(bundle) if bundle else gather(kubeconfig, via)
+    scene = read(bundle) if bundle else gather(kubeconfig, via, sending=sending)
     for name, why in scene.missing.items():
         click.echo(f"nothing is known of {name}: {why}", err=True)
     return scene

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from netscope.commands.looking import looking, scene_of, show
-
-if TYPE_CHECKING:
-    from netscope.scene import Scene
-
-SECONDS = 20.0
 
 
 @click.command()
@@ -28,25 +22,8 @@ def command(picture: str | None, kubeconfig: str, via: str, bundle: str | None, 
     from netscope import mapdrawing
     from netscope.map import map_of
 
-    scene = scene_of(kubeconfig, via, bundle)
-    drawn = map_of(scene, {} if still or bundle else echoes_of(scene, via))
+    drawn = map_of(scene_of(kubeconfig, via, bundle, sending=not still))
     if picture:
         Path(picture).write_text(mapdrawing.svg(drawn))
     show(output, drawn, lambda: mapdrawing.draw(drawn))
     sys.exit(0 if all(pair.works for pair in drawn.pairs) else 3)
-
-
-def echoes_of(scene: Scene, via: str) -> dict[str, dict[str, float]]:
-    """Every node asks every other; twice, as the first has to find its neighbour."""
-    from netscope.map import targets_of
-    from netscope.nodes import Nodes
-    from netscope.records import Reach, Reached
-
-    found: dict[str, dict[str, float]] = {}
-    with Nodes(tuple(scene.facts), via) as nodes:
-        for name, addresses in targets_of(scene).items():
-            for _ in range(2):
-                answer = nodes.ask(name, Reach(addresses), SECONDS)
-                if isinstance(answer, Reached):
-                    found[name] = answer.milliseconds
-    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from netscope.walk.ipsets import IpSets
@@ -82,7 +83,7 @@ def read(text: str, where: str, sets: IpSets) -> list[Table]:
 def _rule(line: str, rest: str) -> Rule:
     options: list[tuple[str, bool, str]] = []
     target, goes, negated = "", False, False
-    words = iter(shlex.split(rest))
+    words = iter(shlex.split(rest) if '"' in rest else rest.split())
     for word in words:
         if word == "!":
             negated = True
@@ -293,12 +294,19 @@ MARKS: Mapping[str, Callable[[int, int, int], int]] = {
 
 
 def _in_network(address: IPAddress, text: str) -> bool:
-    """Also with masks that have holes, as a tree of chains uses."""
+    version, base, bits = _mask_of(text)
+    return address.version == version and int(address) & bits == base
+
+
+@lru_cache(maxsize=1 << 16)
+def _mask_of(text: str) -> tuple[int, int, int]:
+    """IP version, what the masked address has to be, and the mask: which may have holes, as a tree of chains has them."""
     base, _, mask = text.partition("/")
     if not mask or mask.isdigit():
-        return address in ip_network(text, strict=False)
+        network = ip_network(text, strict=False)
+        return network.version, int(network.network_address), int(network.netmask)
     bits = int(ip_address(mask))
-    return int(address) & bits == int(ip_address(base)) & bits
+    return ip_address(base).version, int(ip_address(base)) & bits, bits
 
 
 def _is_link(name: str, wanted: str) -> bool:

@@ -6,7 +6,7 @@ Only what facts tell is used; what lies between two hosts is believed to work. P
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
@@ -50,7 +50,13 @@ class World:
     """All nodes' facts, read once for many journeys."""
 
     def __init__(self, cluster: Mapping[str, Facts], directory: Directory) -> None:
-        self.directory = directory
+        self._names: dict[str, str] = {}
+        self._homes: dict[str, str] = {}
+        for place in directory.places:
+            for each in place.addresses:
+                self._names.setdefault(each, str(place))
+                if place.node:
+                    self._homes.setdefault(each, place.node)
         self.nodes = {name: Node(name, facts) for name, facts in cluster.items()}
         self._by_address = {address: node for node in self.nodes.values() for address in map(ip_address, _own(node.facts))}
 
@@ -64,17 +70,28 @@ class World:
 
     def home_of(self, address: IPAddress) -> Node | None:
         """The node a pod's address lives on."""
-        return self.nodes.get(self.directory.node_of(str(address))) or self.node_at(address)
+        return self.nodes.get(self.home_name(address)) or self.node_at(address)
+
+    def home_name(self, address: IPAddress) -> str:
+        """The name of that node; empty where it is not known."""
+        return self._homes.get(str(address), "")
 
     def name_of(self, address: IPAddress) -> str:
         """An address, with whose it is."""
-        name = self.directory.name_of(str(address))
+        name = self._names.get(str(address), "")
         return f"{address} ({name})" if name else str(address)
 
 
 def _own(facts: Facts) -> list[str]:
     return [info.local for each in facts.addresses if each.ifname != "lo" and not each.ifname.startswith("kube-ipvs")
             for info in each.addr_info if info.scope not in ("link", "host") and info.local]
+
+
+def _lease(facts: Facts, address: IPAddress) -> str:
+    """The subnet a node's flannel works with that an address is in; empty where it is in none."""
+    told = facts.settings.subnet or {}
+    found = (ip_network(told[key], strict=False) for key in ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET") if key in told)
+    return next((str(each) for each in found if each.version == address.version and address in each), "")
 
 
 class Walk:
@@ -216,7 +233,7 @@ class Walk:
                      if each.dev == link and each.dst == str(packet.target) and {"FAILED"} & set(each.state)), None)
         if dead:
             return Ended("lost", node.name, f"nobody answers for {packet.target} on {link} (neighbour FAILED)")
-        if self._world.directory.node_of(str(packet.target)) != node.name:
+        if self._world.home_name(packet.target) != node.name:
             return Ended("lost", node.name, f"{packet.target} is no pod of this node: nobody has it on {link}")
         node.note("delivered", f"to {self._world.name_of(packet.target)}:{packet.target_port}", link)
         return Ended("delivered", node.name)
@@ -232,6 +249,8 @@ class Walk:
         if other is None or other is node:
             return Ended("lost", node.name, f"the forwarding entry leads to {outer.packet.target}, which is no other node's",
                          outer.mend)
+        if lease := _lease(other.facts, packet.target):
+            node.note("lease", f"{lease} is {other.name}'s", "its flannel's subnet file")
         other.steps = self._steps
         outer.packet.came_by = other.link_of(outer.packet.target)
         got = other.arrive(outer.packet, self._chance)

@@ -36,7 +36,10 @@ BODY = 20  # nlmsghdr and nfgenmsg
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One flow: where it was sent to, and who it came to be answered by (the same where nothing was translated)."""
+    """One flow: where it was sent to, and who it came to be answered by (the same where nothing was translated).
+
+    `seen_source` is who that one takes for the source.
+    """
 
     source: str
     source_port: int
@@ -44,6 +47,8 @@ class Flow:
     port: int
     endpoint: str
     endpoint_port: int
+    seen_source: str = ""
+    seen_source_port: int = 0
 
 
 class Conntrack:
@@ -115,7 +120,7 @@ def _flow(payload: bytes, protocol: int) -> tuple[Flow, bytes] | None:
     identity = _attribute(CTA_TUPLE_ORIG | NESTED, parts[CTA_TUPLE_ORIG])
     if CTA_ID in parts:
         identity += _attribute(CTA_ID, parts[CTA_ID])
-    return Flow(original[0], original[1], original[2], original[3], reply[0], reply[1]), identity
+    return Flow(*original, *reply), identity
 
 
 def _tuple(payload: bytes, protocol: int) -> tuple[str, int, str, int] | None:

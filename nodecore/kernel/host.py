@@ -16,7 +16,6 @@ from nodecore.kernel.batch import NetlinkSocket, attribute, attributes, messages
 from nodecore.kernel.ethtool import driver_of
 from nodecore.kernel.messages import link_name
 from nodecore.kernel.model import Address, Link
-from nodecore.kernel.notify import notifications
 from nodecore.kernel.ports import Interface, Path
 from nodecore.net import Family, IPAddress
 
@@ -76,6 +75,8 @@ class KernelHost:
 
     async def changes(self, link: str) -> AsyncIterator[None]:
         """Yields when that device came, went or changed, or its addresses did."""
+        from nodecore.kernel.notify import notifications  # asyncio, which a reader at once has no use for
+
         index = 0
         async for data in notifications(self._netns, (1, 5, 9)):
             news = data is None

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import IO
 
 from nodecore import errors
+from nodecore.kernel.nfnetlink import FAMILIES
 from nodecore.kernel.ports import EVERYTHING as EVERYTHING
 
 NETLINK_NETFILTER = 12
@@ -37,7 +38,6 @@ HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, por
 FAMILY_OFFSET, FIRST_ATTRIBUTE = 16, 20  # nfgenmsg follows the header
 ATTRIBUTE = struct.Struct("=HH")
 ATTRIBUTE_MASK = 0x3FFF
-FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 RECEIVE_BUFFER = 8 * 1024 * 1024
 
 

@@ -2,7 +2,7 @@
 
 The table belongs to an `nft -i` child of ours (`flags owner`): the kernel removes it as soon as that child ends, and it ends
 with us, kill -9 included. What it holds never judges a packet, it only says `meta nftrace set 1`. iptables-nft is heard as
-well; iptables-legacy is not nftables.
+well; iptables-legacy looks at the same mark on a packet, but tells elsewhere (`legacytrace.py`).
 
 The messages are read off the group NFNLGRP_NFTRACE (linux/netfilter/nf_tables.h), not off `nft monitor`: the socket hears from
 the moment it is there.
@@ -14,28 +14,17 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import struct
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nodecore.errors import Denied, Fault
+from nodecore.errors import Fault
 from nodecore.kernel.batch import attributes
-from nodecore.kernel.nft import (
-    FAMILIES,
-    FAMILY_OFFSET,
-    FIRST_ATTRIBUTE,
-    HEADER,
-    NETLINK_ADD_MEMBERSHIP,
-    NETLINK_NETFILTER,
-    NFNL_SUBSYS_NFTABLES,
-    RECEIVE_BUFFER,
-    SO_RCVBUFFORCE,
-    SOL_NETLINK,
-)
+from nodecore.kernel.nfnetlink import FAMILIES, Heard, heard, open_socket
 
+NFNL_SUBSYS_NFTABLES = 10
 NFNLGRP_NFTRACE, NFT_MSG_TRACE = 9, 17
 TABLE, CHAIN, HANDLE, TYPE, VERDICT, ID, NETWORK_HEADER, TRANSPORT_HEADER = 1, 2, 3, 4, 5, 6, 8, 9
 INTERFACE_IN, POLICY = 10, 16
@@ -68,7 +57,8 @@ class RulesTrace:
     """Traces while this lives. `matches` are nft expressions, each of which picks packets."""
 
     def __init__(self, table: str, matches: Sequence[str]) -> None:
-        self._socket = _open()
+        self.lost = 0  # how often there was no room for messages
+        self._socket = open_socket(NFNLGRP_NFTRACE)
         self._child = subprocess.Popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:
             self._write(table, matches)
@@ -102,15 +92,12 @@ class RulesTrace:
 
     def read(self) -> list[Step]:
         """What has come since the last time."""
-        found: list[Step] = []
-        while True:
-            try:
-                datagram = self._socket.recv(1 << 17)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                raise Fault(f"tracing rules: {error.strerror}") from None
-            found += steps(datagram)
+        found = []
+        for each in heard(self._socket):
+            self.lost += each.kind < 0
+            if each.kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_TRACE:
+                found.append(_step(each))
+        return found
 
     def close(self) -> None:
         """No packet is traced any more."""
@@ -120,39 +107,13 @@ class RulesTrace:
         self._child.wait(SECONDS_TO_START)
 
 
-def _open() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        sock.bind((0, 0))
-        sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTRACE)
-    except PermissionError:
-        sock.close()
-        raise Denied("tracing rules: root is needed") from None
-    return sock
-
-
-def steps(datagram: bytes) -> list[Step]:
-    """The trace messages of a datagram."""
-    found = []
-    offset = 0
-    while offset + FIRST_ATTRIBUTE <= len(datagram):
-        length, kind, _, _, _ = HEADER.unpack_from(datagram, offset)
-        if length < FIRST_ATTRIBUTE:
-            break
-        if kind == NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_TRACE:
-            family = FAMILIES.get(datagram[offset + FAMILY_OFFSET], "?")
-            found.append(_step(family, attributes(datagram[offset : offset + length], FIRST_ATTRIBUTE)))
-        offset += (length + 3) & ~3
-    return found
-
-
-def _step(family: str, found: dict[int, bytes]) -> Step:
+def _step(message: Heard) -> Step:
+    found = message.attributes
     verdict = attributes(found.get(VERDICT, b""), 0)
     kind = TYPES.get(_number(found, TYPE), "?")
     code = _number(found, POLICY) if kind == "policy" else _number(verdict, VERDICT_CODE)
     return Step(
-        packet=_number(found, ID), family=family, table=_text(found, TABLE), chain=_text(found, CHAIN),
+        packet=_number(found, ID), family=FAMILIES.get(message.family, "?"), table=_text(found, TABLE), chain=_text(found, CHAIN),
         handle=int.from_bytes(found.get(HANDLE, b""), "big"), kind=kind, verdict=VERDICTS.get(code, str(code)),
         goes_to=_text(verdict, VERDICT_CHAIN), interface=_number(found, INTERFACE_IN),
         data=found.get(NETWORK_HEADER, b"") + found.get(TRANSPORT_HEADER, b""),

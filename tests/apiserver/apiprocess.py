@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -9,9 +10,9 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-import urllib.error
-import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class ApiServer:
     port: int = 0
     extra: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    kept: dict[tuple[int, str], http.client.HTTPSConnection] = field(default_factory=dict, repr=False)
 
     @classmethod
     def start(cls, etcd: EtcdServer, *extra: str) -> ApiServer:
@@ -122,18 +124,34 @@ class ApiServer:
             context.load_cert_chain(self.file(f"{user}.crt"), self.file(f"{user}.key"))
         return context
 
+    def connection(self, user: str = "admin", seconds: float = 20) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=seconds, context=self.context(user))
+
     def call(self, method: str, path: str, body: Any = None, *, user: str = "admin", content: str = "application/json",
              accept: str = "application/json", seconds: float = 20, headers: dict[str, str] | None = None) -> Answer:
+        """One request, over the connection that this thread keeps for the user; a new one where the server has ended it."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"Accept": accept, **(headers or {})}, method=method)
-        if data is not None:
-            request.add_header("Content-Type", content)
+        sent = {"Accept": accept, **({} if data is None else {"Content-Type": content}), **(headers or {})}
+        request, key = (method, path, data, sent), (threading.get_ident(), user)
+        kept = self.kept.pop(key, None)
+        if kept:
+            with suppress(ConnectionError):
+                return self._ask(key, kept, request, seconds)
+        return self._ask(key, self.connection(user), request, seconds)
+
+    def _ask(self, key: tuple[int, str], line: http.client.HTTPSConnection, request: tuple[Any, ...], seconds: float) -> Answer:
+        line.timeout = seconds
+        if line.sock:
+            line.sock.settimeout(seconds)
         try:
-            with urllib.request.urlopen(request, timeout=seconds, context=self.context(user)) as reply:
-                return _answer(reply.status, reply.read(), reply.headers)
-        except urllib.error.HTTPError as error:
-            with error:
-                return _answer(error.code, error.read(), error.headers)
+            line.request(*request)
+            reply = line.getresponse()
+            answer = _answer(reply.status, reply.read(), reply.headers)
+        except BaseException:
+            line.close()
+            raise
+        self.kept[key] = line
+        return answer
 
     def kubectl(self, *argv: str, user: str = "admin", stdin: str = "", check: bool = True, binary: str = "kubectl",
                 seconds: float = 30, editor: str = "false") -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.labs import Lab, until
@@ -18,6 +20,17 @@ def test_the_demo_shows_everybody_reaching_every_endpoint_and_a_tunnelled_packet
     assert "VNI 1" in shown
     assert "8472" in shown
     assert "GET / HTTP" in shown
+
+
+def test_netscope_finds_nothing_wrong_and_explains_every_endpoint(lab: Lab) -> None:
+    told = lab.run("netscope", "doctor", check=False)
+    assert (told.returncode, told.stdout.splitlines()[-1].endswith("3 nodes: 0 findings")) == (0, True), told.stdout
+    ways = json.loads(lab.run("netscope", "explain", "svc/web", "-o", "json").stdout)
+    assert len(ways) == 3
+    assert all(len({way["end"] for way in each["ways"]}) == 3 for each in ways)
+    rows = [json.loads(line) for line in lab.run("netscope", "flows", "--to", "svc/web", "-o", "json").stdout.splitlines()]
+    assert {row["target"] for row in rows} >= {"service/demo/web"}
+    assert "LOST" not in lab.run("netscope", "map").stdout
 
 
 def test_no_process_the_demo_left_behind_is_defunct(lab: Lab) -> None:

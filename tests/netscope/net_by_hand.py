@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netscope.directory import Directory, Place
-from netscope.flow import PROTOCOLS, End
+from netscope.flow import NAMES, PORTED, PROTOCOLS, End
 from netscope.story import Trace
 from netscope.trace import Request, run
 from nodecore.kernel.netns import Netns
@@ -94,12 +94,17 @@ class Net:
         return Directory((
             Place("node", a, (plan.node(1),), a), Place("node", b, (plan.node(2),), b),
             Place("pod", "default/a", (plan.pod(1),), a), Place("pod", "default/b", (plan.pod(2),), b),
-            Place("service", "default/web", (plan.service,), ports={(number, 80): ends for number in PROTOCOLS.values()}),
+            Place("service", "default/web", (plan.service,), ports={(number, 80): ends for number in PORTED}),
         ))
 
     def trace(self, protocol: str = "tcp", *, seconds: float = 0.3) -> Trace:
-        """The story of a probe from pod a to the Service."""
-        return run(Request("pod/a", "svc/web", 80, PROTOCOLS[protocol], self.plan.family, seconds), self.directory, VIA)
+        """The story of a probe from pod a to the Service, or to pod b where the Service has no port for it."""
+        return run(self.request(protocol, seconds), self.directory, VIA)
+
+    def request(self, protocol: str = "tcp", seconds: float = 0.3) -> Request:
+        """What that trace asks for."""
+        target, port = ("pod/b", 0) if protocol == "icmp" else ("svc/web", 80)
+        return Request("pod/a", target, port, PROTOCOLS[protocol], self.plan.family, seconds)
 
 
 def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:
@@ -113,7 +118,7 @@ def make(stack: ExitStack, family: Family = Family.IPV4) -> Net:
     for number, here, there in ((1, "a", "b"), (2, "b", "a")):
         _node(net, here, number, VTEPS[here], VTEPS[there])
     rules = "; ".join(f"{family.nft} daddr {plan.service} {protocol} dport 80 dnat to {plan.end(plan.pod(2), 8080)}"
-                      for protocol in PROTOCOLS)
+                      for protocol in map(NAMES.__getitem__, PORTED))
     table = f"table {family.nft} services {{ chain pre {{ type nat hook prerouting priority dstnat; {rules}; }}"
     nodes["a"].run(["nft", f"{table}; chain post {{ type nat hook postrouting priority srcnat; }}; }}"])
     with pods["b"].enter():

@@ -54,7 +54,7 @@ def objects_of(net: Net) -> Objects:
 
 
 def scene_of(net: Net, nodes: Nodes | None = None) -> Scene:
-    """Now; by agents that are there already, or by others."""
+    """Now, nothing sent; by agents that are there already, or by others."""
     if nodes:
         return look(objects_of(net), nodes)
     with Nodes(net.directory.nodes, VIA) as new:

@@ -20,7 +20,8 @@ from net_by_hand import VIA, VTEPS, Net
 from scene_by_hand import scene_of
 
 from netscope.doctor import draw, findings_in
-from netscope.facts import Finding
+from netscope.facts import Finding, Rules
+from netscope.gather import with_echoes
 from netscope.nodes import Nodes
 from netscope.scene import Objects, Scene
 from nodecore.kube.objects import Service
@@ -175,6 +176,26 @@ def test_what_is_broken_is_found_and_mended(net: Net, nodes: Nodes, broken: str)
     net.on(fault.node, "nft delete table ip w 2>/dev/null || true")
 
 
+CLOUD = "nft 'table netdev w {{ chain c {{ type filter hook ingress device eth0 priority 0; {rule} drop; }}; }}'"
+SILENT = {
+    "a cloud's firewall": ("lets nothing through", "udp dport 8472"),
+    "a narrow underlay": ("large ones do not", "udp dport 8472 ip length > 1400"),
+    "a host that is gone": ("does not answer", "ip protocol { icmp, udp }"),
+}
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_silence_that_no_rule_explains_is_found(net: Net, nodes: Nodes, fault: str) -> None:
+    what, rule = SILENT[fault]
+    assert findings_in(with_echoes(scene_of(net, nodes), nodes, 0.3)) == []
+    net.on("b", CLOUD.format(rule=rule))
+    try:
+        found = findings_in(with_echoes(scene_of(net, nodes), nodes, 0.3))
+    finally:
+        net.on("b", "nft delete table netdev w")
+    assert any(what in each.what and each.node == net.name("a") for each in found), found
+
+
 def test_wrong_checksums_are_found(net: Net, nodes: Nodes) -> None:
     with net.node["a"].enter():
         sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
@@ -231,6 +252,8 @@ SPOILT: dict[str, tuple[str, Change]] = {
         net__netfilter__nf_conntrack_count="262000", net__netfilter__nf_conntrack_max="262144")),
     "a full neighbour table": ("the neighbour table is full", sysctls(net__ipv4__neigh__default__gc_thresh3="1")),
     "an old kernel's offload": ("sends wrong checksums", settings(kernel="5.4.0-150-generic", defers={"flannel.1": True})),
+    "an old nft": ("nft is too old", facts("a", rules=Rules(
+        nft=({"metainfo": {"version": "0.9.3"}}, {"table": {"family": "ip", "name": "kube-proxy"}})))),
     "no CNI configuration": ("no CNI configuration", settings(subnet={"FLANNEL_SUBNET": "10.1.0.1/24"}, cni=("README",))),
     "no CNI directory": ("no CNI configuration", settings(subnet={"FLANNEL_SUBNET": "10.1.0.1/24"}, cni=None)),
     "an expired lease": ("not of the subnet it works with", settings(

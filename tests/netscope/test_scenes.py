@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import tarfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,13 +22,15 @@ from scene_by_hand import objects_of, scene_of
 from netscope import bundle, mapdrawing
 from netscope.__main__ import command
 from netscope.commands.doctor import mend
-from netscope.commands.map import echoes_of
+from netscope.commands.flows import answer
 from netscope.doctor import findings_in
 from netscope.flows import Filter, Ledger, Row, draw, metrics, place_of
+from netscope.gather import with_echoes
 from netscope.map import map_of
 from netscope.mending import safe_commands
 from netscope.nodes import Nodes
 from netscope.records import Flows, Mend, Mended, Watch
+from nodecore.errors import UserError
 from nodecore.kube.workload import Pod
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -91,6 +94,16 @@ def test_a_bundle_keeps_no_secret(net: Net, nodes: Nodes) -> None:
     assert not any(secret in text for text in texts)
 
 
+def test_a_node_that_does_not_answer_is_told_and_the_others_are_looked_at(net: Net) -> None:
+    name, other = net.directory.nodes
+    with Nodes((name, other), f"sh -c 'test {{node}} = {other} || exec {VIA.replace('{node}', name)}; echo gone >&2'") as some:
+        scene = scene_of(net, some)
+    assert (list(scene.facts), scene.missing) == ([name], {other: f"{other}: gone"})
+    assert not any("which no node has" in each.what for each in findings_in(scene))
+    with pytest.raises(UserError, match=r"--via: .* cannot be started"):
+        Nodes((name,), "/nowhere/ssh {node}")
+
+
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("x")
@@ -101,7 +114,7 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path, tmp_path: Path) -> None:
     scene = scene_of(net, nodes)
-    drawn = map_of(scene, echoes_of(scene, VIA))
+    drawn = map_of(with_echoes(scene, nodes, 0.3))
     assert all(pair.works and pair.asked and pair.by == "flannel.1" for pair in drawn.pairs)
     text = mapdrawing.draw(drawn)
     service = "default/web 10.96.0.10 80/TCP 80/UDP ─▶ pod/default/b:8080"
@@ -109,7 +122,7 @@ def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path,
         assert words in text
     net.on("a", "ip neigh del 10.2.0.0 dev flannel.1")
     try:
-        broken = map_of(scene, echoes_of(scene, VIA))
+        broken = map_of(with_echoes(scene, nodes, 0.3))
     finally:
         net.on("a", f"ip neigh replace 10.2.0.0 lladdr {net_by_hand.VTEPS['b']} dev flannel.1 nud permanent")
     assert [(pair.host is not None, pair.tunnel) for pair in broken.pairs] == [(True, None)] * 2
@@ -161,6 +174,17 @@ def test_a_connection_nobody_answers_is_told(net: Net, nodes: Nodes) -> None:
         sock.sendto(b"x", ("10.2.0.2", 8080))
         (row,) = until(lambda: look(net, nodes, ledger, wanted))
     assert (row.source, row.target, row.verdict) == ("pod/default/a", "pod/default/b", "unanswered")
+
+
+def test_prometheus_is_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        end = f"127.0.0.1:{free.getsockname()[1]}"
+    latest = [metrics([], lost=True)]
+    answer(end, latest)
+    with urllib.request.urlopen(f"http://{end}/metrics") as reply:
+        assert reply.read().decode().endswith("\nnetscope_news_lost 1\n")
+    with pytest.raises(UserError, match="HOST:PORT"):
+        answer("here", latest)
 
 
 def test_only_what_is_safe_is_mended(net: Net, nodes: Nodes) -> None:

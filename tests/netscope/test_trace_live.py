@@ -5,21 +5,30 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 import net_by_hand
 import pytest
 from labs import until
 from net_by_hand import Net
 
 from netscope import probe
+from netscope.crafted import crc32c
+from netscope.directory import Directory, Place
 from netscope.drawing import draw
+from netscope.flow import TCP, End, Flow
+from netscope.live import follow
 from netscope.records import Start
 from netscope.story import Trace
+from netscope.trace import Request, plan_of, run
+from nodecore.kernel.netns import Netns
 from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
@@ -36,29 +45,61 @@ def interfaces(net: Net, trace: Trace) -> list[str]:
     return [f"{names[hop.node]} {'->' if hop.seen.leaving else '<-'} {hop.seen.interface}" for hop in trace.there if hop.seen]
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp", "icmp"])
 @pytest.mark.parametrize("family", Family)
 def test_the_whole_way_is_told(family: Family, protocol: str) -> None:
     with ExitStack() as stack:
         net = net_by_hand.make(stack, family)
         stack.enter_context(answering(net.servers[1]))
+        if protocol == "sctp":
+            stack.enter_context(associating(net))
         trace, plan = net.trace(protocol), net.plan
         assert trace.verdict.what == "answered"
         assert interfaces(net, trace) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
         first, tunnel, outside, *_ = trace.there
         rule = f"{family.nft} daddr {plan.service} {protocol} dport 80 dnat to {plan.end(plan.pod(2), 8080)}"
-        assert [hit.rule for hit in first.hits] == [rule, "policy"]
+        assert [hit.rule for hit in first.hits] == ["policy" if protocol == "icmp" else rule, "policy"]
         assert tunnel.way
         assert (tunnel.way.gateway, tunnel.way.mac, tunnel.way.host) == (plan.vtep(2), net_by_hand.VTEPS["b"], plan.node(2))
         assert outside.seen
         assert outside.seen.headers.tunnel
         assert outside.seen.headers.tunnel.vni == 1
         back = [hop.seen.headers for hop in trace.back if hop.seen]
-        assert (back[0].source, back[-1].source) == (plan.pod(2), plan.service)
+        assert (back[0].source, back[-1].source) == (plan.pod(2), plan.pod(2) if protocol == "icmp" else plan.service)
         assert all(before.time <= after.time for before, after in pairwise(trace.there))
         text = draw(trace, net.directory)
-        assert "(service/default/web)" in text
+        assert ("(service/default/web)" in text) == (protocol != "icmp")
         assert f"neighbour {net_by_hand.VTEPS['b']} behind {plan.node(2)}" in text
+
+
+@contextmanager
+def associating(net: Net) -> Iterator[None]:
+    """Pod b's SCTP, which this kernel need not have: it agrees to every association."""
+    with net.pod["b"].enter():
+        raw = socket.socket(net.plan.family.af, socket.SOCK_RAW, socket.IPPROTO_SCTP)
+
+    over = threading.Event()
+    raw.settimeout(0.05)
+
+    def agree() -> None:
+        while not over.is_set():
+            with suppress(TimeoutError):
+                packet, where = raw.recvfrom(65536)
+                rest = packet[20:] if net.plan.family is Family.IPV4 else packet
+                source, port = struct.unpack_from("!HH", rest)
+                if rest[12] == 1:
+                    chunk = struct.pack("!BBHIIHHI", 2, 0, 20, 7, 65536, 1, 1, 7)
+                    head = struct.pack("!HHI", port, source, struct.unpack_from("!I", rest, 16)[0])
+                    raw.sendto(head + struct.pack("<I", crc32c(head + bytes(4) + chunk)) + chunk, (where[0], 0))
+
+    thread = threading.Thread(target=agree)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        raw.close()
 
 
 @contextmanager
@@ -87,57 +128,43 @@ def test_it_leaves_nothing_behind(net: Net) -> None:
     assert net.node["a"].run(["nft", "list", "ruleset"]).stdout == before
 
 
-def test_killed_it_leaves_nothing_behind(net: Net) -> None:
-    import msgspec
+LOGGER = ["cat", "/proc/sys/net/netfilter/nf_log/2"]
 
-    from netscope.flow import TCP, End, Flow
 
-    before = net.node["a"].run(["nft", "list", "ruleset"]).stdout
-    agent = net.node["a"].popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def start_agent(node: Netns) -> subprocess.Popen[bytes]:
+    """One that listens, in a namespace with tables of iptables-legacy."""
+    agent = node.popen(net_by_hand.VIA.split(" ", 2)[2].split(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert agent.stdin
     assert agent.stdout
     agent.stdin.write(msgspec.json.encode(Start(Flow(Family.IPV4, TCP, 20000, (End("10.2.0.2", 8080),)))) + b"\n")
     agent.stdin.flush()
     assert agent.stdout.readline() == b'{"type":"Ready"}\n'
-    assert "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout
+    assert "netscope" in node.run(["nft", "list", "ruleset"]).stdout
+    assert node.run(LOGGER).stdout == "nfnetlink_log\n"
+    return agent
+
+
+def test_killed_it_leaves_nothing_behind(net: Net) -> None:
+    node = net.node["a"]
+    node.run(["iptables-legacy", "-w", "-S"])  # from now on there are legacy tables, so they are listened to as well
+    before, logger = node.run(["nft", "list", "ruleset"]).stdout, node.run(LOGGER).stdout
+    agent = start_agent(node)
     os.kill(agent.pid, signal.SIGKILL)
     agent.wait()
-    until(lambda: net.node["a"].run(["nft", "list", "ruleset"]).stdout == before)
+    until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
+    until(lambda: node.run(LOGGER).stdout == logger)
+
+    agent = start_agent(node)
+    for pid in (*children(agent.pid), agent.pid):  # those that would have cleaned up go first
+        os.kill(pid, signal.SIGKILL)
+    agent.wait()
+    until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
+    assert net.trace().verdict.what == "answered"
+    assert node.run(LOGGER).stdout == logger
 
 
-def wall(hook: str, rule: str, policy: str = "accept") -> str:
-    return f"nft 'table ip wall {{ chain c {{ type filter hook {hook} priority 0; policy {policy}; {rule}; }}; }}'"
-
-
-VTEP, OTHER = net_by_hand.VTEPS["b"], "0a:00:00:00:00:77"
-FAULTS = {  # on which node, what, how it ends, and words of the reason
-    "a rule drops it": ("b", wall("forward", "tcp dport 8080 drop"), "dropped", "ip wall c: tcp dport 8080 drop"),
-    "a policy drops it": ("b", wall("forward", "tcp dport 1", "drop"), "dropped", "ip wall c: policy"),
-    "a rule refuses it": ("b", wall("forward", "tcp dport 8080 reject with tcp reset"), "refused", "reject with tcp reset"),
-    "a rule drops the answer": ("b", wall("forward", "tcp sport 8080 drop"), "dropped", "ip wall c: tcp sport 8080 drop"),
-    "no neighbour": ("a", "ip neigh del 10.2.0.0 dev flannel.1", "lost", "nobody answers for 10.2.0.0 on flannel.1"),
-    "no forwarding entry": ("a", f"bridge fdb del {VTEP} dev flannel.1 dst 192.168.50.2", "lost",
-                            f"flannel.1 does not know behind which host {VTEP} is"),
-    "a forwarding entry to nowhere": ("a", f"bridge fdb replace {VTEP} dev flannel.1 dst 192.168.50.9", "lost",
-                                      "the forwarding entry is wrong"),
-    "no route": ("a", "ip route del 10.2.0.0/24", "lost", "no route to 10.2.0.2"),
-    "forwarding is off": ("b", "sysctl -qw net.ipv4.ip_forward=0", "lost", "forwarding is off"),
-    "the tunnel's port is blocked": ("b", wall("input", "udp dport 8472 drop"), "lost", "the firewall of that host"),
-    "a wrong VTEP MAC": ("a", f"ip neigh replace 10.2.0.0 lladdr {OTHER} dev flannel.1 nud permanent; "
-                              f"bridge fdb add {OTHER} dev flannel.1 dst 192.168.50.2", "lost", OTHER),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_broken_is_named(net: Net, fault: str) -> None:
-    letter, command, what, why = FAULTS[fault]
-    net.on(letter, command)
-    verdict = net.trace().verdict
-    assert (verdict.what, why in verdict.why) == (what, True), verdict
-    assert verdict.where in (net.name(letter), net.name("a"), net.name("b"))
-    if verdict.mend:
-        net.on(letter, verdict.mend)
-        assert net.trace().verdict.what == "answered"
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -> None:
@@ -150,7 +177,64 @@ def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -
                 assert probe.namespace_of("10.2.0.2") == ""
 
 
-def test_nobody_listens(net: Net) -> None:
-    net.servers[0].close()
-    verdict = net.trace().verdict
-    assert (verdict.what, verdict.where, verdict.why) == ("refused", net.name("b"), "nobody listens there")
+def follow_while(net: Net, sends: Callable[[], None], *, dropped: bool = False) -> list[Trace]:
+    """What `--live` tells of the flows that `sends` makes, by itself, half a second after it began to listen."""
+    told: list[Trace] = []
+    thread = threading.Thread(
+        target=lambda: told.extend(follow(net.request(seconds=1.5), net.directory, net_by_hand.VIA, dropped=dropped)))
+    thread.start()
+    until(lambda: "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout)
+    until(lambda: "netscope" in net.node["b"].run(["nft", "list", "ruleset"]).stdout)
+    sends()
+    thread.join()
+    return told
+
+
+def connect(net: Net, port: int) -> None:
+    with net.pod["a"].enter():
+        sock = socket.socket()
+    with sock, suppress(OSError):
+        sock.bind((net.plan.pod(1), port))
+        sock.settimeout(0.5)
+        sock.connect((net.plan.service, 80))
+
+
+def test_real_traffic_is_followed(net: Net) -> None:
+    net.on("b", "nft 'table ip wall { chain c { type filter hook forward priority 0; tcp sport 34567 drop; }; }'")
+
+    def sends() -> None:
+        for port in (34566, 34567):
+            connect(net, port)
+
+    fine, bad = sorted(follow_while(net, sends), key=lambda story: story.there[0].seen.headers.source_port)
+    assert interfaces(net, fine) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
+    assert (fine.verdict.what, bad.verdict.what) == ("answered", "dropped")
+    assert "tcp sport 34567 drop" in bad.verdict.why
+
+
+def test_only_what_was_dropped_is_told(net: Net) -> None:
+    def sends() -> None:
+        connect(net, 34567)
+        net.on("a", "ip route del 10.2.0.0/24")
+        connect(net, 34568)
+
+    told = follow_while(net, sends, dropped=True)
+    assert [story.there[0].seen.headers.source_port for story in told if story.there[0].seen] == [34568]
+    assert [(story.verdict.what, "no route to 10.2.0.2" in story.verdict.why) for story in told] == [("lost", True)]
+
+
+def test_of_many_endpoints_the_mark_is_looked_for(net: Net) -> None:
+    plan, directory = net.plan, net.directory
+    ends = tuple(End(f"10.2.{number // 200}.{number % 200 + 2}", 8080) for number in range(400))
+    web = Place("service", "default/web", (plan.service,), ports={(TCP, 80): ends})
+    trace = run(net.request(), Directory((*directory.places[:-1], web)), net_by_hand.VIA)
+    assert trace.verdict.what == "answered"
+    assert len(interfaces(net, trace)) == 6
+    assert "too many endpoints" in trace.remarks[0]
+
+
+def test_only_nodes_that_may_see_it_are_asked(net: Net) -> None:
+    directory = Directory((*net.directory.places, Place("node", "c", ("192.168.50.3",), "c")))
+    assert plan_of(net.request(), directory, 20000).nodes == (net.name("a"), net.name("b"))
+    nowhere = Request("pod/a", "192.0.2.1", 80, TCP, Family.IPV4, 1.0)
+    assert plan_of(nowhere, directory, 20000).nodes == directory.nodes

@@ -1,4 +1,4 @@
-"""Rules of Go kube-proxy, walked: iptables as it wrote them, and virtual servers with ipsets."""
+"""Rules of Go kube-proxy, walked: iptables and nftables as it writes them, and virtual servers with ipsets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from netscope.directory import Directory, Place
+from netscope.examine import examine
 from netscope.facts import AddressInfo, Facts, Link, LinkAddresses, Route, Rules
 from netscope.flow import End
 from netscope.walk.ipsets import IpSets
 from netscope.walk.iptables import read
 from netscope.walk.journey import Journey, Question, World
 from netscope.walk.packet import Chance, every_way
+from nodecore.kernel.netns import Netns
 
 BUILT_IN = {"nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"), "filter": ("INPUT", "FORWARD", "OUTPUT"), "mangle": ()}
 TCP = 6
@@ -130,3 +132,59 @@ def test_a_table_is_read_as_it_is_written() -> None:
     (table,) = read(f"*nat\n:POSTROUTING ACCEPT [0:0]\n{rule_text}\nCOMMIT\n", "x", IpSets())
     (rule,) = table.chains["POSTROUTING"]
     assert (rule.options, rule.target, rule.goes) == ((("-o", True, "lo"), ("--comment", False, "a b")), "X", True)
+
+
+GO_NFTABLES = """table ip kube-proxy {
+set cluster-ips { type ipv4_addr; elements = { 10.96.0.10, 10.96.0.11 }; }
+map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.96.0.10 . tcp . 80 : goto service-a }; }
+map no-endpoint-services {
+type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.96.0.11 . tcp . 80 : goto reject-chain }; }
+map service-nodeports { type inet_proto . inet_service : verdict; elements = { tcp . 30080 : goto external-a }; }
+chain mark-for-masquerade { meta mark set meta mark | 0x4000; }
+chain reject-chain { reject; }
+chain endpoint-1 { ip saddr 10.244.1.5 jump mark-for-masquerade; meta l4proto tcp dnat to 10.244.1.5:8080; }
+chain endpoint-2 { ip saddr 10.244.2.6 jump mark-for-masquerade; meta l4proto tcp dnat to 10.244.2.6:8080; }
+chain service-a {
+ip daddr 10.96.0.10 tcp dport 80 ip saddr != 10.244.0.0/16 jump mark-for-masquerade
+numgen random mod 2 vmap { 0 : goto endpoint-1, 1 : goto endpoint-2 }; }
+chain external-a { jump mark-for-masquerade; goto service-a; }
+chain services {
+ip daddr . meta l4proto . th dport vmap @service-ips
+ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto . th dport vmap @service-nodeports; }
+chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }
+chain masquerading { type nat hook postrouting priority srcnat; meta mark & 0x4000 == 0 return; meta mark set meta mark ^ 0x4000
+masquerade fully-random; }
+chain no-endpoints { ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }
+chain cluster-ips-check { ip daddr @cluster-ips reject comment "invalid port"; }
+chain filter-forward { type filter hook forward priority -110
+ct state new jump no-endpoints; ct state new jump cluster-ips-check; }
+}
+table inet firewalld { chain forward {
+type filter hook forward priority 10; ct state vmap { established : accept, invalid : drop }
+meta l4proto { tcp, udp } th dport 8000-8999 accept; iifname "eth*" accept
+ip saddr { 10.244.0.0/16, 172.16.0.0/12 } udp dport { 53, 67-69 } accept; reject with icmpx type admin-prohibited; }; }
+"""
+
+
+@pytest.mark.kernel
+def test_nftables_of_go_kube_proxy() -> None:
+    with Netns.create() as space:
+        space.run(["nft", "-f", "-"], input=GO_NFTABLES)
+        with space.enter():
+            rules = examine().rules
+    where = world(rules)
+    assert {(way.what, way.end) for way in ways(where, "10.96.0.10", 80)} == {
+        ("delivered", "10.244.1.5 8080"), ("delivered", "10.244.2.6 8080")}
+    for source, target, port in ((OUTSIDE, "192.168.50.1", 30080), ("10.244.1.5", "10.96.0.10", 80)):
+        way = next(each for each in ways(where, target, port, source) if each.end == "10.244.1.5 8080")
+        assert way.what == "delivered"
+        assert any(step.why == "ip kube-proxy masquerading: masquerade fully-random" for step in way.there)
+    (nobody,) = ways(where, "10.96.0.11", 80)
+    assert (nobody.what, nobody.why) == ("rejected", "ip kube-proxy reject-chain: reject")
+    (port,) = ways(where, "10.96.0.10", 81)
+    assert (port.what, port.why.partition(":")[0]) == ("rejected", "ip kube-proxy cluster-ips-check")
+    (wall,) = ways(where, "8.8.8.8", 443)
+    assert (wall.what, wall.why) == ("rejected", "inet firewalld forward: reject with icmpx admin-prohibited")
+    assert wall.mend.startswith("nft delete rule inet firewalld forward handle")
+    assert ways(where, "8.8.8.8", 8443)[0].what == "outside"
+    assert where.ways(Question(CLIENT, "8.8.8.8", 17, 68))[0].what == "outside"

@@ -1,0 +1,100 @@
+"""`netscope capture --live`: the file is written while packets come, and another one begun when it is large or old enough.
+
+Every node's packets wait half a second for the others', so that they can be put in order. Read next: `merging.py`, `files.py`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+
+from netscope.capture.blocks import packets
+from netscope.capture.files import Files
+from netscope.capture.joining import Flows
+from netscope.capture.merging import Source, Waiting, Writer
+from netscope.capture.recording import Tap
+from netscope.capture.spool import Spool
+from netscope.capture.tapping import Wish
+from netscope.directory import Directory
+
+DELAY = 500_000_000  # ns
+PAUSE = 0.1
+PIPE = 1 << 20
+
+
+def stream(directory: Directory, via: str, wish: Wish, seconds: float, files: Files,
+           begun: Callable[[], None] = lambda: None) -> int:
+    """Capture for so long, or until Ctrl-C or nobody reads any more; say how many packets were lost."""
+    with ExitStack() as stack:
+        taps = []
+        for node in directory.nodes:
+            taps.append(Tap(node, via, replace(wish, live=True), subprocess.PIPE))
+            stack.callback(taps[-1].end)
+        for tap in taps:
+            tap.compare_clocks()
+        begun()
+        work = _Stream(taps, directory, files)
+        with suppress(KeyboardInterrupt, BrokenPipeError):
+            work.run(time.monotonic() + seconds)
+        for tap in taps:
+            tap.stop()
+        work.finish()
+        return work.lost
+
+
+class _Stream:
+    def __init__(self, taps: list[Tap], directory: Directory, files: Files) -> None:
+        self._sources = {tap.out: Source(tap.node, Spool(), tap.ahead) for tap in taps}
+        self._open = set(self._sources)
+        self._heap: list[Waiting] = []
+        self._count = 0
+        self._flows = Flows()
+        self._files = files
+        files.writers(lambda: Writer(directory, self._flows), [*self._sources.values()])
+
+    @property
+    def lost(self) -> int:
+        return sum(source.spool.lost for source in self._sources.values())
+
+    def run(self, deadline: float) -> None:
+        while self._open and time.monotonic() < deadline:
+            self._read()
+            self._write(time.time_ns() - DELAY)
+
+    def finish(self) -> None:
+        """What is still on its way."""
+        while self._open:
+            self._read()
+        try:
+            self._write(None)
+            self._files.close()
+        except BrokenPipeError:
+            pass
+
+    def _read(self) -> None:
+        ready, _, _ = select.select(list(self._open), [], [], PAUSE)
+        for fd in ready:
+            source = self._sources[fd]
+            data = os.read(fd, PIPE)
+            if not data:
+                self._open.discard(fd)
+            known = len(source.spool.translated)
+            blocks = list(source.spool.feed(data))
+            self._flows.learn(source.spool.translated[known:])
+            for block in blocks:
+                for packet in packets(block):
+                    self._count += 1
+                    heapq.heappush(self._heap, (packet.time - source.ahead, self._count, source, packet))
+
+    def _write(self, until: int | None) -> None:
+        """What is older than that; everything at the end."""
+        while self._heap and (until is None or self._heap[0][0] < until):
+            when, _, source, packet = heapq.heappop(self._heap)
+            self._files.packet(when, source, packet)
+        self._files.flush()
