@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -123,14 +122,6 @@ def streams_of_the_python_client(kubeconfig: str, pod: str) -> None:
     talk.write_stdin("hello\n")
     talk.run_forever(timeout=10)
     assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("heard hello\n", "bad\n", 4)
-    listening = "grep -q ':2328 .* 0A ' /proc/net/tcp /proc/net/tcp6"  # 2328 is 9000, 0A one that listens
-    server = ["sh", "-c", f"nc -ll -p 9000 -e cat >/dev/null 2>&1 & until {listening}; do sleep 0.05; done"]
-    kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=server, stdout=True)
-    forward = kubernetes.stream.portforward(core.connect_get_namespaced_pod_portforward, pod, "default", ports="9000")
-    with contextlib.closing(forward.socket(9000)) as connection:
-        connection.settimeout(10)
-        connection.sendall(b"over and back")
-        assert connection.recv(100) == b"over and back"
 
 
 async def test_the_python_client_streams(day: Stage) -> None:
