@@ -132,7 +132,7 @@ class Handler:
             return await self._held(proxy(self._cluster, call, request, self._kubelet_tls))
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
-        if verb == "watch" or (verb == "get" and routes.truthy(request.query.get("watch", "")) and not target.subresource):
+        if verb == "watch":
             return await self._watch(request, call)
         return await self._seated(verb, user, target, request.query, partial(self._whole, request, call))
 
@@ -163,7 +163,8 @@ class Handler:
         whole = Call(call.kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
         response = _respond(await self._dispatch.write_to_the_end(whole))
         for warning in whole.warnings[:20]:
-            quoted = warning[:500].replace("\\", "\\\\").replace('"', '\\"').replace("\r", " ").replace("\n", " ")
+            plain = "".join(letter if letter.isprintable() else " " for letter in warning[:500])
+            quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
             response.headers.add("Warning", f'299 - "{quoted}"')
         return response
 

@@ -26,6 +26,7 @@ from nodecore.net import IPNetwork, parse_network
 from .daemon_history import ControllerRevision
 from .daemonset import DaemonSets
 from .deployment import Deployments
+from .disruption import Budget, Disruptions, Scaled
 from .driver import Controller, reconciler
 from .endpoints import SelectingService
 from .endpointslice import EndpointSlices, Legacy, LegacyEndpoints, Slice
@@ -35,6 +36,7 @@ from .namespaces import DefaultAccounts, Namespace, Namespaces
 from .nodecidr import NodeCidrs
 from .nodehealth import Lease, NodeHealth
 from .replicaset import ReplicaSets
+from .servicecidr import Range, ServiceRanges
 from .world import Collection
 from .writer import Writer
 
@@ -43,7 +45,8 @@ VIEWS: dict[r.Resource, type[Any]] = {
     r.NAMESPACES: Namespace, r.NODES: Node, r.PODS: Pod, r.SERVICES: SelectingService, r.ENDPOINTS: Legacy,
     r.ENDPOINT_SLICES: Slice, r.DEPLOYMENTS: Deployment, r.REPLICA_SETS: ReplicaSet, r.DAEMON_SETS: DaemonSet,
     r.CONTROLLER_REVISIONS: ControllerRevision, r.LEASES: Lease,
-    r.SERVICE_ACCOUNTS: Anything,
+    r.SERVICE_ACCOUNTS: Anything, r.DISRUPTION_BUDGETS: Budget, r.STATEFUL_SETS: Scaled, r.REPLICATION_CONTROLLERS: Scaled,
+    r.SERVICE_CIDRS: Range, r.IP_ADDRESSES: Anything,
 }
 
 
@@ -76,6 +79,7 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], g
     """Every controller over these collections."""
     pods, nodes, services = all_of[r.PODS], all_of[r.NODES], all_of[r.SERVICES]
     sets, namespaces = all_of[r.REPLICA_SETS], all_of[r.NAMESPACES]
+    scaled = {each.kind: all_of[each] for each in (r.DEPLOYMENTS, r.REPLICA_SETS, r.STATEFUL_SETS, r.REPLICATION_CONTROLLERS)}
     found: list[Controller] = [
         Deployments(all_of[r.DEPLOYMENTS], sets, pods),
         ReplicaSets(sets, pods),
@@ -85,6 +89,8 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], g
         NodeHealth(nodes, all_of[r.LEASES], pods, grace=settings.grace),
         Namespaces(namespaces),
         DefaultAccounts(namespaces, all_of[r.SERVICE_ACCOUNTS]),
+        Disruptions(all_of[r.DISRUPTION_BUDGETS], pods, scaled),
+        ServiceRanges(all_of[r.SERVICE_CIDRS], all_of[r.IP_ADDRESSES]),
         garbage,
         PodGarbage(pods, nodes),
     ]

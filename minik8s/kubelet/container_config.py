@@ -13,7 +13,7 @@ from . import names
 from .environment import expand
 from .records import Pod
 from .resources import linux_resources
-from .sandbox_config import NodeSettings, identity, namespaces, pod_labels, profile
+from .sandbox_config import OF_ANOTHER, NodeSettings, identity, namespaces, pod_labels, profile
 
 MASKED = ("/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
           "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
@@ -45,6 +45,8 @@ class Run:
     delay: float
     image_id: str
     last_words: str
+    target: str = ""
+    """The id of the container whose processes it shall see."""
 
 
 def container_config(pod: Pod, spec: Mapping[str, Any], node: NodeSettings, run: Run, variables: Mapping[str, str],
@@ -68,18 +70,19 @@ def container_config(pod: Pod, spec: Mapping[str, Any], node: NodeSettings, run:
         "stdin": bool(spec.get("stdin")), "stdin_once": bool(spec.get("stdinOnce")), "tty": bool(spec.get("tty")),
         "linux": {
             "resources": linux_resources(pod, spec, (node.capacity or {}).get("memory", 0)),
-            "security_context": security_context(pod, spec),
+            "security_context": security_context(pod, spec, run.target),
         },
     }
 
 
-def security_context(pod: Pod, spec: Mapping[str, Any]) -> dict[str, Any]:
+def security_context(pod: Pod, spec: Mapping[str, Any], target: str = "") -> dict[str, Any]:
     """CRI's LinuxContainerSecurityContext: the container's settings over the pod's."""
     of_pod, own = pod["spec"].get("securityContext") or {}, spec.get("securityContext") or {}
     privileged = bool(own.get("privileged"))
     given = own.get("capabilities") or {}
     made: dict[str, Any] = {
-        "namespace_options": namespaces(pod), "privileged": privileged,
+        "namespace_options": namespaces(pod) | ({"pid": OF_ANOTHER, "target_id": target} if target else {}),
+        "privileged": privileged,
         "readonly_rootfs": bool(own.get("readOnlyRootFilesystem")),
         "no_new_privs": own.get("allowPrivilegeEscalation") is False,
         "capabilities": {"add_capabilities": list(given.get("add") or []), "drop_capabilities": list(given.get("drop") or [])},

@@ -39,6 +39,33 @@ def container_status(pod: Pod, spec: Mapping[str, Any], actual: Actual, view: Vi
     return made
 
 
+def ephemeral_status(pod: Pod, spec: Mapping[str, Any], actual: Actual, view: View, told: Told | None) -> Told:
+    """The status of a container that runs once and is never ready; what the runtime forgot of it, the API remembers."""
+    run = actual.latest(spec["name"])
+    made: Told = {"name": spec["name"], "state": {}, "lastState": {}, "ready": False, "restartCount": 0,
+                  "image": (run.image if run else "") or str(spec.get("image", "")), "imageID": run.image_id if run else ""}
+    if run is None:
+        kept = {key: told[key] for key in ("containerID", "imageID") if told and told.get(key)}
+        return made | kept | {"state": _absent_ephemeral(view, spec["name"], told)}
+    made["containerID"] = f"containerd://{run.id}"
+    if run.state == RUNNING:
+        made["state"] = {"running": {"startedAt": stamp(run.started)}}
+    elif run.state == EXITED:
+        made["state"] = {"terminated": terminated(run)}
+    else:
+        made["state"] = {"waiting": _reason(("ContainerCreating", ""))}
+    return made
+
+
+def _absent_ephemeral(view: View, name: str, told: Told | None) -> Told:
+    old = (told or {}).get("state") or {}
+    if "terminated" in old:
+        return dict(old)
+    if (told or {}).get("containerID"):
+        return {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "message": "The container was lost"}}
+    return {"waiting": _reason(view.waiting.get(name) or ("ContainerCreating", ""))}
+
+
 def _states(pod: Pod, name: str, run: Container | None, actual: Actual, view: View, told: Told | None, *, init: bool,
             blocked: bool) -> tuple[Told, Told | None]:
     """`state` and `lastState`."""

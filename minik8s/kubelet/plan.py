@@ -3,7 +3,8 @@
     gone from the API, or being deleted   kill -> remove sandboxes -> clean up -> (API) delete
     over (Succeeded, Failed)              stop its sandbox, keep its containers for their logs
     refused                               nothing
-    otherwise                             sandbox -> init containers one by one -> containers, restarts after their delay
+    otherwise                             sandbox -> init containers one by one -> containers, restarts after their delay;
+                                          ephemeral containers as soon as there is a sandbox, and once only
 
 A restart is a new run of the container (`attempt + 1`) after `crash_delay`; that delay is written on the run itself, so a
 kubelet that comes back knows where the series stands. Must not know: CRI, the API. Read next: `minik8s/kubelet/worker.py`.
@@ -27,6 +28,7 @@ from .records import (
     View,
     containers_of,
     deleting,
+    ephemeral_containers_of,
     finished,
     init_containers_of,
     restart_policy,
@@ -57,6 +59,8 @@ class Start:
     attempt: int
     sandbox: str
     delay: float = 0.0
+    target: str = ""
+    """The id of the container whose processes this one shall see."""
 
     def describe(self) -> str:
         """In words."""
@@ -212,10 +216,23 @@ def _run(pod: Pod, actual: Actual, view: View) -> Plan:
     never_started = [item for item in actual.containers if item.state == CREATED]
     if never_started:
         return Plan(tuple(RemoveContainer(item.id, item.name) for item in never_started))
-    init = _next_init(pod, actual, box, view)
-    if init is not None:
-        return init
-    return _main(pod, actual, box, view)
+    plan = _next_init(pod, actual, box, view) or _main(pod, actual, box, view)
+    return Plan((*_ephemeral(pod, actual, box), *plan.ops), plan.wake)
+
+
+def _ephemeral(pod: Pod, actual: Actual, box: Sandbox) -> list[PodOp]:
+    """Those that never ran; one that shall see another container's processes waits for that to run."""
+    ops: list[PodOp] = []
+    told = {item["name"] for item in (pod.get("status") or {}).get("ephemeralContainerStatuses") or [] if item.get("containerID")}
+    for spec in ephemeral_containers_of(pod):
+        if actual.latest(spec["name"]) or spec["name"] in told:
+            continue
+        target = _in(box, actual.latest(spec.get("targetContainerName") or ""))
+        if not spec.get("targetContainerName"):
+            ops.append(Start(spec["name"], 0, box.id))
+        elif target and target.state == RUNNING:
+            ops.append(Start(spec["name"], 0, box.id, target=target.id))
+    return ops
 
 
 def _new_sandbox(pod: Pod, actual: Actual, view: View) -> Plan:

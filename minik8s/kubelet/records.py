@@ -106,6 +106,11 @@ def init_containers_of(pod: Pod) -> list[dict[str, Any]]:
     return list(pod["spec"].get("initContainers") or [])
 
 
+def ephemeral_containers_of(pod: Pod) -> list[dict[str, Any]]:
+    """The containers somebody added to a running pod, to look into it."""
+    return list(pod["spec"].get("ephemeralContainers") or [])
+
+
 def restart_policy(pod: Pod) -> str:
     """`Always`, `OnFailure` or `Never`."""
     return str(pod["spec"].get("restartPolicy") or "Always")

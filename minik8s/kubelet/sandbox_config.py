@@ -12,7 +12,7 @@ from typing import Any
 from . import names
 from .records import Pod, containers_of, uid_of
 
-PER_POD, PER_CONTAINER, OF_THE_NODE = 0, 1, 2
+PER_POD, PER_CONTAINER, OF_THE_NODE, OF_ANOTHER = 0, 1, 2, 3
 PROTOCOLS = {"TCP": 0, "UDP": 1, "SCTP": 2}
 PROFILES = {"RuntimeDefault": 0, "Unconfined": 1, "Localhost": 2}
 NAME_LIMIT = 63

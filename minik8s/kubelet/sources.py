@@ -15,7 +15,7 @@ from nodecore.kube.client import KubeClient
 from nodecore.kube.resource import CONFIG_MAPS, SECRETS
 
 from .environment import Sources
-from .records import Pod, containers_of, init_containers_of, uid_of
+from .records import Pod, containers_of, ephemeral_containers_of, init_containers_of, uid_of
 from .sandbox_config import NodeSettings
 from .tokens import Tokens
 
@@ -29,7 +29,7 @@ def references(pod: Pod) -> set[Reference]:
 
 
 def _of_environment(pod: Pod) -> Iterator[Reference]:
-    for spec in (*init_containers_of(pod), *containers_of(pod)):
+    for spec in (*init_containers_of(pod), *containers_of(pod), *ephemeral_containers_of(pod)):
         for entry in spec.get("envFrom") or []:
             yield CONFIG_MAP, (entry.get("configMapRef") or {}).get("name", "")
             yield SECRET, (entry.get("secretRef") or {}).get("name", "")

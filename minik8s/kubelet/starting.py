@@ -24,10 +24,11 @@ from .handlers import Outcome, handle
 from .images import ImageFault, Images, auths_for, policy_of
 from .plan import Start
 from .probes import Prober
-from .records import Container, Pod, containers_of, init_containers_of
+from .records import Container, Pod, containers_of, ephemeral_containers_of, init_containers_of
 from .sandbox_config import NodeSettings, hostname, sandbox_config
 from .sources import SECRET, PodSources, data_of
 from .status_writer import StatusWriter
+from .unsupported import unsupported_container
 from .volumes import container_binds, last_words_bind, prepare_volumes, write_hosts
 
 POST_START_LIMIT = 300.0
@@ -59,7 +60,7 @@ class Services:
 
 def container_spec(pod: Pod, name: str) -> dict[str, Any]:
     """A container's spec by its name."""
-    for spec in (*containers_of(pod), *init_containers_of(pod)):
+    for spec in (*containers_of(pod), *init_containers_of(pod), *ephemeral_containers_of(pod)):
         if spec["name"] == name:
             return spec
     return {"name": name}
@@ -133,7 +134,8 @@ def _config(services: Services, pod: Pod, spec: Mapping[str, Any], op: Start, so
             image: Any) -> dict[str, Any]:
     node = services.node
     try:
-        problem = runs_as_root(pod, spec, image.uid.value if image.HasField("uid") else None, image.username)
+        user = image.uid.value if image.HasField("uid") else None
+        problem = unsupported_container(spec) or runs_as_root(pod, spec, user, image.username)
         if problem:
             raise Invalid(problem)
         variables = environment(pod, spec, sources)
@@ -142,7 +144,7 @@ def _config(services: Services, pod: Pod, spec: Mapping[str, Any], op: Start, so
         words = last_words_bind(pod, spec, node.root_dir, op.attempt)
         given = {bind.inside for bind in binds}
         binds += [bind for bind in (hosts, words) if bind and bind.inside not in given]
-        run = Run(op.attempt, op.delay, image.id, words.host)
+        run = Run(op.attempt, op.delay, image.id, words.host, op.target)
         return container_config(pod, spec, node, run, variables, binds)
     except (Invalid, UserError) as error:
         services.recorder.emit(pod, "Warning", "Failed", f"Error: {error}")

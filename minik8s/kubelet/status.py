@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .container_status import container_status
+from .container_status import container_status, ephemeral_status
 from .plan import active_deadline, over
-from .records import Actual, Pod, View, containers_of, deleting, finished, init_containers_of
+from .records import Actual, Pod, View, containers_of, deleting, ephemeral_containers_of, finished, init_containers_of
 from .resources import qos_class
 from .times import stamp
 
@@ -22,7 +22,8 @@ Condition = dict[str, Any]
 def pod_status(pod: Pod, actual: Actual, view: View, host_ips: tuple[str, ...]) -> dict[str, Any]:
     """The whole `status` of the pod, in place of the one it has."""
     old = pod.get("status") or {}
-    told = {item["name"]: item for key in ("initContainerStatuses", "containerStatuses") for item in old.get(key) or []}
+    told = {item["name"]: item for key in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+            for item in old.get(key) or []}
     init_done = initialized(pod, actual)
     init = [container_status(pod, spec, actual, view, told.get(spec["name"]), init=True, blocked=False)
             for spec in init_containers_of(pod)]
@@ -42,6 +43,9 @@ def pod_status(pod: Pod, actual: Actual, view: View, host_ips: tuple[str, ...]) 
     if init:
         status["initContainerStatuses"] = init
     status["containerStatuses"] = main
+    if ephemeral := ephemeral_containers_of(pod):
+        status["ephemeralContainerStatuses"] = [ephemeral_status(pod, spec, actual, view, told.get(spec["name"]))
+                                                for spec in ephemeral]
     status["conditions"] = _conditions(pod, phase, main, actual, view, init_done=init_done)
     return status
 

@@ -5,14 +5,14 @@ Pure. Read next: `minik8s/kubelet/worker.py`, which tells it as an event and as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .records import Pod, containers_of, init_containers_of
 
 VOLUMES = ("emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected")
 PROJECTED = ("configMap", "secret", "downwardAPI", "serviceAccountToken")
-POD_FIELDS = ("runtimeClassName", "resourceClaims", "ephemeralContainers")
+POD_FIELDS = ("runtimeClassName", "resourceClaims")
 HANDLERS = ("exec", "httpGet", "tcpSocket")
 HOOKS = ("exec", "httpGet", "sleep")
 
@@ -20,6 +20,11 @@ HOOKS = ("exec", "httpGet", "sleep")
 def unsupported(pod: Pod) -> str:
     """The first thing in the pod that is not supported, as one line; empty when it can run."""
     return next((f"{what} is not supported by this kubelet" for what in _wishes(pod)), "")
+
+
+def unsupported_container(spec: Mapping[str, Any]) -> str:
+    """The same for one container: an ephemeral one may come when its pod has long been running."""
+    return next((f"{what} is not supported by this kubelet" for what in _container(spec)), "")
 
 
 def _wishes(pod: Pod) -> Iterator[str]:
@@ -55,7 +60,7 @@ def _volume(volume: dict[str, Any]) -> Iterator[str]:
         yield f"volume {volume['name']} with emptyDir.medium={volume['emptyDir']['medium']}"
 
 
-def _container(spec: dict[str, Any]) -> Iterator[str]:
+def _container(spec: Mapping[str, Any]) -> Iterator[str]:
     name = spec["name"]
     if spec.get("volumeDevices"):
         yield f"volumeDevices of container {name}"

@@ -152,6 +152,16 @@ def test_a_pod_that_says_it_is_us(api: ApiServer) -> None:
 
 
 @pytest.mark.etcd
+def test_a_node_that_says_it_is_us(api: ApiServer) -> None:
+    status = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}]}
+    api.call("POST", "/api/v1/nodes", {"metadata": {"name": "liar"}, "status": status})
+    refused = api.call("GET", "/api/v1/nodes/liar:2379/proxy/version")
+    assert (refused.code, refused.body["message"]) == (400, "address not allowed")
+    assert api.call("GET", "/api/v1/nodes/https:liar:2379/proxy/version").code == 400
+    api.call("DELETE", "/api/v1/nodes/liar")
+
+
+@pytest.mark.etcd
 def test_the_connection_serves_on_or_ends(api: ApiServer, site: int) -> None:
     """What comes after a proxied request on the same connection is not taken for the pod's."""
     connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=api.context())

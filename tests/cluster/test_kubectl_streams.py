@@ -16,7 +16,7 @@ from tests.labs import Lab, until
 
 pytestmark = pytest.mark.cluster
 SPACE = "streams"
-SCRIPT = "echo begun; nc -ll -p 8080 -e cat & while read line; do echo heard $line; done; sleep 1000"
+SCRIPT = "echo begun; nc -ll -p 8080 -e cat & httpd -p 8081 -h /etc & while read line; do echo heard $line; done; sleep 1000"
 BUSYBOX = {"name": "main", "image": "lab.local/busybox:1", "imagePullPolicy": "IfNotPresent"}
 TALKER = {"terminationGracePeriodSeconds": 0, "containers": [{**BUSYBOX, "stdin": True, "command": ["sh", "-c", SCRIPT]}]}
 SLEEPER = {"terminationGracePeriodSeconds": 0, "containers": [{**BUSYBOX, "command": ["sleep", "1000"]}]}
@@ -86,6 +86,19 @@ def test_port_forward(talk: Talk) -> None:
         forwarding.stdout.close()
 
 
+def test_the_proxies_of_the_api(lab: Lab, talk: Talk) -> None:
+    """To a kubelet, to a pod's port and to a Service's, by way of the API server."""
+    where = f"/api/v1/namespaces/{SPACE}"
+    assert "talker" in talk("get", "--raw", f"{where}/pods/talker:8081/proxy/hostname")
+    talk("label", "pod", "talker", "app=talker")
+    talk("expose", "pod", "talker", "--port=80", "--target-port=8081", "--selector=app=talker")
+    until(lambda: "talker" in talk("get", "--raw", f"{where}/services/talker/proxy/hostname", check=False), what="the endpoint")
+    assert "talker" in talk("get", "--raw", f"{where}/services/talker:80/proxy/hosts")
+    node = talk("get", "pod", "talker", "-o", "jsonpath={.spec.nodeName}")
+    assert '"talker"' in talk("get", "--raw", f"/api/v1/nodes/{node}/proxy/pods")
+    assert "kubelet_running_pods" in talk("get", "--raw", f"/api/v1/nodes/{node}/proxy/metrics")
+
+
 def test_cp_there_and_back(talk: Talk, tmp_path: Path) -> None:
     (tmp_path / "there").write_text("content\n" * 1000)
     talk("cp", str(tmp_path / "there"), "talker:/tmp/there")
@@ -106,10 +119,14 @@ def test_drain_moves_what_a_budget_lets_go(lab: Lab, talk: Talk) -> None:
         "replicas": 3, "selector": {"matchLabels": {"app": "moved"}}, "template": template}}
     talk("apply", "-f", "-", stdin=json.dumps(body))
     talk("rollout", "status", "deployment/moved", "--timeout=60s")
+    talk("create", "pdb", "moved", "--selector=app=moved", "--min-available=3")
     victim = lab.get("pods", "-n", SPACE, "-l", "app=moved")["items"][0]["spec"]["nodeName"]
+    drain = ("drain", victim, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app=moved")
     try:
-        lab.kubectl("drain", victim, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app=moved",
-                    "--timeout=60s")
+        until(lambda: lab.get("pdb", "moved", "-n", SPACE)["status"].get("expectedPods") == 3, what="the budget counts its pods")
+        assert "evicted" not in lab.kubectl(*drain, "--timeout=2s", check=False)
+        talk("patch", "pdb", "moved", "--type=merge", "-p", '{"spec":{"minAvailable":2}}')
+        lab.kubectl(*drain, "--timeout=60s")
         talk("rollout", "status", "deployment/moved", "--timeout=60s")
         nodes = {item["spec"]["nodeName"] for item in lab.get("pods", "-n", SPACE, "-l", "app=moved")["items"]
                  if not item["metadata"].get("deletionTimestamp")}

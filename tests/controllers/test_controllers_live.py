@@ -168,6 +168,29 @@ def test_nodes_get_networks_that_differ(plane: Plane) -> None:
     assert all(cidr.startswith("10.244.") and cidr.endswith("/24") for cidr in cidrs)
 
 
+def test_a_drain_waits_for_its_budget(web: Plane, served: Kubelets) -> None:
+    web.kubectl("create", "pdb", "web", "--selector=app=web", "--min-available=3")
+    def columns() -> list[str]:
+        return web.kubectl("get", "pdb", "web").splitlines()[1].split()[:4]
+    try:
+        until(lambda: columns() == ["web", "3", "N/A", "0"], "nothing may go")
+        refused = web.kubectl("drain", "n1", "--timeout=2s", check=False)
+        assert "Cannot evict pod as it would violate the pod's disruption budget" in refused
+        assert len(images(web)) == 3
+        web.kubectl("patch", "pdb", "web", "--type=merge", "-p", '{"spec":{"minAvailable":2}}')
+        until(lambda: columns() == ["web", "2", "N/A", "1"], "one may go")
+        assert "drained" in web.kubectl("drain", "n1", "n2", "--timeout=30s")
+        assert (served.fewest_ready or 0) >= 2
+        until(lambda: columns()[3] == "1", "one may go again")
+        status = web.get("pdb", "web")["status"]
+        assert (status["currentHealthy"], status["desiredHealthy"], status["expectedPods"]) == (3, 2, 3)
+        assert not status.get("disruptedPods")
+        assert status["conditions"][0]["reason"] == "SufficientPods"
+    finally:
+        web.kubectl("uncordon", "n1", "n2")
+        web.kubectl("delete", "pdb", "web")
+
+
 def test_a_daemon_set_follows_nodes_and_templates(plane: Plane, served: Kubelets) -> None:
     body: dict[str, Any] = deployment("agent")
     body["kind"] = "DaemonSet"
@@ -210,6 +233,24 @@ def test_a_namespace_has_its_account_and_goes_with_all_it_holds(plane: Plane, se
     plane.kubectl("delete", "namespace", "short", "--timeout=30s")
     assert "not found" in plane.kubectl("get", "namespace", "short", check=False)
     assert "No resources found" in plane.kubectl("get", "controllerrevisions", "-n", "short")
+
+
+def test_a_service_range_stays_while_it_is_needed(plane: Plane) -> None:
+    text = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
+            "spec": {"cidrs": ["10.202.0.0/24"]}}
+    inside = {**service("inside"), "spec": {**service()["spec"], "clusterIP": "10.202.0.9"}}
+    plane.apply(text)
+    plane.kubectl("wait", "servicecidr/more", "--for=condition=Ready", "--timeout=10s")
+    until(lambda: plane.get("servicecidr", "more")["metadata"].get("finalizers"), "it is held")
+    plane.apply(inside)
+    plane.kubectl("delete", "servicecidr", "more", "--wait=false")
+    said = until(lambda: plane.get("servicecidr", "more")["status"]["conditions"][0]["status"] == "False"
+                 and plane.kubectl("describe", "servicecidr", "more"), "it says why it stays")
+    assert "There are still IPAddresses referencing the ServiceCIDR" in said
+    plane.kubectl("delete", "service", "inside")
+    plane.kubectl("wait", "servicecidr/more", "--for=delete", "--timeout=20s")
+    other = {**inside, "metadata": {"name": "late", "namespace": "default"}}
+    assert "not in the valid range" in plane.kubectl("create", "-f", "-", body=other, check=False)
 
 
 def test_what_only_discovery_names_goes_with_its_owner_too(plane: Plane) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -12,6 +13,8 @@ import pytest_asyncio
 
 from .conftest import BUSYBOX, Stage
 
+kubernetes = pytest.importorskip("kubernetes", reason="the Python client is not installed")
+pytest.importorskip("kubernetes.stream")
 pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 SCRIPT = "echo hello from $(hostname); trap 'exit 0' TERM; while :; do sleep 0.1; done"
 CONTAINER = {"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", SCRIPT]}
@@ -60,6 +63,70 @@ async def test_logs_exec_attach_and_copies(day: Stage) -> None:
     await day.kubectl("cp", f"{pod}:/etc/hosts", str(hosts))
     assert pod in hosts.read_text()
     assert "not found" in await day.kubectl("logs", "nobody", check=False)
+
+
+async def test_it_is_looked_into(day: Stage) -> None:
+    """kubectl debug: a container beside the pod's, one that sees its processes, a copy of the pod, and a pod on the node."""
+    pod = (await names(day))[0].removeprefix("pod/")
+    quiet = ("--image", BUSYBOX, "--image-pull-policy=IfNotPresent", "--quiet", "--profile=general")
+    await day.kubectl("debug", pod, *quiet, "-c", "beside", "--attach=false", "--", "sh", "-c", "echo seen; sleep 30")
+    await day.kubectl("wait", f"pod/{pod}", "--timeout=20s",
+                      "--for=jsonpath={.status.ephemeralContainerStatuses[0].state.running}")
+    assert await day.kubectl("logs", pod, "-c", "beside") == "seen\n"
+    assert pod in await day.kubectl("exec", pod, "-c", "beside", "--", "hostname")
+    typed = await asyncio.create_subprocess_exec(
+        "kubectl", "--kubeconfig", str(day.plane.kubeconfig), "debug", pod, *quiet, "-i", "-c", "inside", "--target=main", "--",
+        "sh", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    assert typed.stdin is not None
+    assert typed.stdout is not None
+    typed.stdin.write(b"ps; exit\n")  # and stays open: at its end the runtime would let go of the output as well
+    async with asyncio.timeout(20):
+        assert b"trap 'exit 0' TERM" in await typed.stdout.read()
+    typed.stdin.close()
+    assert await typed.wait() == 0
+    assert "Ephemeral Containers:" in await day.kubectl("describe", "pod", pod)
+    shown = json.loads(await day.kubectl("get", "pod", pod, "-o", "json"))
+    assert shown["status"]["phase"] == "Running"
+    assert all(item["ready"] for item in shown["status"]["containerStatuses"])
+    await day.kubectl("debug", pod, *quiet, "--copy-to=copied", "-c", "extra", "--attach=false", "--", "sleep", "30")
+    await day.kubectl("wait", "pod/copied", "--for=condition=Ready", "--timeout=20s")
+    assert len(json.loads(await day.kubectl("get", "pod", "copied", "-o", "json"))["spec"]["containers"]) == 2
+    await day.kubectl("debug", "node/cell-1", *quiet, "--attach=false", "--", "ls", "/host/etc")
+    pods = (await day.kubectl("get", "pods", "-o", "name")).split()
+    onto = next(name for name in pods if "node-debugger" in name).removeprefix("pod/")
+    await day.kubectl("wait", f"pod/{onto}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+    assert "passwd" in await day.kubectl("logs", onto)
+    await day.kubectl("delete", "pod", "copied", onto, "--grace-period=0", "--force")
+
+
+async def test_the_kubelet_through_the_api(day: Stage) -> None:
+    pod = (await names(day))[0].removeprefix("pod/")
+    listed = json.loads(await day.kubectl("get", "--raw", "/api/v1/nodes/cell-1/proxy/pods"))
+    assert pod in {item["metadata"]["name"] for item in listed["items"]}
+    assert "kubelet_running_pods" in await day.kubectl("get", "--raw", "/api/v1/nodes/cell-1:10250/proxy/metrics")
+    log = await day.kubectl("get", "--raw", f"/api/v1/nodes/cell-1/proxy/containerLogs/default/{pod}/main?tailLines=1")
+    assert log == f"hello from {pod}\n"
+    assert "NotFound" in await day.kubectl("get", "--raw", "/api/v1/nodes/cell-1/proxy/nowhere", check=False)
+
+
+def streams_of_the_python_client(kubeconfig: str, pod: str) -> None:
+    made = kubernetes.config.new_client_from_config(kubeconfig)
+    core = kubernetes.client.CoreV1Api(made)
+    assert core.read_namespaced_pod_log(pod, "default") == f"hello from {pod}\n"
+    followed = kubernetes.watch.Watch().stream(core.read_namespaced_pod_log, pod, "default", follow=True)
+    assert next(iter(followed)) == f"hello from {pod}"
+    streams = {"stdin": True, "stdout": True, "stderr": True, "tty": False}
+    command = ["sh", "-c", "read word; echo heard $word; echo bad >&2; exit 4"]
+    talk = kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=command, **streams,
+                                    _preload_content=False)
+    talk.write_stdin("hello\n")
+    talk.run_forever(timeout=10)
+    assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("heard hello\n", "bad\n", 4)
+
+
+async def test_the_python_client_streams(day: Stage) -> None:
+    pod = (await names(day))[0].removeprefix("pod/")
+    await asyncio.to_thread(streams_of_the_python_client, str(day.plane.kubeconfig), pod)
 
 
 async def test_it_is_changed_in_every_way(day: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,31 @@ def test_the_way_up() -> None:
     assert plan_pod(pod, Actual((box(),), (run_of("c0"), done)), View(NOW)).ops == ()
 
 
+def test_a_container_to_look_around_runs_once() -> None:
+    pod = pod_of(init=1)
+    pod["spec"]["ephemeralContainers"] = [{"name": "e", "image": "y"}, {"name": "t", "image": "y", "targetContainerName": "c0"}]
+    assert plan_pod(pod, Actual(), View(NOW)).ops == (MakeSandbox(0),)
+    assert plan_pod(pod, Actual((box(),)), View(NOW)).ops == (Start("e", 0, "box0"), Start("i0", 0, "box0"))
+    there = (run_of("c0"), run_of("i0", EXITED))
+    ops = plan_pod(pod, Actual((box(),), (*there, run_of("e", EXITED, code=1))), View(NOW)).ops
+    assert ops == (Start("t", 0, "box0", target="c0-0"),)
+    done = Actual((box(),), (*there, run_of("e", EXITED, code=1), run_of("t")))
+    assert plan_pod(pod, done, View(NOW)).ops == ()
+    status = pod_status(pod, done, View(NOW), ("192.0.2.1",))
+    assert [(item["name"], list(item["state"]), item["ready"]) for item in status["ephemeralContainerStatuses"]] == [
+        ("e", ["terminated"], False), ("t", ["running"], False)]
+    assert status["phase"] == "Running"
+    pod["status"] = status
+    lost = Actual((box(),), there)
+    assert plan_pod(pod, lost, View(NOW)).ops == (), "what the runtime forgot is not run again"
+    states = [item["state"] for item in pod_status(pod, lost, View(NOW), ("192.0.2.1",))["ephemeralContainerStatuses"]]
+    assert [state["terminated"]["reason"] for state in states] == ["Error", "ContainerStatusUnknown"]
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    ops = plan_pod(pod, done, View(NOW)).ops
+    assert isinstance(ops[0], Kill)
+    assert {run.name for run in ops[0].containers} == {"c0", "t"}
+
+
 def test_no_sandbox_before_the_network() -> None:
     assert plan_pod(pod_of(), Actual(), View(NOW, network_ready=False)).ops == ()
     pod = pod_of()

@@ -84,6 +84,13 @@ def test_every_kind_served_has_a_shape_and_a_document():
         assert patch["x-kubernetes-group-version-kind"] == {"group": item.group, "version": item.version, "kind": item.kind}
         assert {"fieldValidation", "dryRun", "fieldManager", "force"} <= {parameter["name"] for parameter in patch["parameters"]}
         assert "hash=" in index[gv]["serverRelativeURL"]
+    paths = json.loads(schema.openapi_v3("api/v1"))["paths"]
+    pod = "/api/v1/namespaces/{namespace}/pods/{name}/"
+    assert {path.removeprefix(pod) for path in paths if path.startswith(pod)} == {
+        "binding", "ephemeralcontainers", "eviction", "status"}
+    assert "$ref" in json.dumps(paths[pod + "eviction"]["post"]["requestBody"])
+    assert "put" in paths["/api/v1/namespaces/{name}/finalize"]
+    assert "post" in paths["/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"]
     for gv in ("apis/nobody/v1", "../fingerprint", "api/../../x"):
         with pytest.raises(NotFound):
             schema.openapi_v3(gv)
@@ -173,6 +180,11 @@ def test_status_owes_nothing_and_nulls_are_absent():
 def test_bad_data_and_times():
     secret = {"metadata": {"creationTimestamp": "yesterday"}, "data": {"a": "***"}}
     assert [error.field for error in schema.validate(("", "v1", "Secret"), secret)] == ["metadata.creationTimestamp", "data.a"]
+    for text, good in (("2026-11-21T14:00:00Z", True), ("2026-11-21T14:00:00.123456789+05:30", True), ("", True),
+                       ("2026-13-21T14:00:00Z", False), ("2026-02-30T14:00:00Z", False), ("2026-11-21T24:00:00Z", False),
+                       ("2026-11-21T14:00:00+99:00", False), ("202٣-11-21T14:00:00Z", False), ("0000-11-21T14:00:00Z", False)):
+        obj = {"metadata": {"creationTimestamp": text}}
+        assert (schema.validate(("", "v1", "ConfigMap"), obj) == []) is good, text
 
 
 def test_refusals():
@@ -246,3 +258,16 @@ def test_any_object_can_be_judged(obj):
     for error in schema.validate(("", "v1", "Pod"), obj):
         assert error.message
         assert error.field
+
+
+def test_nulls_in_lists_and_maps_are_zero_values():
+    obj = deployment(args=[None, "a"], ports=[None], env=None)
+    obj["metadata"]["annotations"] = {"a": None}
+    found = schema.validate(DEPLOYMENT, obj)
+    assert {error.field for error in found if error.kind == "null"} == {
+        "metadata.annotations.a", "spec.template.spec.containers[0].args[0]", "spec.template.spec.containers[0].ports[0]"}
+    schema.zero_nulls(DEPLOYMENT, obj)
+    container = obj["spec"]["template"]["spec"]["containers"][0]
+    assert (container["args"], container["ports"], obj["metadata"]["annotations"]) == (["", "a"], [{}], {"a": ""})
+    assert [error.field for error in schema.validate(DEPLOYMENT, obj)] == [
+        "spec.template.spec.containers[0].ports[0].containerPort"]

@@ -114,7 +114,7 @@ class Accounts:
         if not isinstance(place, dict) or not isinstance(place.get("namespace"), str):
             raise Invalid("not a ServiceAccount's token")
         namespace, owner = place["namespace"], _reference(place.get("serviceaccount"))
-        if owner is None:
+        if owner is None or claims.get("sub") != account(namespace, owner[0]):
             raise Invalid("not a ServiceAccount's token")
         await self._alive("serviceaccounts", namespace, *owner)
         extra = [(f"{EXTRA}credential-id", (f"JTI={claims.get('jti')}",))]

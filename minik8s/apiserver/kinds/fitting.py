@@ -56,6 +56,9 @@ def _misfits(call: Call, obj: Object) -> list[FieldError]:
     """All that does not fit; of very many unknown fields only the first ones, but then whatever else is wrong."""
     gvk = call.kind.gvk
     found = schema.validate(gvk, obj)
+    if any(each.kind == "null" for each in found):
+        schema.zero_nulls(gvk, obj)
+        found = schema.validate(gvk, obj)
     if len(found) < MOST or call.strictness == "Strict":
         return found
     schema.prune(gvk, obj)

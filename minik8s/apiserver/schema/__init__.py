@@ -28,7 +28,7 @@ from minik8s.apiserver.schema.validation import FieldError, duplicates, refusal
 __all__ = [
     "GVK", "OPENAPI_V2_TYPE", "FieldError", "decode_protobuf", "duplicates", "forget", "json_patch", "learn", "merge_patch",
     "openapi_v2_protobuf", "openapi_v3", "openapi_v3_index", "prepare", "prune", "refusal", "strategic_merge", "table",
-    "validate",
+    "validate", "zero_nulls",
 ]
 
 
@@ -55,3 +55,8 @@ def forget(gvk: tuple[str, str, str]) -> None:
 def prune(gvk: tuple[str, str, str], obj: dict[str, Any]) -> None:
     """Drop from the object what its kind does not know."""
     pruning.prune(shapes(), gvk, obj)
+
+
+def zero_nulls(gvk: tuple[str, str, str], obj: dict[str, Any]) -> None:
+    """Put zero values where lists and maps of the object hold nulls."""
+    pruning.zero_nulls(shapes(), gvk, obj)

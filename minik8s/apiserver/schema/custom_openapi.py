@@ -65,7 +65,7 @@ def v2(kinds: Iterable[Kind]) -> bytes:
 
 def _paths(kind: Kind, schemas: Object) -> Object:
     """Where the kind is, and what may be done there: all but strategic merge, which custom kinds do not know."""
-    found = dict(openapi3.of_resource(kind.resource, [sub.name for sub in kind.subresources], _known(kind, schemas)))
+    found = dict(openapi3.of_resource(kind.resource, kind.subresources, _known(kind, schemas)))
     for operations in found.values():
         if "patch" in operations:
             operations["patch"]["requestBody"]["content"].pop(openapi3.STRATEGIC)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from minik8s.apiserver.kinds.catalogue import Sub
 from minik8s.apiserver.schema.definitions import GVK_KEY, Definition, by_kind, reach, references, target
 from minik8s.apiserver.schema.served import EXTRAS, RESOURCES, SUBRESOURCES, kinds, of_group_version
 from nodecore.kube.resource import Resource
@@ -24,6 +25,7 @@ QUERY = {
     "patch": (*WRITE, ("force", "boolean")),
     "delete": (("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("propagationPolicy", "string")),
 }
+METHODS = {"get": "get", "post": "create", "put": "update", "patch": "patch"}
 JSON = "application/json"
 STRATEGIC = "application/strategic-merge-patch+json"
 PATCHES = (JSON + "-patch+json", "application/merge-patch+json", STRATEGIC, "application/apply-patch+yaml")
@@ -66,7 +68,7 @@ def paths(group: str, version: str, known: dict[tuple[str, str, str], str]) -> I
 
 
 def of_resource(
-    item: Resource, subresources: Iterable[str], known: dict[tuple[str, str, str], str],
+    item: Resource, subresources: Iterable[Sub], known: dict[tuple[str, str, str], str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The URLs of one resource with their operations."""
     gvk = (item.group, item.version, item.kind)
@@ -77,14 +79,11 @@ def of_resource(
         yield item.path(), _operations({"get": "list"}, gvk, known)
     one = {"get": "get", "put": "put", "patch": "patch", "delete": "delete"}
     yield collection + "/{name}", _operations(one, gvk, known, namespaced=item.namespaced, named=True)
-    for name in subresources:
-        if name == "status":
-            part = {"get": "get", "put": "put", "patch": "patch"}
-            yield f"{collection}/{{name}}/{name}", _operations(part, gvk, known, namespaced=item.namespaced, named=True)
-        elif name == "scale":
-            scale = ("autoscaling", "v1", "Scale")
-            part = {"get": "get", "put": "put", "patch": "patch"}
-            yield f"{collection}/{{name}}/{name}", _operations(part, scale, known, namespaced=item.namespaced, named=True)
+    for sub in subresources:
+        spoken = (sub.group, sub.version or "v1", sub.kind) if sub.kind else gvk
+        if spoken in known and sub.name != "log":  # streams have no schema
+            part = {method: method for method in METHODS if METHODS[method] in sub.verbs}
+            yield f"{collection}/{{name}}/{sub.name}", _operations(part, spoken, known, namespaced=item.namespaced, named=True)
 
 
 def _operations(
@@ -102,18 +101,22 @@ def _operations(
 def _operation(method: str, action: str, gvk: tuple[str, str, str], known: dict[tuple[str, str, str], str]) -> dict[str, Any]:
     group, version, kind = gvk
     answer = (group, version, f"{kind}List") if action == "list" else ("", "v1", "Status") if "delete" in action else gvk
+    content = {"content": {JSON: {"schema": {"$ref": SCHEMAS + known[answer]}}}}
+    codes = {"200": "OK", **({"201": "Created"} if method in ("post", "put", "patch") else {})}
     made: dict[str, Any] = {
         "parameters": [
             {"name": name, "in": "query", "schema": {"type": kind, "uniqueItems": True}} for name, kind in QUERY[method]
         ],
-        "responses": {"200": {"description": "OK", "content": {JSON: {"schema": {"$ref": SCHEMAS + known[answer]}}}}},
+        "responses": {code: {"description": said, **content} for code, said in codes.items()},
         "x-kubernetes-action": action,
         GVK_KEY: {"group": group, "version": version, "kind": kind},
     }
     if method in ("post", "put"):
         made["requestBody"] = {"required": True, "content": {"*/*": {"schema": {"$ref": SCHEMAS + known[gvk]}}}}
     elif method == "patch":
-        made["requestBody"] = {"required": True, "content": {form: {"schema": {"type": "object"}} for form in PATCHES}}
+        body: dict[str, Any] = {form: {"schema": {"type": "object"}} for form in PATCHES}
+        body[PATCHES[0]] = {"schema": {"type": "array", "items": {"type": "object"}}}
+        made["requestBody"] = {"required": True, "content": body}
     return made
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minik8s.apiserver.kinds.catalogue import KINDS, REVIEWS
+from minik8s.apiserver.kinds.catalogue import KINDS, REVIEWS, Sub
 from nodecore.kube.resource import Resource
 
 RESOURCES: tuple[Resource, ...] = tuple(kind.resource for kind in KINDS)
-SUBRESOURCES: dict[Resource, tuple[str, ...]] = {kind.resource: tuple(sub.name for sub in kind.subresources) for kind in KINDS}
+SUBRESOURCES: dict[Resource, tuple[Sub, ...]] = {kind.resource: kind.subresources for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True)

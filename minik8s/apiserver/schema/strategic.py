@@ -142,6 +142,8 @@ def _key_of(merge_key: str) -> Key:
     def key(item: Any) -> Any:
         if not isinstance(item, dict) or item.get(merge_key) is None:
             raise Invalid(f"list element {item!r} does not contain declared merge key: {merge_key}")
+        if isinstance(item[merge_key], dict | list):
+            raise Invalid(f"list element {item!r}: its merge key {merge_key} is neither text nor a number")
         return item[merge_key]
 
     return key

@@ -1,7 +1,8 @@
 """Does an object fit its kind? Unknown fields, wrong types, missing required ones, in the words kubectl users know.
 
 `unknown` and `duplicate` count only under fieldValidation=Strict (Warn makes them Warning headers), `type` always rejects
-(400), `required` is a 422 with causes. Null counts as absent; `status` owes nothing. Pure.
+(400), `required` is a 422 with causes. Null counts as absent, but in lists and maps, where `pruning.py` has an answer to
+`null`; `status` owes nothing. Pure.
 Must not know: HTTP, defaults, what values mean. Read next: `shapes.py`.
 """
 
@@ -14,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -24,11 +26,11 @@ from nodecore.errors import UserError
 from nodecore.kube.quantity import parse_quantity
 
 MOST, MOST_TOLD = 1000, 100
-UNKNOWN, DUPLICATE, TYPE, REQUIRED = "unknown", "duplicate", "type", "required"
+UNKNOWN, DUPLICATE, TYPE, REQUIRED, NULL = "unknown", "duplicate", "type", "required", "null"
 LENIENT = {("discovery.v1.EndpointSlice", "endpoints"), ("authentication.v1.TokenRequestSpec", "audiences"),
            ("events.v1.Event", "eventTime")}
 APART = re.compile(rb'"\s+:')
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+TIME = re.compile(r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 BAD_QUANTITY = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 GO_NAMES = {"boolean": "bool", "number": "float64", "bytes": "[]uint8", "time": "time.Time", "quantity": "resource.Quantity",
             "intorstring": "intstr.IntOrString", "any": "interface {}"}
@@ -169,11 +171,15 @@ class _Walk:
     def value(self, field: Field, value: Any, path: str, where: str, plain: str) -> Iterator[FieldError]:
         if field.type == "list" and isinstance(value, list):
             for at, inner in enumerate(value):
-                if inner is not None and field.item:
+                if inner is None:
+                    yield FieldError(NULL, f"{path}[{at}]", "")
+                elif field.item:
                     yield from self.value(field.item, inner, f"{path}[{at}]", where, plain)
         elif field.type == "map" and isinstance(value, dict):
             for key, inner in value.items():
-                if inner is not None and field.item:
+                if inner is None:
+                    yield FieldError(NULL, f"{path}.{key}", "")
+                elif field.item:
                     yield from self.value(field.item, inner, f"{path}.{key}", where, plain)
         elif field.type in self._shapes.types and isinstance(value, dict):
             yield from self.object(self._shapes.types[field.type], field.type, value, path, plain)
@@ -229,8 +235,12 @@ def _bytes(value: Any) -> str | None:
 def _time(value: Any) -> str | None:
     if not isinstance(value, str):
         return ""
-    if not value or TIME.fullmatch(value):
-        return None
+    found = TIME.fullmatch(value)
+    try:
+        if not value or (found and datetime.fromisoformat(found[1] + found[3])):
+            return None
+    except ValueError:
+        return f'parsing time "{value}": out of range'
     return f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse it'
 
 

@@ -76,8 +76,6 @@ def matcher_of(call: Call) -> Matches | None:
     """The test of the call's selectors."""
     labels = selectors.parse_labels(call.query.get("labelSelector", ""))
     fields = selectors.parse_fields(call.query.get("fieldSelector", ""), call.kind.fields)
-    if call.target.name:
-        fields = (*fields, selectors.FieldTerm("metadata.name", equal=True, value=call.target.name))
     return selectors.matcher(labels, fields)
 
 

@@ -5,7 +5,8 @@
     nodes/[https:]NAME[:PORT]/proxy/PATH       the kubelet, as ourselves; or another port of the node
 
 The credentials of the client stay here. The answer is carried as it comes, upgrades too. An address that can only be ours
-(loopback, link-local and the like) is refused. Must not know: what is asked. Read next: `stream.py`.
+(loopback, link-local and the like) is refused, but for a kubelet, which has to show its certificate.
+Must not know: what is asked. Read next: `stream.py`.
 """
 
 from __future__ import annotations
@@ -94,14 +95,15 @@ def allowed(address: str) -> bool:
 async def proxy(cluster: Cluster, call: Call, request: web.BaseRequest, kubelets: ssl.SSLContext | None) -> None:
     """Send the request on and carry what is answered."""
     target, named = call.target, read_name(call.target.name)
-    context: ssl.SSLContext | None = None
+    context, kubelet = None, False
     if named.scheme == "https":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # as the original: nobody knows its CA
     found = await cluster.get(call.kind, target.namespace, named.name)
     if target.plural == "nodes":
         place = kubelet_of(found)
-        if named.port in ("", KUBELET_PORT, str(place.port)):
+        kubelet = named.port in ("", KUBELET_PORT, str(place.port))
+        if kubelet:
             context = kubelets
             if context is None:
                 raise Refused(500, "this server was started without --kubelet-client-certificate: it cannot reach kubelets")
@@ -113,7 +115,7 @@ async def proxy(cluster: Cluster, call: Call, request: web.BaseRequest, kubelets
             raise bad_request(f"pod {named.name} has no address yet")
     else:
         place = endpoint_of(found, await _slices(cluster, target.namespace, named.name), named.port)
-    if target.plural != "nodes" and not allowed(place.host):
+    if not kubelet and not allowed(place.host):
         raise bad_request("address not allowed")
     await _carry(request, place, target.rest or "/", context)
 
