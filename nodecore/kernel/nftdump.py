@@ -10,13 +10,14 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from nodecore import errors
 from nodecore.net import Family
 
 NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES = 12, 10
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETSET, NFT_MSG_GETSETELEM = 1, 4, 10, 13
-F_REQUEST, F_DUMP = 0x1, 0x300
+F_REQUEST, F_DUMP, F_INTERRUPTED = 0x1, 0x300, 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NAME_OF_TABLE, HANDLE_OF_TABLE = 1, 4
 TABLE_OF_CHAIN, NAME_OF_CHAIN = 1, 3
@@ -28,10 +29,15 @@ VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
 HEADER, ATTRIBUTE, CODE = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("!i")
 BODY, MASK = 20, 0x3FFF  # nlmsghdr and nfgenmsg; an attribute's kind without its flags
 BUFFER = 1 << 17
+TRIES = 20
 
 
 def dump(kind: int, family: Family, *words: tuple[int, str]) -> Iterator[tuple[bytes, int, int]]:
-    """Each message of an answer: the datagram it is in, and where its attributes begin and end. Raises `NotFound`."""
+    """Each message of an answer: the datagram it is in, and where its attributes begin and end. Raises `NotFound`.
+
+    Tables, chains and sets that come or go meanwhile may have left others out or brought them twice: `Busy`. Of elements the
+    kernel does not tell it.
+    """
     request = struct.pack("=BBH", family.af, 0, 0) + b"".join(_attribute(what, text.encode() + b"\0") for what, text in words)
     header = HEADER.pack(16 + len(request), NFNL_SUBSYS_NFTABLES << 8 | kind, F_REQUEST | F_DUMP, 1, 0)
     try:
@@ -40,7 +46,9 @@ def dump(kind: int, family: Family, *words: tuple[int, str]) -> Iterator[tuple[b
             sock.send(header + request)
             while True:
                 datagram = sock.recv(BUFFER)
-                for sort, start, end in _messages(datagram):
+                for sort, flags, start, end in _messages(datagram):
+                    if flags & F_INTERRUPTED:
+                        raise errors.Busy("nftables: somebody changed something while it was read")
                     if sort == NLMSG_DONE:
                         return
                     if sort == NLMSG_ERROR:
@@ -50,11 +58,11 @@ def dump(kind: int, family: Family, *words: tuple[int, str]) -> Iterator[tuple[b
         raise errors.Fault(f"nftables: {error.strerror or error}") from None
 
 
-def _messages(datagram: bytes) -> Iterator[tuple[int, int, int]]:
+def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
     offset = 0
     while offset + HEADER.size <= len(datagram):
-        length, kind, _, _, _ = HEADER.unpack_from(datagram, offset)
-        yield kind, offset, offset + length
+        length, kind, flags, _, _ = HEADER.unpack_from(datagram, offset)
+        yield kind, flags, offset, offset + length
         offset += (length + 3) & ~3
 
 
@@ -74,9 +82,17 @@ def attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, i
         offset += (length + 3) & ~3
 
 
+def listed(kind: int, family: Family) -> list[tuple[bytes, int, int]]:
+    """All messages of an answer during which nothing came or went; asked for again until there is one."""
+    for _ in range(TRIES):
+        with suppress(errors.Busy):
+            return list(dump(kind, family))
+    return list(dump(kind, family))
+
+
 def table_handle(family: Family, table: str) -> int:
     """A number that no other table has had; `NotFound` where there is none."""
-    for data, start, end in dump(NFT_MSG_GETTABLE, family):
+    for data, start, end in listed(NFT_MSG_GETTABLE, family):
         found = {what: data[first:last] for what, first, last in attributes(data, start, end)}
         if found[NAME_OF_TABLE].rstrip(b"\0").decode() == table:
             return int.from_bytes(found[HANDLE_OF_TABLE], "big")
@@ -94,7 +110,7 @@ def set_names(family: Family, table: str) -> frozenset[str]:
 
 
 def _names(kind: int, family: Family, table: str, its_table: int, its_name: int) -> Iterator[str]:
-    for data, start, end in dump(kind, family):
+    for data, start, end in listed(kind, family):
         found = {what: data[first:last].rstrip(b"\0").decode() for what, first, last in attributes(data, start, end)
                  if what in (its_table, its_name)}
         if found.get(its_table) == table:
