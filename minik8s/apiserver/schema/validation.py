@@ -13,7 +13,7 @@ import binascii
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -74,13 +74,15 @@ def _holds(types: dict[str, Shape], field: Field, value: Any) -> bool:
     shape = types.get(kind)
     if shape is not None:
         return isinstance(value, dict) and _sound(types, shape, kind, value)
-    item = field.item
     if kind == "list":
-        return isinstance(value, list) and (item is None or all(each is None or _holds(types, item, each) for each in value))
+        return isinstance(value, list) and _hold(types, field.item, value)
     if kind == "map":
-        return isinstance(value, dict) and (
-            item is None or all(each is None or _holds(types, item, each) for each in value.values()))
+        return isinstance(value, dict) and _hold(types, field.item, value.values())
     return CHECKS.get(kind, _never)(value) is None
+
+
+def _hold(types: dict[str, Shape], item: Field | None, values: Iterable[Any]) -> bool:
+    return all(each is not None and (item is None or _holds(types, item, each)) for each in values)
 
 
 def duplicates(body: bytes, found: Any = None) -> list[FieldError]:
