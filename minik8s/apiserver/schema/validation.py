@@ -49,12 +49,17 @@ def validate(shapes: Shapes, gvk: tuple[str, str, str], obj: dict[str, Any]) -> 
     """What is wrong with an object, the first MOST things; nothing for a kind that is not known."""
     shape = shapes.of_kind(gvk)
     name = shapes.kinds.get("/".join(gvk), "")
-    if shape is None or _sound(shapes.types, shape, name, obj):
+    if shape is None or is_sound(shapes.types, shape, name, obj):
         return []
-    return list(islice(_Walk(shapes).object(shape, name, obj, "", ""), MOST))
+    return list(islice(problems(shapes, shape, name, obj), MOST))
 
 
-def _sound(types: dict[str, Shape], shape: Shape, name: str, value: dict[str, Any]) -> bool:
+def problems(shapes: Shapes, shape: Shape, name: str, obj: dict[str, Any]) -> Iterator[FieldError]:
+    """Everything that is wrong with an object of this shape, whose type has that name."""
+    return _Walk(shapes).object(shape, name, obj, "", "")
+
+
+def is_sound(types: dict[str, Shape], shape: Shape, name: str, value: dict[str, Any]) -> bool:
     """Whether there is nothing to be said about an object, which goes without a word for nearly all."""
     fields = shape.fields
     for key, inner in value.items():
@@ -73,7 +78,7 @@ def _holds(types: dict[str, Shape], field: Field, value: Any) -> bool:
         return isinstance(value, str)
     shape = types.get(kind)
     if shape is not None:
-        return isinstance(value, dict) and _sound(types, shape, kind, value)
+        return isinstance(value, dict) and is_sound(types, shape, kind, value)
     if kind == "list":
         return isinstance(value, list) and _hold(types, field.item, value)
     if kind == "map":
