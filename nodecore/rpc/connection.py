@@ -1,13 +1,14 @@
 """One HTTP/2 connection (RFC 9113) as a client: frames out of bytes, windows, pings, and the streams on it.
 
 What a turn of the loop sends goes out in one piece. While calls are open and nothing comes for a while the other side is pinged;
-if it does not answer, the connection is given up with all its calls.
+if it does not answer, or acknowledges nothing for as long, the connection is given up with all its calls.
 Must not know: what the calls mean. Read next: `stream.py`, `channel.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections import deque
 from typing import cast
@@ -58,6 +59,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
         self._transport = cast("asyncio.Transport", transport)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:  # what is not even acknowledged: our address has gone, say
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(PING_TIMEOUT * 1000))
         more = struct.pack(">I", ALL_STREAMS - FIRST_WINDOW)
         self._send(PREFACE + frame(SETTINGS, 0, 0, OURS) + frame(WINDOW_UPDATE, 0, 0, more))
 

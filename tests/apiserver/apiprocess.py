@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import shutil
 import ssl
 import subprocess
@@ -12,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,10 +134,10 @@ class ApiServer:
         sent = {"Accept": accept, **({} if data is None else {"Content-Type": content}), **(headers or {})}
         request, key = (method, path, data, sent), (threading.get_ident(), user)
         kept = self.kept.pop(key, None)
-        if kept:
-            with suppress(ConnectionError):
-                return self._ask(key, kept, request, seconds)
-        return self._ask(key, self.connection(user), request, seconds)
+        if kept and select.select([kept.sock], [], [], 0)[0]:  # its end is there to be read
+            kept.close()
+            kept = None
+        return self._ask(key, kept or self.connection(user), request, seconds)
 
     def _ask(self, key: tuple[int, str], line: http.client.HTTPSConnection, request: tuple[Any, ...], seconds: float) -> Answer:
         line.timeout = seconds
