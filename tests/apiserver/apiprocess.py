@@ -150,7 +150,8 @@ class ApiServer:
         except BaseException:
             line.close()
             raise
-        self.kept[key] = line
+        if line.sock:
+            self.kept[key] = line
         return answer
 
     def kubectl(self, *argv: str, user: str = "admin", stdin: str = "", check: bool = True, binary: str = "kubectl",

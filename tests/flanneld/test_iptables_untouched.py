@@ -14,7 +14,7 @@ import pytest
 from rule_hosts import RuleHost, wanted
 from site_of_nodes import Node, Site
 
-pytestmark = [pytest.mark.kernel, pytest.mark.etcd]
+pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow]
 
 READER = """
 import json, iptc

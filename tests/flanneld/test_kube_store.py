@@ -22,7 +22,7 @@ from nodecore.kernel.netns import Netns
 PREFIX = "flannel.alpha.coreos.com"
 CONF = {"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
 PORT = 6443
-pytestmark = [pytest.mark.etcd, pytest.mark.kernel]
+pytestmark = [pytest.mark.etcd, pytest.mark.kernel, pytest.mark.slow]
 
 
 class KubeNode(Node):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from site_of_nodes import CONFIG, Node, Site, ping_once, pinging, until
 
-pytestmark = [pytest.mark.kernel, pytest.mark.etcd]
+pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow]
 
 DAMAGE = [
     "iptables-{kind} -w -t nat -F FLANNEL-POSTRTG",

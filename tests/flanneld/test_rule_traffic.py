@@ -12,7 +12,7 @@ import pytest
 from rule_hosts import KINDS, PLANS, V4, V6, Crossing, Plan, RuleHost, needs_iptables, seen_as, wanted
 from site_of_nodes import until
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 NOTHING = wanted(nftables=True, plans=())
 
 

@@ -29,7 +29,7 @@ from netscope.capture.streaming import stream
 from netscope.capture.tapping import Wish
 from nodecore.errors import UserError
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 SENT = 1000
 POINTS = ("a pod", "a flannel.1", "a eth0", "b eth0", "b flannel.1", "b pod")
 

@@ -31,7 +31,7 @@ from netscope.trace import Request, plan_of, run
 from nodecore.kernel.netns import Netns
 from nodecore.net import Family
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 
 @pytest.fixture
