@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from nodecore import errors
+from nodecore.kernel.batch import HEADER, attribute, attributes
 from nodecore.net import Family
 
 NETLINK_NETFILTER = 12
@@ -28,9 +29,8 @@ CTA_TUPLE_IP, CTA_TUPLE_PROTO = 1, 2
 IP_SOURCE, IP_DESTINATION = (1, 3), (2, 4)  # IPv4 and IPv6 numbers of the same thing
 PROTO_NUMBER, PROTO_SOURCE, PROTO_DESTINATION = 1, 2, 3
 FILTER_ORIG_FLAGS, FILTER_BY_PROTOCOL = 1, 1 << 3
-NESTED, MASK = 0x8000, 0x3FFF
+NESTED = 0x8000
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-HEADER, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 BODY = 20  # nlmsghdr and nfgenmsg
 
 
@@ -84,9 +84,9 @@ def _acknowledged(reply: bytes) -> bool:
 
 def _dump(family: Family, protocol: int) -> Iterator[tuple[Flow, bytes]]:
     """Each flow with the attributes that identify it in a delete."""
-    number = _attribute(CTA_TUPLE_PROTO | NESTED, _attribute(PROTO_NUMBER, bytes([protocol])))
-    narrow = _attribute(CTA_TUPLE_ORIG | NESTED, number)
-    narrow += _attribute(CTA_FILTER | NESTED, _attribute(FILTER_ORIG_FLAGS, struct.pack("=I", FILTER_BY_PROTOCOL)))
+    number = attribute(CTA_TUPLE_PROTO | NESTED, attribute(PROTO_NUMBER, bytes([protocol])))
+    narrow = attribute(CTA_TUPLE_ORIG | NESTED, number)
+    narrow += attribute(CTA_FILTER | NESTED, attribute(FILTER_ORIG_FLAGS, struct.pack("=I", FILTER_BY_PROTOCOL)))
     with _open() as sock:
         try:
             yield from _answers(sock, _message(CT_GET, F_REQUEST | F_DUMP, family, narrow), protocol)
@@ -113,19 +113,19 @@ def _answers(sock: socket.socket, request: bytes, protocol: int) -> Iterator[tup
 
 
 def _flow(payload: bytes, protocol: int) -> tuple[Flow, bytes] | None:
-    parts = _attributes(payload)
+    parts = attributes(payload)
     original, reply = (_tuple(parts.get(which, b""), protocol) for which in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY))
     if not original or not reply:
         return None
-    identity = _attribute(CTA_TUPLE_ORIG | NESTED, parts[CTA_TUPLE_ORIG])
+    identity = attribute(CTA_TUPLE_ORIG | NESTED, parts[CTA_TUPLE_ORIG])
     if CTA_ID in parts:
-        identity += _attribute(CTA_ID, parts[CTA_ID])
+        identity += attribute(CTA_ID, parts[CTA_ID])
     return Flow(*original, *reply), identity
 
 
 def _tuple(payload: bytes, protocol: int) -> tuple[str, int, str, int] | None:
-    parts = _attributes(payload)
-    addresses, ports = _attributes(parts.get(CTA_TUPLE_IP, b"")), _attributes(parts.get(CTA_TUPLE_PROTO, b""))
+    parts = attributes(payload)
+    addresses, ports = attributes(parts.get(CTA_TUPLE_IP, b"")), attributes(parts.get(CTA_TUPLE_PROTO, b""))
     if ports.get(PROTO_NUMBER) != bytes([protocol]):
         return None
     source, destination = (next(addresses[kind] for kind in kinds if kind in addresses) for kinds in (IP_SOURCE, IP_DESTINATION))
@@ -135,23 +135,6 @@ def _tuple(payload: bytes, protocol: int) -> tuple[str, int, str, int] | None:
 
 def _address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-def _attributes(payload: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    offset = 0
-    while offset + ATTRIBUTE.size <= len(payload):
-        length, kind = ATTRIBUTE.unpack_from(payload, offset)
-        if length < ATTRIBUTE.size:
-            break
-        found[kind & MASK] = payload[offset + ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    length = ATTRIBUTE.size + len(payload)
-    return ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
 
 
 def _message(kind: int, flags: int, family: Family, payload: bytes) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from nodecore import errors
+from nodecore.kernel.batch import HEADER, attributes
 
 NETLINK_NETFILTER, SOL_NETLINK, ADD_MEMBERSHIP = 12, 270, 1
 CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102
@@ -24,8 +25,7 @@ SEEN_REPLY = 1 << 1
 TCP_INFO, TCP_STATE = 1, 1
 TCP_STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE",
               "SYN_SENT2")
-HEADER, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
-BODY, MASK, BUFFER = 20, 0x3FFF, 1 << 22
+BODY, BUFFER = 20, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +119,14 @@ def _messages(datagram: bytes) -> Iterator[tuple[int, Tracked | None]]:
 
 
 def _tracked(payload: bytes) -> Tracked | None:
-    parts = _attributes(payload)
+    parts = attributes(payload)
     if ORIGINAL not in parts or REPLY not in parts:
         return None
     protocol, asked = _tuple(parts[ORIGINAL])
     _, answered = _tuple(parts[REPLY])
-    info = _attributes(_attributes(parts.get(PROTOINFO, b"")).get(TCP_INFO, b""))
+    info = attributes(attributes(parts.get(PROTOINFO, b"")).get(TCP_INFO, b""))
     number = info[TCP_STATE][0] if TCP_STATE in info else 0
-    counts = [_attributes(parts[which]) for which in (COUNT_ORIGINAL, COUNT_REPLY) if which in parts]
+    counts = [attributes(parts[which]) for which in (COUNT_ORIGINAL, COUNT_REPLY) if which in parts]
     both = [(_number(each.get(1, b"")), _number(each.get(2, b""))) for each in counts]
     return Tracked(
         _number(parts.get(IDENTITY, b"")), protocol, asked, answered,
@@ -135,8 +135,8 @@ def _tracked(payload: bytes) -> Tracked | None:
 
 
 def _tuple(payload: bytes) -> tuple[int, Tuple]:
-    parts = _attributes(payload)
-    addresses, ports = _attributes(parts.get(1, b"")), _attributes(parts.get(2, b""))
+    parts = attributes(payload)
+    addresses, ports = attributes(parts.get(1, b"")), attributes(parts.get(2, b""))
     source, target = (next((addresses[kind] for kind in kinds if kind in addresses), b"\0\0\0\0") for kinds in ((1, 3), (2, 4)))
     here, there = (_number(ports.get(which, b"")) for which in (2, 3))
     return _number(ports.get(1, b"")), Tuple(_address(source), here, _address(target), there)
@@ -148,15 +148,3 @@ def _number(data: bytes) -> int:
 
 def _address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-def _attributes(payload: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    offset = 0
-    while offset + ATTRIBUTE.size <= len(payload):
-        length, kind = ATTRIBUTE.unpack_from(payload, offset)
-        if length < ATTRIBUTE.size:
-            break
-        found[kind & MASK] = payload[offset + ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found

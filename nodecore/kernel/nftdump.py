@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from nodecore import errors
+from nodecore.kernel.batch import HEADER, attribute
 from nodecore.net import Family
 
 NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES = 12, 10
@@ -26,7 +27,7 @@ LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 ELEMENT_KEY, ELEMENT_DATA = 1, 2
 VALUE, VERDICT, VERDICT_CODE, VERDICT_CHAIN = 1, 2, 1, 2
 VERDICTS = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
-HEADER, ATTRIBUTE, CODE = struct.Struct("=IHHII"), struct.Struct("=HH"), struct.Struct("!i")
+ATTRIBUTE, CODE = struct.Struct("=HH"), struct.Struct("!i")
 BODY, MASK = 20, 0x3FFF  # nlmsghdr and nfgenmsg; an attribute's kind without its flags
 BUFFER = 1 << 17
 TRIES = 20
@@ -38,7 +39,7 @@ def dump(kind: int, family: Family, *words: tuple[int, str]) -> Iterator[tuple[b
     Tables, chains and sets that come or go meanwhile may have left others out or brought them twice: `Busy`. Of elements the
     kernel does not tell it.
     """
-    request = struct.pack("=BBH", family.af, 0, 0) + b"".join(_attribute(what, text.encode() + b"\0") for what, text in words)
+    request = struct.pack("=BBH", family.af, 0, 0) + b"".join(attribute(what, text.encode() + b"\0") for what, text in words)
     header = HEADER.pack(16 + len(request), NFNL_SUBSYS_NFTABLES << 8 | kind, F_REQUEST | F_DUMP, 1, 0)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as sock:
@@ -159,8 +160,3 @@ def verdict(value: bytes) -> str:
         elif what == VERDICT_CHAIN:
             chain = value[first:last].rstrip(b"\0").decode()
     return f"{VERDICTS.get(code, code)} {chain}".rstrip()
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    length = ATTRIBUTE.size + len(payload)
-    return ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
