@@ -7,7 +7,7 @@ Read next: `ipsets.py`; `host.py`.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -331,8 +331,3 @@ def _end(text: str) -> tuple[IPAddress | None, int | None]:
     else:
         host, port = text, ""
     return (ip_address(host.partition("-")[0]) if host else None), int(port.partition("-")[0]) if port else None
-
-
-def names_of(tables: Sequence[Table]) -> frozenset[str]:
-    """Of the tables there are."""
-    return frozenset(table.name for table in tables)

@@ -27,8 +27,8 @@ LARGEST_BLOCK = 1 << 16
 FIRST_WINDOW = 65535
 ALL_STREAMS = 1 << 24  # the window of the whole connection
 PING_AFTER, PING_TIMEOUT = 6.0, 3.0  # etcd closes connections that ping more often than every 5 s
-OURS = struct.pack(">HIHIHI", 0x1, 0, 0x2, 0, 0x4, WINDOW)  # no dynamic table, no pushes, a stream's window
-HEADER_TABLE_SIZE, MAX_STREAMS, INITIAL_WINDOW, MAX_FRAME = 0x1, 0x3, 0x4, 0x5
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_STREAMS, INITIAL_WINDOW, MAX_FRAME = 0x1, 0x2, 0x3, 0x4, 0x5
+OURS = struct.pack(">HIHIHI", HEADER_TABLE_SIZE, 0, ENABLE_PUSH, 0, INITIAL_WINDOW, WINDOW)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

@@ -35,7 +35,7 @@ class Server:
 
     def __init__(self) -> None:
         self.metadata: dict[str, str] = {}
-        self.cancelled = asyncio.Event()
+        self.sleeping, self.cancelled = asyncio.Event(), asyncio.Event()
         self.port = 0
 
     async def one(self, request: Any, context: Any) -> Any:
@@ -43,6 +43,7 @@ class Server:
         if request.data == b"fail":
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing: ü %")
         if request.data == b"sleep":
+            self.sleeping.set()
             try:
                 await asyncio.sleep(60)
             finally:
@@ -103,12 +104,13 @@ async def test_errors_say_code_and_words(channel: Channel) -> None:
 async def test_a_call_that_is_late_or_left_is_cancelled_there_too(channel: Channel, server: Server) -> None:
     echo = API.stub(channel, "Echo")
     with pytest.raises(RpcError) as caught:
-        await echo.One(API.Text(data=b"sleep"), timeout=0.1)
+        await echo.One(API.Text(data=b"sleep"), timeout=0.5)
     assert caught.value.code == "DEADLINE_EXCEEDED"
     await asyncio.wait_for(server.cancelled.wait(), 5)
+    server.sleeping.clear()
     server.cancelled.clear()
     left = asyncio.create_task(echo.One(API.Text(data=b"sleep"), timeout=30))
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(server.sleeping.wait(), 5)
     left.cancel()
     await asyncio.wait_for(server.cancelled.wait(), 5)
 
@@ -155,7 +157,7 @@ async def test_a_lost_connection_fails_what_was_under_way(server: Server) -> Non
     echo = API.stub(channel, "Echo")
     await echo.One(API.Text(), timeout=5)
     sleeping = asyncio.create_task(echo.One(API.Text(data=b"sleep"), timeout=30))
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(server.sleeping.wait(), 5)
     way.cut()
     with pytest.raises(RpcError, match="UNAVAILABLE: the connection was lost"):
         await sleeping
