@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import http.client
 import json
@@ -153,33 +154,36 @@ def test_a_server_makes_its_own_certificates_and_renews_them_in_time(api_etcd: E
         server.close()
 
 
-def test_so_many_at_once_and_so_long(api_etcd: EtcdServer) -> None:
-    """Writes that do not come to an end take the seats of writes for as long as a request may take, and no others."""
-    flags = ("--max-mutating-requests-inflight", "3", "--max-requests-inflight", "3", "--request-timeout", "2s")
-    server = ApiServer.start(api_etcd, *flags)
-    half = f"POST {SPACE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{{".encode()
-    slow = [server.context().wrap_socket(socket.create_connection(("127.0.0.1", server.port)), server_hostname="127.0.0.1")
-            for _ in range(3)]
+def half(server: ApiServer, query: str = "") -> ssl.SSLSocket:
+    """A write that has begun and will not come to an end."""
+    sock = server.context().wrap_socket(socket.create_connection(("127.0.0.1", server.port)), server_hostname="127.0.0.1")
+    sock.sendall(f"POST {SPACE}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                 "Content-Length: 1000\r\n\r\n{".encode())
+    return sock
+
+
+def test_writes_without_an_end_take_the_seats_of_writes_and_no_others(api_etcd: EtcdServer) -> None:
     made = {"metadata": {"generateName": "limited-"}}
-    try:
-        for sock in slow:
-            sock.sendall(half)
-        until(lambda: server.call("POST", SPACE, made).code == 429, seconds=5)
-        refused = server.call("POST", SPACE, made)
-        assert (refused.code, refused.body["reason"], refused.headers["Retry-After"]) == (429, "TooManyRequests", "1")
-        assert server.call("GET", f"{SPACE}?limit=1").code == 200
-        assert server.call("GET", "/readyz").code == 200
-        assert server.call("GET", f"{SPACE}?watch=1&timeoutSeconds=1").code == 200
-        for sock in slow:
-            assert sock.recv(1000).startswith(b"HTTP/1.1 504 ")
-        assert server.call("POST", SPACE, made).code == 201
+    flags = ("--max-mutating-requests-inflight", "3", "--max-requests-inflight", "3")
+    with contextlib.closing(ApiServer.start(api_etcd, *flags)) as server:
+        with half(server), half(server), half(server):
+            until(lambda: server.call("POST", SPACE, made).code == 429)
+            refused = server.call("POST", SPACE, made)
+            assert (refused.code, refused.body["reason"], refused.headers["Retry-After"]) == (429, "TooManyRequests", "1")
+            assert server.call("GET", f"{SPACE}?limit=1").code == 200
+            assert server.call("GET", "/readyz").code == 200
+            assert server.call("GET", f"{SPACE}?watch=1&timeoutSeconds=1").code == 200
+        until(lambda: server.call("POST", SPACE, made).code == 201)
+
+
+def test_no_request_takes_longer_than_it_or_the_server_says(api_etcd: EtcdServer) -> None:
+    with contextlib.closing(ApiServer.start(api_etcd, "--request-timeout", "2s")) as server:
+        for query in ("", "?timeout=1s", "?timeout=1h"):
+            with half(server, query) as slow:
+                assert slow.recv(1000).startswith(b"HTTP/1.1 504 ")
         late = server.call("GET", f"{SPACE}?timeout=nonsense")
         assert (late.code, "timeout" in late.body["message"]) == (400, True)
         assert server.call("GET", f"{SPACE}?limit=1&timeout=5s").code == 200
-    finally:
-        for sock in slow:
-            sock.close()
-        server.close()
 
 
 def ask(connection: http.client.HTTPSConnection) -> None:
