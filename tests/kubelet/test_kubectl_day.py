@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+
+from tests.labs import until
 
 from .conftest import BUSYBOX, Stage
 
@@ -122,11 +126,44 @@ def streams_of_the_python_client(kubeconfig: str, pod: str) -> None:
     talk.write_stdin("hello\n")
     talk.run_forever(timeout=10)
     assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("heard hello\n", "bad\n", 4)
+    serve = ["sh", "-c", "echo one > /tmp/one; httpd -p 8081 -h /tmp; httpd -p 8082 -h /etc"]
+    kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=serve, **streams)
+    forwarded = kubernetes.stream.portforward(core.connect_get_namespaced_pod_portforward, pod, "default", ports="8081,8082,9")
+    for port, path, content in ((8081, "one", b"one\n"), (8082, "hostname", pod.encode() + b"\n")):
+        line = forwarded.socket(port)
+        line.settimeout(20)
+        line.sendall(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
+        said = b""
+        while not said.endswith(b"\r\n\r\n" + content):
+            said += line.recv(4096)
+        assert forwarded.error(port) is None
+    until(lambda: "refused" in str(forwarded.error(9)), what="that nobody listens is told")
+    forwarded.close()
+
+
+def copied_by_the_python_client(kubeconfig: str, pod: str, content: bytes) -> None:
+    """A copy as it is done with this client: tar at the other end of exec."""
+    core, packed = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(kubeconfig)), io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        entry = tarfile.TarInfo("copied")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+
+    def run(*command: str, **more: Any) -> Any:
+        return kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=list(command), stdout=True,
+                                        stderr=False, binary=True, **more)
+
+    there = run("tar", "xf", "-", "-C", "/tmp", stdin=True, _preload_content=False)
+    there.write_stdin(packed.getvalue())
+    until(lambda: run("wc", "-c", "/tmp/copied").split()[:1] == [str(len(content)).encode()], what="the whole has arrived")
+    there.close()
+    assert run("cat", "/tmp/copied") == content
 
 
 async def test_the_python_client_streams(day: Stage) -> None:
     pod = (await names(day))[0].removeprefix("pod/")
     await asyncio.to_thread(streams_of_the_python_client, str(day.plane.kubeconfig), pod)
+    await asyncio.to_thread(copied_by_the_python_client, str(day.plane.kubeconfig), pod, bytes(range(256)) * 4000)
 
 
 async def test_it_is_changed_in_every_way(day: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

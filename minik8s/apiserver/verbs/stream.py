@@ -72,7 +72,7 @@ def upstream(call: Call, query: list[tuple[str, str]], pod: Object) -> str:
     sub, meta = call.target.subresource, pod["metadata"]
     parts = [PATHS[sub], meta["namespace"], meta["name"]]
     if sub == "portforward":
-        kept = [(key, value) for key, value in query if key in ("port", "ports")]
+        kept = [("port", value) for key, value in query if key in ("port", "ports")]
     else:
         parts.append(container_of(pod, call.query.get("container", "")))
         if sub == "log":
