@@ -290,6 +290,7 @@ class Connection(asyncio.Protocol):
                 self._push(stream)
 
     def _settings(self, payload: bytes) -> None:
+        self._send(frame(SETTINGS, ACK, 0))  # before anything that goes by them: a larger window counts there from now on
         for name, value in struct.iter_unpack(">HI", payload):
             if name == INITIAL_WINDOW:
                 more, self._stream_window = value - self._stream_window, value
@@ -299,7 +300,6 @@ class Connection(asyncio.Protocol):
                 self._frame_size = value
             elif name == MAX_STREAMS:
                 self._most = max(1, value)
-        self._send(frame(SETTINGS, ACK, 0))
 
     def _leave(self, last: int, _error: int) -> None:
         """The other side takes no more calls, and those after `last` it has not looked at."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from nodecore import wire
 from nodecore.rpc import hpack
 from nodecore.rpc.channel import Channel
-from nodecore.rpc.connection import Connection
+from nodecore.rpc.connection import ACK, DATA, FIRST_WINDOW, INITIAL_WINDOW, PREFACE, SETTINGS, WINDOW_UPDATE, Connection, frame
 from nodecore.rpc.errors import RpcError
 
 API = wire.parse("""
@@ -134,6 +135,32 @@ async def test_a_stream_that_nobody_reads_waits_and_others_go_on(channel: Channe
     call.cancel()
     with pytest.raises(RpcError, match="CANCELLED"):
         await call.read()
+
+
+async def test_a_larger_window_is_acknowledged_before_it_is_used() -> None:
+    """Whoever counts by what is acknowledged, as gRPC's library does, resets the call otherwise."""
+    beyond: list[tuple[int, int]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(PREFACE))
+        came = 0
+        while len(beyond) < 2:
+            head = await reader.readexactly(9)
+            size = len(await reader.readexactly(int.from_bytes(head[:3], "big")))
+            if came >= FIRST_WINDOW:
+                beyond.append((head[3], head[4]))
+            elif head[3] == DATA and (came := came + size) == FIRST_WINDOW:
+                writer.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 20)))
+                writer.write(frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW, 1 << 20)))
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    channel = Channel(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    with pytest.raises(RpcError, match="UNAVAILABLE"):
+        await API.stub(channel, "Echo").One(API.Text(data=bytes(100_000)), timeout=60)
+    assert beyond == [(SETTINGS, ACK), (DATA, 0)]
+    await channel.close()
+    listener.close()
 
 
 async def test_a_server_that_comes_back_is_called_again(channel: Channel, server: Server) -> None:
