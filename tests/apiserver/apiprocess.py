@@ -104,7 +104,7 @@ class ApiServer:
             environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # as the lab starts it
             self.process = subprocess.Popen(self.argv(), stdout=log, stderr=log, cwd=ROOT, env=environment)
 
-    def wait(self, seconds: float = 40) -> None:
+    def wait(self, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.process is not None
@@ -124,11 +124,11 @@ class ApiServer:
             context.load_cert_chain(self.file(f"{user}.crt"), self.file(f"{user}.key"))
         return context
 
-    def connection(self, user: str = "admin", seconds: float = 20) -> http.client.HTTPSConnection:
+    def connection(self, user: str = "admin", seconds: float = 60) -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=seconds, context=self.context(user))
 
     def call(self, method: str, path: str, body: Any = None, *, user: str = "admin", content: str = "application/json",
-             accept: str = "application/json", seconds: float = 20, headers: dict[str, str] | None = None) -> Answer:
+             accept: str = "application/json", seconds: float = 60, headers: dict[str, str] | None = None) -> Answer:
         """One request, over the connection that this thread keeps for the user; a new one where the server has ended it."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"Accept": accept, **({} if data is None else {"Content-Type": content}), **(headers or {})}
@@ -155,7 +155,7 @@ class ApiServer:
         return answer
 
     def kubectl(self, *argv: str, user: str = "admin", stdin: str = "", check: bool = True, binary: str = "kubectl",
-                seconds: float = 30, editor: str = "false") -> subprocess.CompletedProcess[str]:
+                seconds: float = 120, editor: str = "false") -> subprocess.CompletedProcess[str]:
         home = self.file("home")
         home.mkdir(exist_ok=True)
         done = subprocess.run(

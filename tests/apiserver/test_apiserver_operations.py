@@ -6,9 +6,11 @@ import contextlib
 import datetime
 import http.client
 import json
+import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +30,7 @@ SPACE = "/api/v1/namespaces/default/configmaps"
 
 @pytest.fixture
 def own(api_etcd: EtcdServer) -> Iterator[ApiServer]:
-    server = ApiServer.start(api_etcd, "--shutdown-delay-duration", "1s")
+    server = ApiServer.start(api_etcd)
     try:
         yield server
     finally:
@@ -73,9 +75,23 @@ def test_metrics_have_the_names_monitors_know(api: ApiServer) -> None:
     assert "scanner" not in text
 
 
-def test_an_end_in_good_order(own: ApiServer) -> None:
-    """Unready at once, answering all the while; watches end as if in time, with the revision to go on from; exit code 0."""
-    connection = http.client.HTTPSConnection("127.0.0.1", own.port, context=own.context(), timeout=15)
+def test_an_end_in_good_order(api_etcd: EtcdServer) -> None:
+    """Unready at once, answering all the while; watches end as if in time, with the revision to go on from; exit code 0.
+
+    A machine that does not come to asking within the while is given a longer one.
+    """
+    for delay in (1.0, 30.0):
+        with contextlib.closing(ApiServer.start(api_etcd, "--shutdown-delay-duration", f"{delay:g}s")) as server:
+            began = time.monotonic()
+            try:
+                return in_good_order(server)
+            except (AssertionError, OSError):
+                if time.monotonic() - began < delay or delay > 1:
+                    raise
+
+
+def in_good_order(own: ApiServer) -> None:
+    connection = http.client.HTTPSConnection("127.0.0.1", own.port, context=own.context(), timeout=60)
     connection.request("GET", f"{SPACE}?watch=1&allowWatchBookmarks=1&labelSelector=none-such")
     watch = connection.getresponse()
     assert watch.status == 200
@@ -84,16 +100,16 @@ def test_an_end_in_good_order(own: ApiServer) -> None:
     reader.start()
     assert own.process
     own.process.terminate()
-    until(lambda: own.call("GET", "/readyz").code == 500, seconds=5)
+    until(lambda: own.call("GET", "/readyz").code == 500)
     assert own.call("GET", "/livez").code == 200
     made = own.call("POST", SPACE, {"metadata": {"generateName": "late-"}})
     assert made.code == 201
-    reader.join(10)
+    reader.join(60)
     (line,) = told
     event = json.loads(line)
     assert event["type"] == "BOOKMARK"
     assert int(event["object"]["metadata"]["resourceVersion"]) >= int(made.body["metadata"]["resourceVersion"])
-    assert own.process.wait(10) == 0
+    assert own.process.wait(60) == 0
     assert "Traceback" not in own.file("log").read_text()
 
 
@@ -111,7 +127,7 @@ def test_certificates_are_read_anew(own: ApiServer) -> None:
         pair = authority.issue(identity)
         own.file(f"{name}.crt").write_bytes(pair.certificate)
         own.file(f"{name}.key").write_bytes(pair.key)
-    until(lambda: serial(own) != was, seconds=15, what="the new certificate")
+    until(lambda: serial(own) != was, what="the new certificate")
     assert own.call("GET", f"{SPACE}?limit=1").code == 200
     old.request("GET", f"{SPACE}?limit=1")
     assert old.getresponse().status == 200
@@ -130,28 +146,41 @@ class WithoutCertificates(ApiServer):
 
 @pytest.mark.slow
 def test_a_server_makes_its_own_certificates_and_renews_them_in_time(api_etcd: EtcdServer, tmp_path: Path) -> None:
-    """Of a year's third that is left only two seconds are, at the start; clients know the CA and notice nothing."""
-    server, own = WithoutCertificates(api_etcd, tmp_path, free_ports(1)[0]), tmp_path / "own"
-    own.mkdir()
+    """Of a year's third that is left only seconds are, at the start; clients know the CA and notice nothing.
+
+    A machine that takes longer to start a server has more of them.
+    """
+    for seconds in (8, 90):
+        place = tmp_path / str(seconds)
+        server, own = WithoutCertificates(api_etcd, place, free_ports(1)[0]), place / "own"
+        due = certificates_due(own, seconds)
+        server.launch()
+        try:
+            if until(lambda: serial(server)) != due and seconds == 8:  # noqa: B023
+                continue
+            (own / "admin.kubeconfig").rename(place / "admin.kubeconfig")
+            assert "default" in server.kubectl("get", "namespaces").stdout
+            authority = (own / "ca.crt").read_bytes()
+            until(lambda: serial(server) != due, seconds=120, what="the new certificate")  # noqa: B023
+            assert "default" in server.kubectl("get", "namespaces").stdout
+            assert (own / "ca.crt").read_bytes() == authority
+            assert all((own / name).stat().st_mode & 0o077 == 0 for name in ("admin.key", "apiserver.key"))
+            return
+        finally:
+            server.close()
+
+
+def certificates_due(own: Path, seconds: float) -> bytes:
+    """A directory of a server's certificates, its own to be renewed in so many seconds, which is told as it will show it."""
+    own.mkdir(parents=True)
     authority = Authority()
-    (own / "ca.crt").write_bytes(authority.pair.certificate)
-    (own / "ca.key").write_bytes(authority.pair.key)
     names = ("127.0.0.1", "::1", "localhost", socket.gethostname(), "10.96.0.1", "kubernetes", "kubernetes.default",
              "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
-    due = authority.issue(Identity("kube-apiserver", (), names), datetime.timedelta(seconds=1800 + 15))  # made an hour ago
-    (own / "apiserver.crt").write_bytes(due.certificate)
-    (own / "apiserver.key").write_bytes(due.key)
-    server.launch()
-    try:
-        was = until(lambda: serial(server), seconds=15)
-        (own / "admin.kubeconfig").rename(tmp_path / "admin.kubeconfig")
-        assert "default" in server.kubectl("get", "namespaces").stdout
-        until(lambda: serial(server) != was, seconds=30, what="the new certificate")
-        assert "default" in server.kubectl("get", "namespaces").stdout
-        assert (own / "ca.crt").read_bytes() == authority.pair.certificate
-        assert all((own / name).stat().st_mode & 0o077 == 0 for name in ("admin.key", "apiserver.key"))
-    finally:
-        server.close()
+    due = authority.issue(Identity("kube-apiserver", (), names), datetime.timedelta(seconds=1800 + seconds))  # made an hour ago
+    for name, pair in (("ca", authority.pair), ("apiserver", due)):
+        (own / f"{name}.crt").write_bytes(pair.certificate)
+        (own / f"{name}.key").write_bytes(pair.key)
+    return ssl.PEM_cert_to_DER_cert(due.certificate.decode())
 
 
 def half(server: ApiServer, query: str = "") -> ssl.SSLSocket:
@@ -162,12 +191,19 @@ def half(server: ApiServer, query: str = "") -> ssl.SSLSocket:
     return sock
 
 
+def seated(server: ApiServer) -> int:
+    """How many writes are under way."""
+    told = server.call("GET", "/metrics").body
+    found = re.search(r'^apiserver_current_inflight_requests\{request_kind="mutating"\} (\d+)', told, re.M)
+    return int(found[1]) if found else 0
+
+
 def test_writes_without_an_end_take_the_seats_of_writes_and_no_others(api_etcd: EtcdServer) -> None:
     made = {"metadata": {"generateName": "limited-"}}
     flags = ("--max-mutating-requests-inflight", "3", "--max-requests-inflight", "3")
     with contextlib.closing(ApiServer.start(api_etcd, *flags)) as server:
         with half(server), half(server), half(server):
-            until(lambda: server.call("POST", SPACE, made).code == 429)
+            until(lambda: seated(server) == 3, what="all seats taken")  # one that came before the last of them would unseat it
             refused = server.call("POST", SPACE, made)
             assert (refused.code, refused.body["reason"], refused.headers["Retry-After"]) == (429, "TooManyRequests", "1")
             assert server.call("GET", f"{SPACE}?limit=1").code == 200
@@ -178,8 +214,8 @@ def test_writes_without_an_end_take_the_seats_of_writes_and_no_others(api_etcd: 
 
 def test_no_request_takes_longer_than_it_or_the_server_says(api_etcd: EtcdServer) -> None:
     with contextlib.closing(ApiServer.start(api_etcd, "--request-timeout", "2s")) as server:
-        for query in ("", "?timeout=1s", "?timeout=1h"):
-            with half(server, query) as slow:
+        with half(server) as one, half(server, "?timeout=1s") as two, half(server, "?timeout=1h") as three:
+            for slow in (one, two, three):
                 assert slow.recv(1000).startswith(b"HTTP/1.1 504 ")
         late = server.call("GET", f"{SPACE}?timeout=nonsense")
         assert (late.code, "timeout" in late.body["message"]) == (400, True)
