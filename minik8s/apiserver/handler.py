@@ -24,12 +24,13 @@ from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.auth.questions import attributes
 from minik8s.apiserver.certificates import Certificates
 from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.connections import respond
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE
 from minik8s.apiserver.kinds.registry import refusal as not_served
 from minik8s.apiserver.request import bodies, routes
 from minik8s.apiserver.request.audit import Audit
-from minik8s.apiserver.request.call import JSON, Answer, Call, refusal
+from minik8s.apiserver.request.call import Call, refusal
 from minik8s.apiserver.request.routes import Target
 from minik8s.apiserver.request.seats import READING, Limits, Seats, patience
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
@@ -78,7 +79,7 @@ class Handler:
             code = refused.code
             if refused.code == 500 and not isinstance(error, Refused):
                 log.exception("%s %s", request.method, path)
-            response = _respond(refusal(refused, request.headers.get("Accept", "")))
+            response = respond(refusal(refused, request.headers.get("Accept", "")))
         finally:
             if self._audit:
                 self._write_down(self._audit, request, Attributes(verb, path=path) if target is None else
@@ -105,7 +106,7 @@ class Handler:
                                              self._guard.accounts)
             if found is None:
                 raise no_such_path()
-            return _respond(found)
+            return respond(found)
         return await self._resource(request, target, verb, user)
 
     async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse:
@@ -116,7 +117,7 @@ class Handler:
             if verb != "create":
                 raise method_not_allowed()
             async def reviewed() -> web.Response:
-                return _respond(await self._dispatch.review(review, await _body(request), content, user, target.namespace))
+                return respond(await self._dispatch.review(review, await _body(request), content, user, target.namespace))
 
             return await self._seated(verb, user, target, request.query, reviewed)
         if place == ("", "v1", "bindings") and verb == "create" and target.namespace:
@@ -158,10 +159,10 @@ class Handler:
     async def _whole(self, request: web.BaseRequest, call: Call) -> web.Response:
         """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
         if call.verb in READING:
-            return _respond(await self._dispatch.read(call))
+            return respond(await self._dispatch.read(call))
         body = await _body(request)
         whole = Call(call.kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
-        response = _respond(await self._dispatch.write_to_the_end(whole))
+        response = respond(await self._dispatch.write_to_the_end(whole))
         for warning in whole.warnings[:20]:
             plain = "".join(letter if letter.isprintable() else " " for letter in warning[:500])
             quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
@@ -249,8 +250,3 @@ async def _body(request: web.BaseRequest) -> bytes:
         raise Refused(400, str(error)) from None
     whole = request["sent"] = bytes(parts)
     return whole
-
-
-def _respond(answer: Answer) -> web.Response:
-    headers = {"Content-Type": answer.content or JSON, "Cache-Control": "no-cache, private", **answer.headers}
-    return web.Response(status=answer.status, body=answer.body, headers=headers)

@@ -19,6 +19,7 @@ from minik8s.apiserver.auth.authenticate import read_tokens
 from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.config import Flags
+from minik8s.apiserver.connections import Connections
 from minik8s.apiserver.ending import DRAIN_SECONDS, run_until_told
 from minik8s.apiserver.handler import Handler
 from minik8s.apiserver.health import Health
@@ -38,7 +39,6 @@ from nodecore.kube.http import web
 
 log = logging.getLogger(__name__)
 BACKLOG = 4096
-HEAD_LIMIT = 64 * 1024
 
 
 async def serve(flags: Flags) -> None:
@@ -85,9 +85,7 @@ async def serve(flags: Flags) -> None:
 
 
 async def _start(handler: Handler, sockets: list[socket.socket], tls: ssl.SSLContext) -> web.ServerRunner:
-    server = web.Server(handler, access_log=None, max_line_size=HEAD_LIMIT, max_field_size=HEAD_LIMIT,
-                        handler_cancellation=True, keepalive_timeout=120.0)
-    runner = web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
+    runner = web.ServerRunner(Connections(handler), shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     for sock in sockets:
         sock.setblocking(False)  # noqa: FBT003

@@ -24,6 +24,7 @@ def api(api_etcd: EtcdServer) -> Iterator[ApiServer]:
     server = ApiServer.start(api_etcd)
     try:
         yield server
+        assert "Traceback" not in server.file("log").read_text(), "whatever all these tests sent is no reason for one"
     finally:
         server.close()
 

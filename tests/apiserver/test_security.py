@@ -107,15 +107,27 @@ def raw(api: ApiServer, data: bytes, user: str = "", *, seconds: float = 10) -> 
     b"POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
     b"POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     b"POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"GET /version\r\n\r\n", b"\x00\x01\x02\r\n\r\n", b"GET /version HTTP/9.9\r\n\r\n",
+    b"GET /version x\r\n\r\n", b"\x00\x01\x02\r\n\r\n", b"GET /version HTTP/9.9\r\n\r\n",
     b"GET /version HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"x" * 70000 + b"\r\n\r\n",
     b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
 ])
 def test_heads_that_are_none(api: ApiServer, head: bytes) -> None:
+    """Each is told so by a Status and cut off, in the log is no traceback of it."""
     answer = raw(api, head, "admin")
-    assert not answer or int(answer.split(b" ", 2)[1]) < 500, answer[:300]
-    assert b"Traceback" not in answer
+    status = json.loads(answer.split(b"\r\n\r\n", 1)[1])
+    assert (answer.split(b" ", 2)[1], status["kind"], status["reason"]) == (b"400", "Status", "BadRequest"), answer[:300]
     assert api.call("GET", "/version").code == 200
+    assert "Traceback" not in api.file("log").read_text()
+
+
+def test_the_log_is_not_filled_by_noise(api: ApiServer) -> None:
+    before = api.file("log").read_text().count("no request from")
+    for _ in range(30):
+        raw(api, b"\x00\x01\r\n\r\n")
+    raw(api, b"POST /api/v1/namespaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "nobody")
+    log = api.file("log").read_text()
+    assert log.count("no request from") <= before + 3
+    assert "Traceback" not in log
 
 
 DEEP = b'{"metadata":{"name":"x","annotations":' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}}"

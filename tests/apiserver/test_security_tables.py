@@ -123,7 +123,7 @@ async def read(etcd: EtcdServer, key: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def key(api: ApiServer, api_etcd: EtcdServer) -> Any:
+def key(api: ApiServer, api_etcd: EtcdServer, good: Claims) -> Any:
     return jwt.load_private(asyncio.run(read(api_etcd, KEPT_AT)), "test")
 
 
