@@ -45,7 +45,7 @@ def text_of(name: str) -> str:
 
 def default(option: click.Option) -> str:
     """What counts where nothing is said, as far as it is one word."""
-    value = option.default
+    value = option.to_info_dict()["default"]  # None where none is said; the attribute is a mark of click's own then
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None or callable(value) or isinstance(value, tuple) else str(value)

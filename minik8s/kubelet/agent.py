@@ -155,7 +155,10 @@ class Kubelet:
         pods = Path(self.config.root_dir) / "pods"
         for path in pods.iterdir() if pods.is_dir() else ():
             if path.name not in known:
-                remove_pod_directory(self.config.root_dir, path.name)
+                try:
+                    remove_pod_directory(self.config.root_dir, path.name)
+                except Fault as fault:
+                    log.warning("what a pod left behind stays: %s", fault)
         logs = Path(self.config.pod_log_dir)
         for path in logs.iterdir() if logs.is_dir() else ():
             if path.name.count("_") == 2 and path.name.rpartition("_")[2] not in known:

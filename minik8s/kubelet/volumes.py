@@ -25,6 +25,7 @@ from .records import Pod, uid_of
 from .volume_files import Files, volume_files
 
 API_KINDS = {"configMap": "configmap", "secret": "secret", "downwardAPI": "downward-api", "projected": "projected"}
+SECRET_KINDS = ("secret", "projected")  # never on a disk: tokens are projected
 HOST_PATH_CHECKS = {
     "Directory": Path.is_dir, "File": Path.is_file, "Socket": Path.is_socket, "CharDevice": Path.is_char_device,
     "BlockDevice": Path.is_block_device,
@@ -52,7 +53,7 @@ def _prepare(pod: Pod, volume: Mapping[str, Any], root: str, sources: Sources) -
         if key in volume:
             path = Path(names.volume_directory(root, uid_of(pod), kind, volume["name"]))
             path.mkdir(parents=True, exist_ok=True)
-            if key == "secret":
+            if key in SECRET_KINDS:
                 ensure_tmpfs(str(path), mode=0o755)
             write_atomically(path, volume_files(pod, volume, sources), group)
             return str(path)

@@ -140,21 +140,24 @@ async def test_config_maps_and_secrets(stage: Stage) -> None:
     items = [{"key": "a", "path": "deep/a"}]
     spec: dict[str, Any] = {"volumes": [{"name": "config", "configMap": {"name": "late", "items": items}},
                                         {"name": "keys", "secret": {"secretName": "keys", "defaultMode": 0o400}},
+                                        {"name": "both", "projected": {"sources": [{"secret": {"name": "keys"}}]}},
                                         {"name": "me", "downwardAPI": {"items": [
                                             {"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}
     env = [{"name": "WORD", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "b"}}},
            {"name": "TWICE", "value": "$(WORD)$(WORD)"}, {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
-    script = 'echo "$TWICE $IP $(cat /config/deep/a) $(cat /keys/k) $(cat /me/name)"; ' + SLEEP
+    kinds = "$(stat -f -c %T /keys) $(stat -f -c %T /both)"
+    script = f'echo "$TWICE $IP $(cat /config/deep/a) $(cat /keys/k) $(cat /me/name) {kinds}"; {SLEEP}'
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": {"k": "czNjcmV0"}}
     await stage.client.create(SECRETS, secret, "default")
     await stage.run("configured", script, spec=spec, env=env, volumeMounts=[
-        {"name": "config", "mountPath": "/config"}, {"name": "keys", "mountPath": "/keys"}, {"name": "me", "mountPath": "/me"}])
+        {"name": "config", "mountPath": "/config"}, {"name": "keys", "mountPath": "/keys"}, {"name": "both", "mountPath": "/both"},
+        {"name": "me", "mountPath": "/me"}])
     await stage.until("configured", lambda pod: "late" in state(pod).get("waiting", {}).get("message", ""))
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "file", "b": "ho"}}
     await stage.client.create(CONFIG_MAPS, config, "default")
     pod = await stage.ready("configured", within=30)
     async with asyncio.timeout(10):
-        while f"hoho {pod['status']['podIP']} file s3cret configured" not in logged(stage, "configured"):
+        while f"hoho {pod['status']['podIP']} file s3cret configured tmpfs tmpfs" not in logged(stage, "configured"):
             await asyncio.sleep(0.05)
     await stage.delete("configured")
     await stage.gone("configured")
