@@ -150,8 +150,8 @@ async def test_config_maps_and_secrets(stage: Stage) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "data": {"k": "czNjcmV0"}}
     await stage.client.create(SECRETS, secret, "default")
     await stage.run("configured", script, spec=spec, env=env, volumeMounts=[
-        {"name": "config", "mountPath": "/config"}, {"name": "keys", "mountPath": "/keys"}, {"name": "both", "mountPath": "/both"},
-        {"name": "me", "mountPath": "/me"}])
+        {"name": "config", "mountPath": "/config"}, {"name": "keys", "mountPath": "/keys"},
+        {"name": "both", "mountPath": "/both"}, {"name": "me", "mountPath": "/me"}])
     await stage.until("configured", lambda pod: "late" in state(pod).get("waiting", {}).get("message", ""))
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "file", "b": "ho"}}
     await stage.client.create(CONFIG_MAPS, config, "default")
