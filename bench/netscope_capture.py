@@ -211,7 +211,7 @@ def _traced_stream(site: tuple[Netns, Netns, Netns]) -> float:
     with Nodes(directory.nodes, VIA) as nodes:
         nodes.ask_all(Start(Flow(Family.IPV4, TCP, 20000, (End("192.168.72.9", 80), End("192.168.72.8", 8080)))), 30)
         rate = _stream(site)
-        nodes.ask_all(Finish(()), 30)
+        nodes.ask_all(Finish(), 30)
     return rate
 
 

@@ -36,8 +36,6 @@ def trace(source: str, target: str, protocol: str, family: str | None, seconds: 
 
     The exit code is 0 when all was answered, 3 when something was not.
     """
-    import asyncio
-
     import msgspec
 
     from netscope import cluster, drawing
@@ -46,7 +44,7 @@ def trace(source: str, target: str, protocol: str, family: str | None, seconds: 
     from netscope.trace import Request, parse_family, port_of
     from netscope.trace import run as run_trace
 
-    directory = asyncio.run(cluster.read(kubeconfig))
+    directory = cluster.read(kubeconfig)
     name, port = split_port(target)
     number = port_of(port, directory.find(name), PROTOCOLS[protocol])
     follows = live or dropped
@@ -57,7 +55,7 @@ def trace(source: str, target: str, protocol: str, family: str | None, seconds: 
 
         stories = follow(request, directory, via, dropped=dropped)
     else:
-        stories = iter([run_trace(request, directory, via)])
+        stories = run_trace(request, directory, via)
     answered = True
     for found in stories:
         click.echo(msgspec.json.encode(found) if as_json else drawing.draw(found, directory) + "\n" * follows)
@@ -88,13 +86,11 @@ def trace(source: str, target: str, protocol: str, family: str | None, seconds: 
 @click.option("--via", default=SSH, envvar="NETSCOPE_VIA", help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
 def capture(places: tuple[str, ...], kubeconfig: str, **options: Any) -> None:
     """Capture on every interface of every node into one file. With PLACES only what they send or get, inside tunnels as well."""
-    import asyncio
-
     from netscope import cluster
     from netscope.capture.command import Options, checked, run
 
     wanted = checked(Options(kubeconfig=kubeconfig, **options))
-    directory = asyncio.run(cluster.read(kubeconfig))
+    directory = cluster.read(kubeconfig)
     run(wanted, directory, [address for place in places for address in directory.find(place).addresses])
 
 

@@ -69,14 +69,11 @@ class Agent:
 
                     return probe.send(question)
                 case Look():
-                    return self._report(())
+                    return self._report((), met=False)
                 case WaysTo():
                     return self._ways(question.addresses)
                 case Finish():
-                    try:
-                        return self._report(question.addresses)
-                    finally:
-                        self.close()
+                    return self._report(question.addresses, met=question.met)
                 case Examine():
                     from netscope.examine import examine
 
@@ -113,12 +110,15 @@ class Agent:
         assert self._flow
         return Ways(tuple(map(way_to, addresses)), _switches(self._flow.family))
 
-    def _report(self, addresses: tuple[str, ...]) -> Report:
+    def _report(self, addresses: tuple[str, ...], *, met: bool) -> Report:
         assert self._tap
         assert self._rules
         seen = tuple(Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
                      for frame in self._tap.read() if (headers := read(frame.data)))
         hits = tuple(self._rules.read())
+        if met:
+            left = (each.headers.target for each in seen if each.leaving and not each.headers.tunnel)
+            addresses = tuple(dict.fromkeys((*addresses, *left)))
         known = self._ways(addresses) if addresses else Ways((), {})
         return Report(seen, hits, known.ways, self._tap.lost() + self._rules.lost,
                       (*self._remarks, *self._rules.remarks), known.switches)
@@ -148,6 +148,9 @@ def serve(cni: str, subnet: str) -> None:
     try:
         with os.fdopen(0, "rb") as questions, os.fdopen(1, "wb", buffering=0) as answers:
             for line in questions:
-                answers.write(encode(agent.answer(decode(line))) + b"\n")
+                question = decode(line)
+                answers.write(encode(agent.answer(question)) + b"\n")
+                if isinstance(question, Finish):
+                    agent.close()  # which takes the kernel a moment that nobody has to wait for
     finally:
         agent.close()

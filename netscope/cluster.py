@@ -12,32 +12,39 @@ from netscope.policies import NetworkPolicy
 from netscope.scene import Objects, directory_of
 from nodecore.errors import Denied, NotFound
 from nodecore.kube import resource as r
-from nodecore.kube.client import KubeClient
 from nodecore.kube.config import load
 from nodecore.kube.objects import EndpointSlice, Node, Service
+from nodecore.kube.reading import Reader
 from nodecore.kube.workload import Anything, Pod
 
 POLICIES = r.Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 
 
-async def read(kubeconfig: str) -> Directory:
+def read(kubeconfig: str) -> Directory:
     """Everybody who has an address."""
-    return directory_of(await read_objects(kubeconfig))
+    with _reader(kubeconfig) as reader:
+        return directory_of(_addressed(reader))
 
 
-async def read_objects(kubeconfig: str) -> Objects:
+def read_objects(kubeconfig: str) -> Objects:
     """All of them; policies and namespaces only where they may be read."""
-    async with KubeClient(load(kubeconfig), user_agent="netscope") as client:
-        async def items(resource: r.Resource, kind: Any) -> Any:
-            return tuple((await client.list(resource, into=kind)).items)
+    with _reader(kubeconfig) as reader:
+        found = _addressed(reader)
+        return Objects(found.nodes, found.pods, found.services, found.slices, _perhaps(reader, POLICIES, NetworkPolicy),
+                       _perhaps(reader, r.NAMESPACES, Anything))
 
-        async def perhaps(resource: r.Resource, kind: Any) -> Any:
-            try:
-                return await items(resource, kind)
-            except (Denied, NotFound):
-                return ()
 
-        return Objects(
-            await items(r.NODES, Node), await items(r.PODS, Pod), await items(r.SERVICES, Service),
-            await items(r.ENDPOINT_SLICES, EndpointSlice), await perhaps(POLICIES, NetworkPolicy),
-            await perhaps(r.NAMESPACES, Anything))
+def _reader(kubeconfig: str) -> Reader:
+    return Reader(load(kubeconfig), user_agent="netscope")
+
+
+def _addressed(reader: Reader) -> Objects:
+    return Objects(reader.list(r.NODES, Node), reader.list(r.PODS, Pod), reader.list(r.SERVICES, Service),
+                   reader.list(r.ENDPOINT_SLICES, EndpointSlice))
+
+
+def _perhaps(reader: Reader, resource: r.Resource, kind: Any) -> Any:
+    try:
+        return reader.list(resource, kind)
+    except (Denied, NotFound):
+        return ()

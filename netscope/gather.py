@@ -5,7 +5,6 @@ A node whose agent does not answer is told as missing, the others are looked at 
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import msgspec
@@ -23,7 +22,7 @@ SECONDS = 60.0
 
 def gather(kubeconfig: str, via: str, *, sending: bool) -> Scene:
     """Now; `sending`: with echoes between the nodes."""
-    objects = asyncio.run(cluster.read_objects(kubeconfig))
+    objects = cluster.read_objects(kubeconfig)
     with Nodes(tuple(node.metadata.name for node in objects.nodes), via) as nodes:
         scene = look(objects, nodes)
         return with_echoes(scene, nodes) if sending else scene

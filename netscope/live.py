@@ -82,12 +82,12 @@ def follow(request: Request, directory: Directory, via: str, *, dropped: bool) -
                 if ripe := heap.ripe(time.monotonic()):
                     yield from _stories(plan, heap, ripe, nodes, directory, dropped=dropped)
         finally:
-            nodes.ask_all(Finish(()), SECONDS_TO_ANSWER)
+            nodes.ask_all(Finish(), SECONDS_TO_ANSWER)
 
 
 def _stories(plan: Plan, heap: Heap, marks: list[int], nodes: Nodes, directory: Directory, *, dropped: bool) -> Iterator[Trace]:
     known = {node: heap.report(node, Ways((), {})) for node in plan.nodes}
-    answers = nodes.ask_all(WaysTo(asked_for(plan, directory, known, answered=False)), SECONDS_TO_ANSWER)
+    answers = nodes.ask_all(WaysTo(asked_for(plan, directory, known)), SECONDS_TO_ANSWER)
     reports = {node: heap.report(node, answer) for node, answer in answers.items() if isinstance(answer, Ways)}
     for mark in marks:
         heap.told.add(mark)

@@ -3,7 +3,7 @@
     Start -> Ready      listen for the flow's packets and rules
     Probe -> Outcome    send one from here (of one node only)
     Look -> Report      what was seen since the last look
-    Finish -> Report    the same, and how this node would send packets to some addresses; listen no more
+    Finish -> Report    the same, and how this node would send packets to some addresses, or sent them; listen no more
     WaysTo -> Ways      how this node would send packets to some addresses
     Examine -> Facts    what the network of this node looks like (at any time)
     Watch -> Flows      the connections there are, and what became of others since the last time
@@ -56,9 +56,10 @@ class Look(msgspec.Struct, tag=True, frozen=True):
 
 
 class Finish(msgspec.Struct, tag=True, frozen=True):
-    """Tell what was seen, and the ways to these addresses."""
+    """Tell what was seen, and the ways to these addresses; `met`: and to those that packets left for."""
 
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    met: bool = False
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from netscope.flow import NAMES, PORTED, Flow
 from netscope.headers import Headers, read
 from netscope.records import Hit
 from nodecore.errors import Fault
-from nodecore.kernel import legacytrace, nftlist
+from nodecore.kernel import legacytrace, rulelist
 from nodecore.kernel.legacytrace import LegacyStep, LegacyTrace
 from nodecore.kernel.rulestrace import RulesTrace, Step
 from nodecore.net import Family
@@ -73,22 +73,20 @@ def matches(flow: Flow) -> list[str]:
 
 def _hits(steps: list[Step]) -> list[Hit]:
     """The steps in words. A packet's headers come with its first step in each table, its interface with its very first."""
-    texts: dict[tuple[str, str, str], dict[int, str]] = {}
+    texts = rulelist.nft_texts({}) if steps else {}  # of all chains at once: nft takes as long for one
     heads: dict[tuple[int, str], Headers | None] = {}
     came: dict[int, str] = {}
     hits = []
     for step in steps:
-        place = step.family, step.table, step.chain
         came.setdefault(step.packet, _interface(step.interface))
         if step.data:
             heads[step.packet, step.table] = read(step.data)
         if step.table == OWN_TABLE or (step.kind == "rule" and not step.handle):
             continue  # our own, or the end of a chain that said nothing
-        if place not in texts:
-            texts[place] = nftlist.rules_of(*place)
+        name = f"{step.family} {step.table} {step.chain} {step.handle}"
         hits.append(Hit(
             packet=step.packet, family=step.family, table=step.table, chain=step.chain, handle=step.handle,
-            rule=texts[place].get(step.handle, step.kind), verdict=f"{step.verdict} {step.goes_to}".strip(),
+            rule=texts.get(name, step.kind), verdict=f"{step.verdict} {step.goes_to}".strip(),
             interface=came[step.packet], headers=heads.get((step.packet, step.table)),
         ))
     return hits

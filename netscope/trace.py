@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -75,11 +75,11 @@ def _nodes(node: str, target: Place, flow: Flow, directory: Directory) -> tuple[
     return tuple(name for name in directory.nodes if name in (node, *behind))
 
 
-def run(request: Request, directory: Directory, via: str) -> Trace:
-    """Once, with agents of its own."""
+def run(request: Request, directory: Directory, via: str) -> Iterator[Trace]:
+    """Once, with agents of its own, which end when the story is taken."""
     plan = plan_of(request, directory, secrets.choice(MARKS))
     with Nodes(plan.nodes, via) as nodes:
-        return ask(request, plan, nodes, directory)
+        yield ask(request, plan, nodes, directory)
 
 
 def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Trace:
@@ -90,22 +90,21 @@ def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Tra
     time.sleep(SETTLE)
     if not isinstance(outcome, Outcome):
         raise Bug(f"a probe was answered by {type(outcome).__name__}")
+    if outcome.what == "answered":
+        return tell(plan.flow, reports_of(nodes.ask_all(Finish(met=True), SECONDS_TO_ANSWER)), outcome, directory)
     looked = reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER))
-    addresses = asked_for(plan, directory, looked, answered=outcome.what == "answered")
-    rest = reports_of(nodes.ask_all(Finish(addresses), SECONDS_TO_ANSWER))
+    rest = reports_of(nodes.ask_all(Finish(asked_for(plan, directory, looked)), SECONDS_TO_ANSWER))
     return tell(plan.flow, {node: _joined(looked[node], report) for node, report in rest.items()}, outcome, directory)
 
 
-def asked_for(plan: Plan, directory: Directory, reports: Mapping[str, Report], *, answered: bool) -> tuple[str, ...]:
-    """The addresses that nodes are asked the ways to, each of which costs them some commands: those met by packets.
+def asked_for(plan: Plan, directory: Directory, reports: Mapping[str, Report]) -> tuple[str, ...]:
+    """The addresses that nodes are asked the ways to where there was no answer: each costs them some commands.
 
-    Where there is no answer, some that might have been met as well, and the hosts that a tunnel to them leads to.
+    Those met by packets, some that might have been met, and the hosts that a tunnel to them leads to.
     """
     seen = [each.headers for report in reports.values() for each in report.seen]
     met = {address for headers in seen for address in (headers.source, headers.target)}
     found = [address for address in plan.addresses if address in met]
-    if answered:
-        return tuple(found)
     wanted = list(dict.fromkeys((plan.source, *found, *plan.addresses)))[:MOST_WAYS]
     nodes = {directory.node_of(address) for address in wanted}
     return (*wanted, *(address for address in hosts_of(plan, directory) if directory.node_of(address) in nodes))

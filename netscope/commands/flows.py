@@ -34,14 +34,12 @@ CLEAR = "\x1b[H\x1b[2J"
 def command(source: str, target: str, protocol: str | None, verdict: str | None, every: float, looks: int | None, listen: str,
             output: str, kubeconfig: str, via: str, *, tunnels: bool, follow: bool) -> None:
     """Show every connection that the nodes know: who began it, whom it asked for, who answers, and how it stands."""
-    import asyncio
-
     from netscope import cluster
     from netscope.flows import Filter, Ledger, metrics, place_of
     from netscope.nodes import Nodes
     from netscope.records import Flows, Watch
 
-    directory = asyncio.run(cluster.read(kubeconfig))
+    directory = cluster.read(kubeconfig)
     ends = place_of(directory, source, "--from"), place_of(directory, target, "--to")
     wanted = Filter(*ends, protocol or "", verdict or "", tunnels=tunnels)
     ledger, latest = Ledger.new(directory), [""]

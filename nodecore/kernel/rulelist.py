@@ -1,7 +1,7 @@
 """Every packet rule of the network namespace this process lives in, as the programs that own them print them.
 
 What a program cannot list is left out and named in `absent`. Listing makes no table: legacy tables are asked for only where
-they are registered. Must not know: what the rules are for. Read next: `nodecore/kernel/nftlist.py`.
+they are registered. Must not know: what the rules are for. Read next: `nodecore/kernel/nft.py`, for those who write.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ well; iptables-legacy looks at the same mark on a packet, but tells elsewhere (`
 The messages are read off the group NFNLGRP_NFTRACE (linux/netfilter/nf_tables.h), not off `nft monitor`: the socket hears from
 the moment it is there.
 
-Must not know: what the rules are for. Read next: `nodecore/kernel/nftlist.py`.
+Must not know: what the rules are for. Read next: `nodecore/kernel/rulelist.py`.
 """
 
 from __future__ import annotations

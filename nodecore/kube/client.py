@@ -19,6 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from nodecore import errors
+from nodecore.kube.answers import Status, decoded, error_of
 from nodecore.kube.config import KubeConfig
 from nodecore.kube.http import aiohttp
 from nodecore.kube.resource import Resource
@@ -52,14 +53,6 @@ class _ListHead(msgspec.Struct):
 class _EventHead(msgspec.Struct):
     type: str
     object: msgspec.Raw
-
-
-class Status(msgspec.Struct):
-    """The API's own account of what went wrong (meta/v1 Status)."""
-
-    message: str = ""
-    reason: str = ""
-    code: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +108,13 @@ class KubeClient:
     async def get(self, resource: Resource, name: str, namespace: str | None = None, *, into: Any = dict,
                   subresource: str | None = None) -> Any:
         """Read one object."""
-        return _decode(await self._call("GET", resource.path(namespace, name, subresource)), into)
+        return decoded(await self._call("GET", resource.path(namespace, name, subresource)), into)
 
     async def list(self, resource: Resource, namespace: str | None = None, *, labels: str = "", fields: str = "",
                    into: Any = dict, version: str = "", strict: bool = True) -> ObjectList[Any]:
         """Read all objects that match the label and field selectors; if not `strict`, what cannot be read is set apart."""
         query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version)
-        head = _decode(await self._call("GET", resource.path(namespace), query=query), _ListHead)
+        head = decoded(await self._call("GET", resource.path(namespace), query=query), _ListHead)
         found: ObjectList[Any] = ObjectList([], head.metadata.resource_version)
         for raw in head.items or []:
             item = _read(raw, into)
@@ -136,19 +129,19 @@ class KubeClient:
     async def create(self, resource: Resource, body: Body, namespace: str | None = None, *,
                      subresource: str | None = None, name: str | None = None) -> Any:
         """Make an object (or post to a subresource such as `binding`)."""
-        return _decode(await self._call("POST", resource.path(namespace, name, subresource), body=body), dict)
+        return decoded(await self._call("POST", resource.path(namespace, name, subresource), body=body), dict)
 
     async def replace(self, resource: Resource, body: Body, *, subresource: str | None = None) -> Any:
         """Put a whole object; its `metadata.resourceVersion`, where there is one, must still be the current one."""
         meta = body["metadata"]
         path = resource.path(meta.get("namespace"), meta["name"], subresource)
-        return _decode(await self._call("PUT", path, body=body), dict)
+        return decoded(await self._call("PUT", path, body=body), dict)
 
     async def patch(self, resource: Resource, name: str, body: Any, namespace: str | None = None, *,
                     kind: str = MERGE, subresource: str | None = None) -> Any:
         """Change part of an object by a merge, strategic merge or JSON patch."""
         path = resource.path(namespace, name, subresource)
-        return _decode(await self._call("PATCH", path, body=body, content=f"application/{kind}+json"), dict)
+        return decoded(await self._call("PATCH", path, body=body, content=f"application/{kind}+json"), dict)
 
     async def delete(self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None,
                      propagation: str = "", uid: str = "") -> None:
@@ -178,7 +171,7 @@ class KubeClient:
         try:
             async with self._request("GET", resource.path(namespace), query, None, "", limit) as response:
                 if response.status >= 400:
-                    raise _error(response.status, await response.read())
+                    raise error_of(response.status, await response.read())
                 async for line in _lines(response.content):
                     yield _event(line, into)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -190,7 +183,7 @@ class KubeClient:
             async with self._request(method, path, query, body, content, TIMEOUT) as response:
                 data: bytes = await response.read()
                 if response.status >= 400:
-                    raise _error(response.status, data)
+                    raise error_of(response.status, data)
                 return data
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise errors.Unreachable(f"API {self.config.server}: {error or type(error).__name__}") from None
@@ -238,10 +231,10 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 
 def _event(line: bytes, into: Any) -> WatchEvent[Any]:
-    head = _decode(line, _EventHead)
+    head = decoded(line, _EventHead)
     if head.type == "ERROR":
-        status = _decode(head.object, Status)
-        raise _error(status.code or 500, bytes(head.object))
+        status = decoded(head.object, Status)
+        raise error_of(status.code or 500, bytes(head.object))
     version = _meta(head.object).resource_version
     item = None if head.type == "BOOKMARK" else _read(head.object, into)
     if isinstance(item, Unreadable):
@@ -265,30 +258,8 @@ def _meta(raw: msgspec.Raw) -> Meta:
         return Meta()
 
 
-def _decode(data: bytes | msgspec.Raw, into: Any) -> Any:
-    try:
-        return msgspec.json.decode(data, type=into)
-    except msgspec.DecodeError as error:
-        raise errors.Invalid(f"the API answered with something unexpected: {error}") from None
-
-
 def _query(**values: str) -> dict[str, str]:
     return {key: value for key, value in values.items() if value}
-
-
-BY_STATUS = {
-    400: errors.Invalid, 401: errors.Denied, 403: errors.Denied, 404: errors.NotFound, 409: errors.Conflict,
-    410: errors.Expired, 415: errors.Invalid, 422: errors.Invalid, 429: errors.Busy,
-}
-
-
-def _error(code: int, body: bytes) -> errors.Fault:
-    try:
-        status = msgspec.json.decode(body, type=Status)
-    except msgspec.DecodeError:
-        status = Status(message=body[:200].decode(errors="replace"))
-    kind = errors.AlreadyExists if status.reason == "AlreadyExists" else BY_STATUS.get(code, errors.Unreachable)
-    return kind(f"API: {status.message or status.reason or code}")
 
 
 async def wait_reachable(client: KubeClient, *, path: str = "/readyz", pause: float = 0.1) -> None:

@@ -99,7 +99,8 @@ class Net:
 
     def trace(self, protocol: str = "tcp", *, seconds: float = 0.3) -> Trace:
         """The story of a probe from pod a to the Service, or to pod b where the Service has no port for it."""
-        return run(self.request(protocol, seconds), self.directory, VIA)
+        (story,) = run(self.request(protocol, seconds), self.directory, VIA)
+        return story
 
     def request(self, protocol: str = "tcp", seconds: float = 0.3) -> Request:
         """What that trace asks for."""

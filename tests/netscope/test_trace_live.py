@@ -227,7 +227,7 @@ def test_of_many_endpoints_the_mark_is_looked_for(net: Net) -> None:
     plan, directory = net.plan, net.directory
     ends = tuple(End(f"10.2.{number // 200}.{number % 200 + 2}", 8080) for number in range(400))
     web = Place("service", "default/web", (plan.service,), ports={(TCP, 80): ends})
-    trace = run(net.request(), Directory((*directory.places[:-1], web)), net_by_hand.VIA)
+    (trace,) = run(net.request(), Directory((*directory.places[:-1], web)), net_by_hand.VIA)
     assert trace.verdict.what == "answered"
     assert len(interfaces(net, trace)) == 6
     assert "too many endpoints" in trace.remarks[0]

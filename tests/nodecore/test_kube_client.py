@@ -17,6 +17,8 @@ from nodecore import errors
 from nodecore.kube import config
 from nodecore.kube.client import KubeClient
 from nodecore.kube.informer import Informer
+from nodecore.kube.objects import Node
+from nodecore.kube.reading import Reader
 from nodecore.kube.resource import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -262,3 +264,30 @@ def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "b").write_text(yaml.safe_dump(document))
     assert config.load(str(tmp_path / "a")) == config.load(str(tmp_path / "b"))
     assert config.load(str(tmp_path / "a")).server == "https://h:6443"
+
+
+async def test_lists_are_read_without_asyncio_as_well() -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if request.path.endswith("pods"):
+            return web.json_response({"reason": "Forbidden", "message": "because"}, status=403)
+        if request.path.endswith("nodes"):
+            return web.json_response({"items": [{"metadata": {"name": "n"}}]})
+        return web.json_response({"items": None} if request.path.endswith("deployments") else {"items": 7})
+
+    def read(server: str) -> None:
+        with Reader(config.KubeConfig(f"{server}/behind"), user_agent="x") as reader:
+            assert [node.metadata.name for node in reader.list(NODES, Node)] == ["n"]
+            assert reader.list(DEPLOYMENTS, Node) == ()
+            with pytest.raises(errors.Denied, match="because"):
+                reader.list(PODS, Node)
+            with pytest.raises(errors.Invalid, match="something unexpected"):
+                reader.list(CONFIG_MAPS, Node)
+
+    async with serving(handler) as client:
+        await asyncio.to_thread(read, client.config.server)
+    assert asked[0] == "/behind/api/v1/nodes"
+    with Reader(config.KubeConfig("http://127.0.0.1:1"), user_agent="x") as reader, pytest.raises(errors.Unreachable):
+        reader.list(NODES, Node)
