@@ -1,14 +1,13 @@
-"""What netscope costs: capturing a flood of small packets, starting, tracing a local path, and a stream that it does not look at.
+"""What netscope costs: capturing a flood of small packets, starting, and a stream that it does not look at.
 
 - Flood: datagrams of 200 bytes at growing rates over a veth pair, cut by the kernel from large buffers, so that the sender is no
   limit; the tap of `netscope capture` writes to a file in memory. Counted: the highest rate at which nothing is lost, and the
   packets for each second of processor time of the tap itself. Beside it: tcpdump -w, the same filter, at the target's rate.
 - Start: from nothing until the tap captures.
-- Trace: a probe between two pods of one node, a fresh interpreter each time, the reading of the API not included.
 - Overhead: an iperf3 stream between these pods, in turn with and without a trace of something else that listens; and in turn
   with itself, which is how much this machine's noise makes of it. Medians.
 
-Targets: 200,000 packets/s, 0.4 s, 1 s, 2 %. BENCH_NETSCOPE_ROUNDS (5), BENCH_NETSCOPE_PAIRS (20).
+Targets: 200,000 packets/s, 0.4 s, 2 %. A trace itself: `netscope_trace.py`. BENCH_NETSCOPE_ROUNDS (5), BENCH_NETSCOPE_PAIRS (20).
 """
 
 from __future__ import annotations
@@ -44,18 +43,12 @@ HERE, THERE, SIZE, CUT = "192.168.60.1", "192.168.60.2", 200, 60
 UDP_SEGMENT = 103
 POD = "192.168.{}.2"
 VIA = f"nsenter --net=/proc/{{node}}/ns/net {sys.executable} -m netscope agent"
-TRACE = ("import sys, msgspec; from netscope.directory import Directory, Place; from netscope.trace import Request, run; "
-         "from nodecore.net import Family; n, via = sys.argv[1:]; "
-         "d = Directory((Place('node', n, ('192.168.71.1',), n), Place('pod', 'x/a', ('192.168.71.2',), n), "
-         "Place('pod', 'x/b', ('192.168.72.2',), n))); "
-         "print(run(Request('pod/a', 'pod/b', 5201, 6, Family.IPV4, 2.0), d, via).verdict.what)")
 
 
 def run(json_path: str | None) -> dict[str, Any]:
     with ExitStack() as stack:
         floods, dump, starts = _capturing(stack)
         node = stack.enter_context(_site())
-        traces = [_trace_once(node) for _ in range(ROUNDS)]
         noise, ratios = [], []
         for number in range(PAIRS):
             ratios.append(_pair(node, first=bool(number % 2)))
@@ -67,7 +60,6 @@ def run(json_path: str | None) -> dict[str, Any]:
         "packets for a second of the tap's processor time": round(statistics.median(each["per_core"] for each in floods)),
         "tcpdump, for a second of its own": round(dump["per_core"]) if dump else None,
         "start (s)": round(statistics.median(starts), 3), "target start (s)": 0.4,
-        "trace of a local path (s)": round(statistics.median(traces), 3), "target trace (s)": 1.0,
         "stream while tracing": round(statistics.median(ratios), 4), "target stream": 0.98,
         "the same, nothing traced": round(statistics.median(noise), 4),
     }
@@ -75,7 +67,7 @@ def run(json_path: str | None) -> dict[str, Any]:
         print(f"{name:<52} {value}")
     for each in (*floods, *([dump] if dump else [])):
         print(f"  {each['name']:<8} {each['rate']:>9,.0f}/s offered {each['offered']:,.0f}/s, lost {each['lost']}")
-    result |= {"floods": floods, "starts": starts, "traces": traces, "ratios": ratios, "noise": noise}
+    result |= {"floods": floods, "starts": starts, "ratios": ratios, "noise": noise}
     if json_path:
         Path(json_path).write_text(json.dumps(result, indent=1))
     return result
@@ -188,13 +180,6 @@ def _site() -> Iterator[tuple[Netns, Netns, Netns]]:
         finally:
             server.terminate()
             server.wait()
-
-
-def _trace_once(site: tuple[Netns, Netns, Netns]) -> float:
-    begin = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", TRACE, str(site[0].pid), VIA], capture_output=True, text=True, check=True)
-    assert done.stdout == "answered\n", done.stdout
-    return time.monotonic() - begin
 
 
 def _pair(site: tuple[Netns, Netns, Netns], *, first: bool) -> float:

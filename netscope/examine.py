@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from netscope import CNI_DIRECTORY, SUBNET_FILE
 from netscope.facts import Chain, Facts, FdbEntry, Link, LinkAddresses, Neighbour, Route, RouteRule, Rules, Settings
 from nodecore.errors import Fault
 from nodecore.kernel import rulelist
@@ -28,7 +29,6 @@ SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/bridge/br
 PER_LINK = ("net/ipv4/conf/{}/rp_filter", "net/ipv4/conf/{}/forwarding")
 LEGACY = ("net/ip_tables_names", "net/ip6_tables_names")
 DEFERRING = ("vxlan", "ipip", "wireguard")
-CNI, SUBNET = "/etc/cni/net.d", "/run/flannel/subnet.env"
 
 
 class Asker:
@@ -50,7 +50,7 @@ class Asker:
         return msgspec.convert(found, tuple[kind, ...], strict=False)
 
 
-def examine(*, cni: str = CNI, subnet: str = SUBNET) -> Facts:
+def examine(*, cni: str = CNI_DIRECTORY, subnet: str = SUBNET_FILE) -> Facts:
     """The namespace this process lives in, and the node's files at these paths."""
     asker = Asker()
     ask, absent = asker.ask, asker.absent

@@ -19,7 +19,7 @@ COMMANDS = {
     ],
     "docs/reference/services.md": ["minik8s.install.__main__:command", "minik8s.install.__main__:uninstall"],
     "docs/reference/lab.md": ["minik8s.lab.__main__:command"],
-    "docs/reference/netscope.md": ["netscope.__main__:command"],
+    "docs/reference/netscope.md": ["netscope.command:command"],
 }
 
 

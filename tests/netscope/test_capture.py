@@ -19,7 +19,6 @@ import pytest
 from labs import until
 from net_by_hand import VIA, Net
 
-from netscope.__main__ import command
 from netscope.capture import freezing
 from netscope.capture.faults import Watch, failures
 from netscope.capture.files import Files, Rotation
@@ -27,6 +26,7 @@ from netscope.capture.keeping import Limits
 from netscope.capture.recording import Tap, record
 from netscope.capture.streaming import stream
 from netscope.capture.tapping import Wish
+from netscope.command import command
 from nodecore.errors import UserError
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]

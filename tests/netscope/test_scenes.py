@@ -20,7 +20,7 @@ from net_by_hand import VIA, Net
 from scene_by_hand import objects_of, scene_of
 
 from netscope import bundle, mapdrawing
-from netscope.__main__ import command
+from netscope.command import command
 from netscope.commands.doctor import mend
 from netscope.commands.flows import answer
 from netscope.doctor import findings_in
