@@ -168,7 +168,7 @@ def zone_of(node: Node | None) -> str:
 async def guard(writer: modes.Writer[Any], reconciler: Reconciler) -> None:
     """Have it looked at when somebody else may have changed what is ours."""
     async for _ in writer.news():
-        reconciler.mark()
+        reconciler.hurry()
 
 
 def outcomes(reconciler: Reconciler, config: Config, counts: Counts) -> Callable[[Outcome], None]:
@@ -178,7 +178,7 @@ def outcomes(reconciler: Reconciler, config: Config, counts: Counts) -> Callable
     def observe(outcome: Outcome) -> None:
         nonlocal told
         counts.observe(outcome)
-        if told:  # the first writes all there is: whoever damages it then need not wait for that
+        if told:  # the first writes all there is: a change then need not wait for that
             reconciler.min_interval = pace.rest(reconciler.clock.now(), outcome.seconds)
         if not told and outcome.error is None:
             told = True

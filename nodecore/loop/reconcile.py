@@ -4,6 +4,7 @@
     -> wait for dirty, or the resync period; then the minimum interval, so that a burst is one batch
     -> desired -> observe -> plan -> apply -> (verify) -> healthy
     on failure: stay dirty, forget what was cached, back off with jitter; after a few, unhealthy; never exit
+    whoever is in a hurry waits for neither interval nor back-off, only as long as the last pass worked
 
 Events only call `mark()`: a lost or doubled one costs nothing. What is decided lives in the `Target`'s pure
 `desired` and `plan`; the only writer is its `apply`.
@@ -109,7 +110,7 @@ class Reconciler:
         self._dirty.set()
 
     def hurry(self) -> None:
-        """What made the last pass fail may be mended: look again without waiting out the back-off."""
+        """What was written is damaged, or what made the last pass fail may be mended: look again without waiting that out."""
         self._hurried.set()
         self.mark()
 
@@ -125,28 +126,32 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
-        last = -self.min_interval
+        last, worked = -self.min_interval, 0.0
         wait = 0.0
         while True:
             self._turned = self.clock.now()
             if wait:
-                await self._back_off(wait)
+                self._hurried.clear()
+                await self._unless_hurried(wait)
             elif self.condition.synced_once:
                 await self._until_dirty()
-            await self.clock.sleep(last + self.min_interval - self.clock.now())
+            await self.clock.sleep(last + min(worked, self.min_interval) - self.clock.now())
+            await self._unless_hurried(last + self.min_interval - self.clock.now())
             while not self.target.synced():
                 self._turned = self.clock.now()
                 self._dirty.clear()
                 await self._until_dirty()
             self._dirty.clear()
+            self._hurried.clear()
             outcome = await self.once()
-            last = self.clock.now()
+            last, worked = self.clock.now(), outcome.seconds
             wait = self.backoff.next() if outcome.error else 0.0
             if not outcome.error:
                 self.backoff.reset()
 
-    async def _back_off(self, seconds: float) -> None:
-        self._hurried.clear()
+    async def _unless_hurried(self, seconds: float) -> None:
+        if seconds <= 0 or self._hurried.is_set():
+            return
         waits = [asyncio.ensure_future(self.clock.sleep(seconds)), asyncio.ensure_future(self._hurried.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

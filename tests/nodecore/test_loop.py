@@ -215,3 +215,25 @@ async def test_whoever_mended_something_need_not_wait_for_the_back_off() -> None
         while world.actual != {"a"}:
             await asyncio.sleep(0.005)
     task.cancel()
+
+
+async def test_damage_waits_for_no_interval_but_as_long_as_the_last_pass_worked() -> None:
+    class Slow(World):
+        async def apply(self, ops: Sequence[Put]) -> None:
+            hands.time += 2.0
+            await super().apply(ops)
+
+    world, hands = Slow(wanted={"a"}), Hands()
+    reconciler = Reconciler("t", world, min_interval=600.0, clock=hands)
+    task = asyncio.create_task(reconciler.run())
+    await until(lambda: world.actual == {"a"})
+    for damaged in range(1, 4):
+        world.actual.clear()
+        reconciler.hurry()
+        await until(lambda: world.actual == {"a"})
+        assert hands.slept == [2.0] * damaged, "somebody who always damages it anew gets half of the time"
+    world.wanted.add("b")
+    reconciler.mark()
+    await until(lambda: "b" in world.actual)
+    assert hands.slept == [2.0] * 4 + [598.0]
+    task.cancel()
