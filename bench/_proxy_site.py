@@ -22,7 +22,7 @@ from _proxy_api import Api, pod, six, vip  # noqa: E402
 
 from nodecore.kernel.iptables import Iptables  # noqa: E402
 from nodecore.kernel.netns import Netns  # noqa: E402
-from nodecore.kernel.nft import open_monitor  # noqa: E402
+from nodecore.kernel.nftnews import open_monitor  # noqa: E402
 from nodecore.net import Family  # noqa: E402
 
 PATIENCE = 120.0

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, TypeVar
 
 from nodecore.errors import Fault, NotFound, Unsupported, UserError
-from nodecore.kernel.nft import Children, Nft
+from nodecore.kernel.nft import Nft
 from nodecore.kernel.nftdump import set_names
+from nodecore.kernel.nftnews import Children
 from nodecore.net import Family
 
 from .config import Config

@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nodecore.errors import AlreadyExists, Busy, Denied, Fault, Invalid, NotFound, Unreachable, Unsupported
 from nodecore.kernel.netns import inside
@@ -45,7 +46,7 @@ FAULTS: Mapping[int, type[Fault]] = {
     errno.ENODEV: NotFound, errno.ENOENT: NotFound, errno.ESRCH: NotFound, errno.EADDRNOTAVAIL: NotFound, errno.ENXIO: NotFound,
     errno.EEXIST: AlreadyExists, errno.EADDRINUSE: AlreadyExists,
     errno.EBUSY: Busy, errno.EAGAIN: Busy, errno.ENOBUFS: Busy, errno.EINTR: Busy,
-    errno.EOPNOTSUPP: Unsupported,
+    errno.EOPNOTSUPP: Unsupported, errno.EPROTONOSUPPORT: Unsupported, errno.EAFNOSUPPORT: Unsupported,
     errno.EPERM: Denied, errno.EACCES: Denied,
     errno.ENETDOWN: Unreachable, errno.ENETUNREACH: Unreachable, errno.EHOSTUNREACH: Unreachable,
 }
@@ -71,31 +72,67 @@ def attribute(kind: int, value: bytes) -> bytes:
     return ATTR.pack(size, kind) + value + b"\0" * (-size % 4)
 
 
-def each_attribute(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """The attributes of a body from `start` on, in order."""
-    end = len(data)
+def spans(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Each attribute between two places: its kind, and where its value begins and ends."""
     while start + 4 <= end:
         size, kind = ATTR.unpack_from(data, start)
         if size < 4:
             break
-        yield kind & NLA_TYPE_MASK, data[start + 4 : start + size]
+        yield kind & NLA_TYPE_MASK, start + 4, start + size
         start += size + 3 & ~3
+
+
+def each_attribute(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a body from `start` on, in order."""
+    return ((kind, data[first:last]) for kind, first, last in spans(data, start, len(data)))
 
 
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     """The same by kind; of a repeated one the last."""
-    return dict(each_attribute(data, start))
+    return {kind: data[first:last] for kind, first, last in spans(data, start, len(data))}
+
+
+class Found(NamedTuple):
+    """A message in a datagram; its body begins and ends there."""
+
+    kind: int
+    flags: int
+    sequence: int
+    port: int  # id of whoever asked for it
+    start: int
+    end: int
+
+
+def find_messages(data: bytes) -> Iterator[Found]:
+    """Each message of a datagram."""
+    start = 0
+    while start + HEADER.size <= len(data):
+        size, kind, flags, sequence, port = HEADER.unpack_from(data, start)
+        if size < HEADER.size:
+            return
+        yield Found(kind, flags, sequence, port, start + HEADER.size, start + size)
+        start += size + 3 & ~3
 
 
 def messages_in(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Type, port id of whoever asked for it, and body of each message in a datagram."""
-    start = 0
-    while start + HEADER.size <= len(data):
-        size, kind, _, _, port = HEADER.unpack_from(data, start)
-        if size < HEADER.size:
-            return
-        yield kind, port, data[start + HEADER.size : start + size]
-        start += size + 3 & ~3
+    return ((found.kind, found.port, data[found.start : found.end]) for found in find_messages(data))
+
+
+def open_netlink(protocol: int, flags: int = 0) -> socket.socket:
+    """A bare socket of this network namespace."""
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | flags, protocol)
+    except OSError as error:
+        raise fault_of(error.errno or errno.EIO, "netlink") from None
+
+
+def make_room(sock: socket.socket, size: int) -> None:
+    """Have a socket hold so much that nobody has read yet, or what is allowed of it."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
 class NetlinkSocket:
@@ -105,15 +142,10 @@ class NetlinkSocket:
         self, netns: str = "", groups: Sequence[int] = (), protocol: int = socket.NETLINK_ROUTE, buffer: int = BUFFER
     ) -> None:
         with inside(netns) if netns else nullcontext():
-            self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            self.sock = open_netlink(protocol)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self.sock.setsockopt(SOL_NETLINK, option, 1)
-        for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):
-            try:
-                self.sock.setsockopt(socket.SOL_SOCKET, option, buffer)
-                break
-            except PermissionError:
-                continue
+        make_room(self.sock, buffer)
         self.sock.bind((0, sum(1 << (group - 1) for group in groups)))
         self._sequence = 0
 
@@ -159,7 +191,7 @@ class NetlinkSocket:
                     raise _answer(flags, found, what) or Invalid(f"{what}: no answer")
                 return found
 
-    def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+    def dump(self, kind: int, body: bytes, what: str = "netlink") -> Iterator[bytes]:
         """Read a table; `Busy` when it changed meanwhile and must be read again."""
         self._sequence += 1
         self.sock.send(HEADER.pack(16 + len(body), kind, F_REQUEST | F_DUMP, self._sequence, 0) + body)
@@ -171,10 +203,10 @@ class NetlinkSocket:
                 torn = torn or bool(flags & F_DUMP_INTR)
                 if answer == NLMSG_DONE:
                     if torn:
-                        raise Busy("netlink: the table changed while it was read")
+                        raise Busy(f"{what}: the table changed while it was read")
                     return
                 if answer == NLMSG_ERROR:
-                    fault = _answer(flags, found)
+                    fault = _answer(flags, found, what)
                     if fault:
                         raise fault
                     return
@@ -185,13 +217,7 @@ class NetlinkSocket:
             data = self.sock.recv(BUFFER)
         except OSError as error:
             raise fault_of(error.errno or errno.EIO, "netlink") from None
-        start = 0
-        while start + 16 <= len(data):
-            size, kind, flags, sequence, _ = HEADER.unpack_from(data, start)
-            if size < 16:
-                break
-            yield kind, flags, sequence, data[start + 16 : start + size]
-            start += size + 3 & ~3
+        return ((found.kind, found.flags, found.sequence, data[found.start : found.end]) for found in find_messages(data))
 
     def close(self) -> None:
         """Close the socket."""

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
-from nodecore import errors
-from nodecore.kernel.batch import HEADER, attributes
+from nodecore.kernel.batch import NetlinkSocket, attributes
+from nodecore.kernel.nfnetlink import NETLINK_NETFILTER, NFGENMSG, OVERFLOW, heard, open_socket
 
-NETLINK_NETFILTER, SOL_NETLINK, ADD_MEMBERSHIP = 12, 270, 1
 CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102
-F_REQUEST, F_DUMP = 0x1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 GROUP_NEW, GROUP_DESTROY = 1, 3
 ORIGINAL, REPLY, STATUS, PROTOINFO, COUNT_ORIGINAL, COUNT_REPLY, IDENTITY = 1, 2, 3, 4, 9, 10, 12
 SEEN_REPLY = 1 << 1
 TCP_INFO, TCP_STATE = 1, 1
 TCP_STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE",
               "SYN_SENT2")
-BODY, BUFFER = 20, 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,70 +50,33 @@ class FlowTable:
     """Listens from the moment it is made, in the network namespace this thread is in."""
 
     def __init__(self) -> None:
-        self._news = _open()
-        with suppress(OSError):
-            self._news.setsockopt(socket.SOL_SOCKET, 33, BUFFER)  # SO_RCVBUFFORCE
-        for group in (GROUP_NEW, GROUP_DESTROY):
-            self._news.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
-        self._news.settimeout(0)
+        self._news = open_socket(GROUP_NEW, GROUP_DESTROY)
 
     def flows(self) -> list[Tracked]:
         """All there are now, of both families."""
-        with _open() as sock:
-            sock.settimeout(10)
-            return [flow for family in (socket.AF_INET, socket.AF_INET6) for flow in _dump(sock, family)]
+        with NetlinkSocket(protocol=NETLINK_NETFILTER) as sock:
+            heads = [struct.pack("=BBH", family, 0, 0) for family in (socket.AF_INET, socket.AF_INET6)]
+            found = (_tracked(attributes(body, NFGENMSG)) for head in heads for body in sock.dump(CT_GET, head, "conntrack"))
+            return [flow for flow in found if flow]
 
     def news(self) -> tuple[list[Tracked], list[Tracked], bool]:
         """What began and what ended since the last time, and whether some news was lost."""
         begun: list[Tracked] = []
         ended: list[Tracked] = []
         lost = False
-        while True:
-            try:
-                datagram = self._news.recv(1 << 17)
-            except BlockingIOError:
-                return begun, ended, lost
-            except OSError:  # ENOBUFS: the kernel had no room for more
-                lost = True
-                continue
-            for kind, flow in _messages(datagram):
-                if flow and kind in (CT_NEW, CT_DELETE):
-                    (begun if kind == CT_NEW else ended).append(flow)
+        for item in heard(self._news):
+            lost = lost or item is OVERFLOW
+            flow = _tracked(item.attributes)
+            if flow and item.kind in (CT_NEW, CT_DELETE):
+                (begun if item.kind == CT_NEW else ended).append(flow)
+        return begun, ended, lost
 
     def close(self) -> None:
         """Listen no more."""
         self._news.close()
 
 
-def _open() -> socket.socket:
-    try:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    except OSError as error:
-        raise errors.Denied(f"conntrack: {error.strerror}") from None
-
-
-def _dump(sock: socket.socket, family: int) -> Iterator[Tracked]:
-    sock.send(HEADER.pack(BODY, CT_GET, F_REQUEST | F_DUMP, 1, 0) + struct.pack("=BBH", family, 0, 0))
-    while True:
-        for kind, flow in _messages(sock.recv(1 << 17)):
-            if kind == NLMSG_DONE:
-                return
-            if kind == NLMSG_ERROR:
-                raise errors.Denied("conntrack: the kernel lists no flows")
-            if flow:
-                yield flow
-
-
-def _messages(datagram: bytes) -> Iterator[tuple[int, Tracked | None]]:
-    offset = 0
-    while offset + HEADER.size <= len(datagram):
-        length, kind, _, _, _ = HEADER.unpack_from(datagram, offset)
-        yield kind, _tracked(datagram[offset + BODY : offset + length]) if kind >= CT_NEW else None
-        offset += max((length + 3) & ~3, HEADER.size)
-
-
-def _tracked(payload: bytes) -> Tracked | None:
-    parts = attributes(payload)
+def _tracked(parts: dict[int, bytes]) -> Tracked | None:
     if ORIGINAL not in parts or REPLY not in parts:
         return None
     protocol, asked = _tuple(parts[ORIGINAL])

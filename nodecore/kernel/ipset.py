@@ -6,11 +6,10 @@ Must not know: what a set is for. Read next: `nodecore/kernel/nft.py`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from nodecore import errors
-from nodecore.kernel.nft import in_memory
+from nodecore.kernel.nftnews import Children
 
 COMPLAINTS = (
     ("does not exist", errors.NotFound), ("already exists", errors.AlreadyExists), ("already added", errors.AlreadyExists),
@@ -37,17 +36,10 @@ class Ipset:
         await self._run("restore", script=script)
 
     async def _run(self, *arguments: str, script: str = "") -> str:
-        pipe = asyncio.subprocess.PIPE
-        with in_memory(script) as source:
-            try:
-                child = await asyncio.create_subprocess_exec(
-                    *self._prefix, "ipset", *arguments, stdin=source, stdout=pipe, stderr=pipe)
-            except OSError as error:
-                raise errors.NotFound(f"ipset: {error.strerror}") from None
-        out, complaint = await child.communicate()
-        if child.returncode:
-            raise fault(complaint.decode(errors="replace"))
-        return out.decode(errors="replace")
+        code, out, complaint = await Children().run((*self._prefix, "ipset", *arguments), script)
+        if code:
+            raise fault(complaint)
+        return out
 
 
 def fault(complaint: str) -> errors.Fault:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nodecore import errors
-from nodecore.kernel.nft import Children
+from nodecore.kernel.nftnews import Children
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 
@@ -120,9 +120,7 @@ class Iptables:
         return f"{PROGRAMS[family]}{self._suffixes.get(variant, '-' + variant.value)}{action}"
 
     async def _run(self, argv: Sequence[str], script: str = "") -> tuple[int, str, str]:
-        child = await self._children.start((*self._prefix, *argv), script)
-        out, complaint = await child.communicate()
-        return child.returncode or 0, out.decode(errors="replace"), complaint.decode(errors="replace")
+        return await self._children.run((*self._prefix, *argv), script)
 
 
 def _stamp(family: Family, table: str) -> bytes:

@@ -17,7 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from nodecore.errors import Busy, Fault, NotFound, Unsupported
+from nodecore.errors import Busy, Denied, Fault, NotFound, Unsupported
 from nodecore.kernel.batch import F_ACK, F_REQUEST, HEADER, attribute
 from nodecore.kernel.nfnetlink import heard, open_socket
 from nodecore.net import Family
@@ -90,6 +90,8 @@ def _bind(sock: socket.socket) -> None:
         sock.send(HEADER.pack(HEADER.size + len(body), ULOG_CONFIG, F_REQUEST | F_ACK, 1, 0) + body)
         (code,) = struct.unpack_from("=i", sock.recv(4096), HEADER.size)
         sock.settimeout(0)
+        if code == -1:
+            raise Denied("hearing netfilter: root is needed")
         if code == -16:
             raise Busy("rules of iptables-legacy: another program hears group 0 of nfnetlink_log")
         if code:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nodecore.errors import Denied, Fault
-from nodecore.kernel.batch import SO_RCVBUFFORCE, SOL_NETLINK, attributes, messages_in
+from nodecore.kernel.batch import SOL_NETLINK, attributes, make_room, messages_in, open_netlink
 
 NETLINK_NETFILTER, NETLINK_ADD_MEMBERSHIP = 12, 1
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
@@ -30,16 +30,13 @@ class Heard(NamedTuple):
 OVERFLOW = Heard(-1, 0, {})
 
 
-def open_socket(group: int = 0) -> socket.socket:
-    """Member of a group from the start, if one is named."""
+def open_socket(*groups: int) -> socket.socket:
+    """Member of these groups from the start."""
+    sock = open_netlink(NETLINK_NETFILTER, socket.SOCK_NONBLOCK)
     try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    except OSError as error:
-        raise Denied(f"netfilter: {error.strerror}") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        make_room(sock, RECEIVE_BUFFER)
         sock.bind((0, 0))
-        if group:
+        for group in groups:
             sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
     except PermissionError:
         sock.close()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 
-from nodecore.kernel.nftdump import ATTRIBUTE, ELEMENT_KEY, attributes, elements
+from nodecore.kernel.batch import spans
+from nodecore.kernel.nftdump import ELEMENT_KEY, elements
 from nodecore.net import Family
 
 ELEMENT_EXPRESSION = 7
@@ -20,9 +21,9 @@ def read_counters(family: Family, table: str, name: str) -> dict[bytes, tuple[in
     found: dict[bytes, tuple[int, int]] = {}
     for data, start, end in elements(family, table, name):
         key, count = b"", (0, 0)
-        for what, inner, stop in attributes(data, start, end):
+        for what, inner, stop in spans(data, start, end):
             if what == ELEMENT_KEY:
-                key = data[inner + ATTRIBUTE.size : stop]
+                key = data[inner + 4 : stop]
             elif what == ELEMENT_EXPRESSION:
                 count = _counter(data, inner, stop)
         found[key] = count
@@ -30,7 +31,7 @@ def read_counters(family: Family, table: str, name: str) -> dict[bytes, tuple[in
 
 
 def _counter(data: bytes, start: int, end: int) -> tuple[int, int]:
-    numbers = {what: NUMBER.unpack_from(data, inner)[0] for part, first, last in attributes(data, start, end)
-               if part == EXPRESSION_DATA for what, inner, _ in attributes(data, first, last)
+    numbers = {what: NUMBER.unpack_from(data, inner)[0] for part, first, last in spans(data, start, end)
+               if part == EXPRESSION_DATA for what, inner, _ in spans(data, first, last)
                if what in (COUNTER_BYTES, COUNTER_PACKETS)}
     return numbers.get(COUNTER_PACKETS, 0), numbers.get(COUNTER_BYTES, 0)

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from nodecore.kernel.iptables import Iptables
-from nodecore.kernel.nft import EVERYTHING, Nft
-from nodecore.kernel.ports import Variant
+from nodecore.kernel.nft import Nft
+from nodecore.kernel.ports import EVERYTHING, Variant
 from nodecore.net import Family
 
 from ..ledger import Delta

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 
-from nodecore.kernel.nft import EVERYTHING, Nft
+from nodecore.kernel.nft import Nft
+from nodecore.kernel.ports import EVERYTHING
 from nodecore.net import Family
 
 from .. import names

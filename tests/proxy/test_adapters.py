@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodecore import errors
+from nodecore.kernel.batch import HEADER, attribute
 from nodecore.kernel.conntrack import Conntrack
 from nodecore.kernel.netns import Netns
-from nodecore.kernel.nft import EVERYTHING, Nft, touched
+from nodecore.kernel.nfnetlink import NETLINK_NETFILTER
+from nodecore.kernel.nft import Nft
+from nodecore.kernel.nftnews import touched
+from nodecore.kernel.ports import EVERYTHING
 from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
@@ -70,6 +76,33 @@ def test_changes_are_those_of_others(inside: Inside) -> None:
         await asyncio.to_thread(subprocess.run, ["nft", "delete", "table", "ip", "ours"], check=True)
         assert await asyncio.wait_for(seen.get(), 0.5) == "ip ours"
         listener.cancel()
+
+    inside(work())
+
+
+def add_table_as(port: int, name: str) -> None:
+    """What somebody's nft does, whose pid is this."""
+    begin, end, new_table, request_create = 0x10, 0x11, 10 << 8, 0x401
+    whole, ip = struct.pack("!BBH", 0, 0, 10), struct.pack("!BBH", 2, 0, 0)
+    bodies = (begin, whole), (new_table, ip + attribute(1, name.encode() + b"\0")), (end, whole)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as sock:
+        sock.bind((port, 0))
+        sock.send(b"".join(HEADER.pack(HEADER.size + len(body), kind, request_create, 0, 0) + body for kind, body in bodies))
+
+
+def test_whoever_is_given_the_pid_of_a_child_of_ours_is_somebody_else(inside: Inside, tmp_path: Path) -> None:
+    async def work() -> None:
+        nft = Nft(command=("sh", "-c", f'echo $$ >{tmp_path}/pid; exec nft "$@"', "nft"))
+        changes = nft.changes()
+        first = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        for round_ in range(3):
+            await asyncio.gather(*(nft.load(f"add table ip ours{number}\n") for number in range(4)))
+            await nft.load("add table ip ours\n")
+            add_table_as(int((tmp_path / "pid").read_text()), f"theirs{round_}")
+            assert await asyncio.wait_for(first, 5) == f"ip theirs{round_}"
+            first = asyncio.ensure_future(anext(changes))
+        first.cancel()
 
     inside(work())
 
