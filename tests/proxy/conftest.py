@@ -20,6 +20,7 @@ from tests.conformance import CELL
 from tests.kernelmodules import need_ipvs
 
 ROOT = Path(__file__).parents[2]
+READY_SECONDS = 180  # a machine in a slow machine takes more than one minute
 VARIANTS = ("iptables-nft", "iptables-legacy")
 MODES = ("nftables", *(pytest.param(mode, marks=pytest.mark.slow) for mode in (*VARIANTS, "ipvs")))
 
@@ -38,7 +39,7 @@ class Agent:
         self.log = directory / "proxy.log"
         self.ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.ready.bind(str(directory / "notify"))
-        self.ready.settimeout(60)
+        self.ready.settimeout(READY_SECONDS)
 
     def start(self, *, wait: bool = True) -> None:
         mode, _, variant = self.mode.partition("-")

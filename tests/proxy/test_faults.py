@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conformance_rows import made
-from conftest import MODES, VARIANTS, Agent, clear_rules, listen
+from conftest import MODES, READY_SECONDS, VARIANTS, Agent, clear_rules, listen
 from proxy_api import PATHS, Api
 from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh
 
@@ -92,7 +92,7 @@ def attempt(agent: Agent, told: Path, step: int, when: str) -> bool:
     assert process
     eventually(lambda: process.poll() is not None or is_ready(agent), within=60)
     agent.program = ("-m", "proxy")
-    agent.ready.settimeout(60)
+    agent.ready.settimeout(READY_SECONDS)
     return process.poll() is not None
 
 

@@ -73,14 +73,15 @@ def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent, mode: str)
             assert bool(metric(net, "service_bytes_total", way=way, endpoint=place)) is (who in answered)
     for _ in range(5):
         assert net.ask("pod-a", VIP, 80, "udp")[0] in ("pod-b", "far")
-    for direction in ("to", "from"):
-        assert metric(net, "service_packets_total", way=f"{VIP} udp 80", direction=direction) == 5
+    for direction in ("to", "from"):  # IPVS sums its counts up every two seconds
+        eventually(lambda direction=direction: metric(
+            net, "service_packets_total", way=f"{VIP} udp 80", direction=direction) == 5, what=f"five datagrams {direction}")
     good = agent.rules()
     sh(net.spaces["node"], DAMAGES.get(mode, DAMAGE))
     eventually(lambda: agent.rules() == good, within=20)
     eventually(lambda: "kube-proxy" in sh(net.spaces["node"], "nft list tables ip"))
     assert net.ask("pod-a", VIP, 80, "udp")[0] in ("pod-b", "far")
-    assert metric(net, "service_packets_total", way=f"{VIP} udp 80", direction="to") == 6  # no count is lost
+    eventually(lambda: metric(net, "service_packets_total", way=f"{VIP} udp 80", direction="to") == 6, what="no count is lost")
     api.put(web(B))
     eventually(lambda: {net.ask("pod-a", VIP, 80)[0] for _ in range(6)} == {"pod-b"}, within=20)
     before = metric(net, "service_packets_total", way=f"{VIP} tcp 80", endpoint=f"{B}:8080", direction="to")
