@@ -71,12 +71,23 @@ def told(plural: str, obj: Object, old: Object | None = None) -> str:
     ("roles", {"rules": [{"resources": ["pods"], "apiGroups": [""]}]}, "rules[0].verbs: Required"),
     ("roles", {"rules": [{"nonResourceURLs": ["/x"], "verbs": ["get"]}]}, "namespaced rules cannot apply"),
     ("clusterrolebindings", {"roleRef__kind": "Role"}, 'supported values: "ClusterRole"'),
-    ("rolebindings", {"subjects": [{"kind": "ServiceAccount", "name": "s"}]}, "subjects[0].namespace"),
+    ("clusterrolebindings", {"subjects": [{"kind": "ServiceAccount", "name": "s"}]}, "subjects[0].namespace"),
+    ("statefulsets", {"spec__template__spec__containers__0__volumeMounts": [{"name": "d", "mountPath": "/d"}]},
+     'volumeMounts[0].name: Not found: "d"'),
     ("mutatingwebhookconfigurations", {"webhooks__0__name": "short"}, "at least three segments"),
     ("mutatingwebhookconfigurations", {"webhooks__0__matchConditions": [{"name": "a"}]}, "CEL is not evaluated"),
 ])
 def test_a_bad_object_is_refused_by_its_field(plural: str, changes: Object, words: str) -> None:
     assert words in told(plural, made(plural, **changes))
+
+
+@pytest.mark.parametrize(("plural", "changes"), [
+    ("statefulsets", {"spec__template__spec__containers__0__volumeMounts": [{"name": "d", "mountPath": "/d"}],
+                      "spec__volumeClaimTemplates": [{"metadata": {"name": "d"}, **OBJECTS["persistentvolumeclaims"]}]}),
+    ("rolebindings", {"subjects": [{"kind": "ServiceAccount", "name": "s"}]}),
+])
+def test_what_is_sound_though_it_may_look_odd(plural: str, changes: Object) -> None:
+    assert told(plural, made(plural, **changes)) == ""
 
 
 @pytest.mark.parametrize("text", ["*/5 * * * *", "0 0 1 jan mon-fri", "@daily", "1,2,3-9/2 * ? * 7", "@every 1h30m"])

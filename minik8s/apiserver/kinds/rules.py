@@ -20,7 +20,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         rules_workloads.selects_its_template, one_of("spec.podManagementPolicy", "OrderedReady", "Parallel"),
         one_of("spec.updateStrategy.type", "OnDelete", "RollingUpdate"),
         at_least(0, "spec.replicas", "spec.revisionHistoryLimit", "spec.updateStrategy.rollingUpdate.partition"),
-        rules_workloads.always_runs("spec", "template"),
+        rules_workloads.set_template,
     ),
     "ReplicationController": (
         required("spec.selector"), at_least(0, "spec.replicas"), rules_workloads.controls_its_template,

@@ -55,7 +55,7 @@ def subjects(obj: Object) -> Iterator[Cause]:
         if kind == "ServiceAccount":
             if subject.get("apiGroup"):
                 yield causes.unsupported(f"{where}.apiGroup", subject["apiGroup"], [""])
-            if not subject.get("namespace"):
+            if not subject.get("namespace") and obj.get("kind") == "ClusterRoleBinding":
                 yield causes.required(f"{where}.namespace")
         elif kind in ("User", "Group"):
             yield from causes.one_of(f"{where}.apiGroup", subject.get("apiGroup"), (RBAC,))

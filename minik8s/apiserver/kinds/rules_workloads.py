@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from minik8s.apiserver.kinds import causes
-from minik8s.apiserver.kinds.defaults_pod import section
+from minik8s.apiserver.kinds.defaults_pod import each, section
 from minik8s.apiserver.kinds.rule import Rule
 from minik8s.apiserver.kinds.validate_pod import pod_template, template_that_ends
 from minik8s.apiserver.request.status import Cause
@@ -34,6 +34,13 @@ def _inner(obj: Object, path: tuple[str, ...]) -> Object:
 def always_runs(*path: str) -> Rule:
     """A template of pods that are started anew for ever."""
     return lambda obj: pod_template(".".join(path), _inner(obj, path))
+
+
+def set_template(obj: Object) -> Iterator[Cause]:
+    """The template of a StatefulSet, whose pods have a volume of each claim's name as well."""
+    spec = section(obj, "spec")
+    claims = [str(section(claim, "metadata").get("name")) for claim in each(spec, "volumeClaimTemplates")]
+    return pod_template("spec.template", section(spec, "template"), claims)
 
 
 def ends(*path: str) -> Rule:

@@ -5,7 +5,7 @@ Pure and total. Must not know: HTTP, storage. Read next: `causes.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from minik8s.apiserver.kinds import causes
@@ -30,11 +30,11 @@ def pod(obj: Object) -> Iterator[Cause]:
     yield from _spec("spec", section(obj, "spec"))
 
 
-def pod_template(field: str, template: Object) -> Iterator[Cause]:
-    """All that is wrong with a workload's template."""
+def pod_template(field: str, template: Object, claims: Iterable[str] = ()) -> Iterator[Cause]:
+    """All that is wrong with a workload's template; `claims` are volumes that its pods are given besides."""
     yield from causes.labels(f"{field}.metadata.labels", section(template, "metadata").get("labels"))
     spec = section(template, "spec")
-    yield from _spec(f"{field}.spec", spec)
+    yield from _spec(f"{field}.spec", spec, claims)
     if spec.get("restartPolicy", "Always") != "Always":
         yield causes.unsupported(f"{field}.spec.restartPolicy", spec["restartPolicy"], ["Always"])
 
@@ -48,8 +48,8 @@ def template_that_ends(field: str, template: Object, *, any_policy: bool = False
         yield causes.required(f"{field}.spec.restartPolicy", 'valid values: "OnFailure", "Never"')
 
 
-def _spec(field: str, spec: Object) -> Iterator[Cause]:
-    volumes = {str(volume.get("name")) for volume in each(spec, "volumes")}
+def _spec(field: str, spec: Object, claims: Iterable[str] = ()) -> Iterator[Cause]:
+    volumes = {*claims, *(str(volume.get("name")) for volume in each(spec, "volumes"))}
     yield from _unique(f"{field}.volumes", each(spec, "volumes"))
     containers = each(spec, "containers")
     if not containers:

@@ -61,7 +61,7 @@ class Reviews:
         namespace = spec.get("namespace")
         if not isinstance(namespace, str) or not namespace:
             raise bad_request("no namespace on request")
-        rules = ALL if MASTERS in user.groups else self._access.index.rules(user, namespace)
+        rules = (*(ALL if MASTERS in user.groups else ()), *self._access.index.rules(user, namespace))
         if user.node:
             rules = (*rules, *RULES)
         resources = [{"verbs": sorted(rule.verbs), "apiGroups": sorted(rule.groups), "resources": sorted(rule.resources),
