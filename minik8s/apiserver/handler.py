@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from minik8s.apiserver import documents
 from minik8s.apiserver.auth.authenticate import NOBODY
@@ -44,6 +44,7 @@ from nodecore.loop.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 BODY_SECONDS = 30
+Response = TypeVar("Response", bound=web.StreamResponse)
 
 
 class Handler:
@@ -159,21 +160,17 @@ class Handler:
     async def _whole(self, request: web.BaseRequest, call: Call) -> web.Response:
         """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
         if call.verb in READING:
-            return respond(await self._dispatch.read(call))
+            return _warned(respond(await self._dispatch.read(call)), call)
         body = await _body(request)
         whole = Call(call.kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
-        response = respond(await self._dispatch.write_to_the_end(whole))
-        for warning in whole.warnings[:20]:
-            plain = "".join(letter if letter.isprintable() else " " for letter in warning[:500])
-            quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
-            response.headers.add("Warning", f'299 - "{quoted}"')
-        return response
+        return _warned(respond(await self._dispatch.write_to_the_end(whole)), whole, whole.kind.unheeded)
 
     async def _watch(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         watching = Watching(self._cluster, call, self._metrics)
         first, events = await watching.begin()
         response = web.StreamResponse(headers={"Content-Type": watching.form.stream, "Cache-Control": "no-cache, private"})
         response.enable_chunked_encoding()
+        _warned(response, call)
         self._metrics.long["WATCH"] += 1
         self._watchings.add(watching)
         try:
@@ -250,3 +247,11 @@ async def _body(request: web.BaseRequest) -> bytes:
         raise Refused(400, str(error)) from None
     whole = request["sent"] = bytes(parts)
     return whole
+
+
+def _warned(response: Response, call: Call, more: str = "") -> Response:
+    for warning in filter(None, (call.kind.warning, more, *call.warnings[:20])):
+        plain = "".join(letter if letter.isprintable() else " " for letter in warning[:500])
+        quoted = plain.replace("\\", "\\\\").replace('"', '\\"')
+        response.headers.add("Warning", f'299 - "{quoted}"')
+    return response

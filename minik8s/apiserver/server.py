@@ -27,6 +27,7 @@ from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.sealed import SealedEtcd
 from minik8s.apiserver.storage.sealing import read_sealing
 from minik8s.apiserver.upkeep.default_objects import look_after
+from minik8s.apiserver.upkeep.flow_objects import keep_conditions
 from minik8s.apiserver.upkeep.namespace_objects import NamespaceObjects
 from minik8s.apiserver.upkeep.policy_objects import aggregate_for_ever, ensure_policy
 from minik8s.apiserver.upkeep.quota_status import keep_status
@@ -75,7 +76,7 @@ async def serve(flags: Flags) -> None:
             **cluster.tasks(), "definitions": Definitions(cluster).run(),
             "default objects": look_after(cluster, where, ensure_policy, prepared),
             "certificates": Signer(cluster, guard.access, signing).run(),
-            "quotas": keep_status(cluster, chain.quota),
+            "conditions of flows": keep_conditions(cluster), "quotas": keep_status(cluster, chain.quota),
             "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
             **({"own certificates": own.keep(due)} if own else {}),

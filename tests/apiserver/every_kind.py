@@ -16,6 +16,8 @@ HOOK = {"name": "a.example.com", "clientConfig": {"url": "https://127.0.0.1:1/"}
         "admissionReviewVersions": ["v1"]}
 SCALED = {"scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}, "maxReplicas": 3}
 VOLUME = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}
+FLOW_RULE = {"subjects": [{"kind": "User", "user": {"name": "u"}}],
+             "resourceRules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["*"]}]}
 CSR = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIUU1JR0RBZ0VBTUI0eEhEQWFCZ05WQkFNTUUzTjVjM1JsYlRwdWIyUmxPbTV2WkdVdGVEQXFNQVVHQXl0bApjQU1oQUE9PQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K"  # noqa: E501
 OBJECTS: dict[str, Object] = {
     "configmaps": {"data": {"k": "v"}},
@@ -58,6 +60,8 @@ OBJECTS: dict[str, Object] = {
     "csistoragecapacities": {"storageClassName": "s"},
     "volumeattachments": {"spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}},
     "certificatesigningrequests": {"spec": {"request": CSR, "signerName": "example.com/s", "usages": ["client auth"]}},
+    "flowschemas": {"spec": {"priorityLevelConfiguration": {"name": "global-default"}, "rules": [FLOW_RULE]}},
+    "prioritylevelconfigurations": {"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}},
     "mutatingwebhookconfigurations": {"webhooks": [{**HOOK, "failurePolicy": "Ignore"}]},
     "validatingwebhookconfigurations": {"webhooks": [{**HOOK, "failurePolicy": "Ignore"}]},
 }

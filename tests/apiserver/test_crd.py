@@ -210,6 +210,7 @@ def test_kubectl_and_a_custom_kind(api: ApiServer, shared: Widgets) -> None:
 def test_several_versions_of_one_object(api: ApiServer, own: Widgets) -> None:
     body = definition(own.group)
     body["spec"]["versions"].append({**copy.deepcopy(body["spec"]["versions"][0]), "name": "v2", "storage": False})
+    body["spec"]["versions"][0]["deprecated"] = True
     own.define(body)
     own.make("both")
     other = own.collection.replace("/v1/", "/v2/")
@@ -220,6 +221,10 @@ def test_several_versions_of_one_object(api: ApiServer, own: Widgets) -> None:
     assert [item["apiVersion"] for item in api.call("GET", other).body["items"]] == [f"{own.group}/v2"]
     group = api.call("GET", f"/apis/{own.group}").body
     assert group["preferredVersion"]["version"] == "v2"
+    assert api.call("GET", other).headers.get("Warning") is None
+    said = f'299 - "{own.group}/v1 Widget is deprecated; use {own.group}/v2 Widget"'
+    for path in ("", "/both", "?watch=1&timeoutSeconds=1"):
+        assert api.call("GET", own.collection + path).headers["Warning"] == said
 
 
 def test_names_may_be_taken(api: ApiServer, own: Widgets) -> None:

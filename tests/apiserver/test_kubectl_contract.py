@@ -174,6 +174,8 @@ CASES = [
          lambda shop: [item["image"] for item in shop.get("pod p1")["spec"]["ephemeralContainers"]] == ["x"]),
     Case("events", "No events found|LAST SEEN"),
     Case("cluster-info", "control plane"),
+    Case("get endpoints", "Warning: v1 Endpoints is deprecated in v1.33"),
+    Case("api-resources --api-group=", r"bindings +v1 +true +Binding"),
     Case('patch service s1 -p {"spec":{"externalIPs":["192.0.2.1"]}}', "service/s1 patched",
          lambda shop: shop.get("svc s1")["spec"]["externalIPs"] == ["192.0.2.1"]),
     Case("get unicorns", "the server doesn't have a resource type", code=1),

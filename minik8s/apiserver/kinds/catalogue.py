@@ -11,12 +11,13 @@ from minik8s.apiserver.kinds.kind import SCALE, STATUS, VERBS, Kind, Review, Sub
 from nodecore.kube import resource as r
 from nodecore.kube.resource import Resource
 
-__all__ = ["BY_PLURAL", "BY_RESOURCE", "EMPTY_GROUPS", "KINDS", "REFUSED", "REVIEWS", "REVIEW_BY_RESOURCE", "SCALE", "STATUS",
-           "VERBS", "Kind", "Review", "Sub"]
+__all__ = ["BINDINGS", "BY_PLURAL", "BY_RESOURCE", "EMPTY_GROUPS", "KINDS", "REFUSED", "REVIEWS", "REVIEW_BY_RESOURCE",
+           "SCALE", "STATUS", "VERBS", "Kind", "Review", "Sub"]
 
 ADMISSION, EXTENSIONS, AUTOSCALING = "admissionregistration.k8s.io", "apiextensions.k8s.io", "autoscaling"
 AUTHENTICATION, AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
-NETWORK, STORAGE = "networking.k8s.io", "storage.k8s.io"
+NETWORK, STORAGE, FLOW = "networking.k8s.io", "storage.k8s.io", "flowcontrol.apiserver.k8s.io"
+UNHEEDED_FLOWS = "stored, not acted upon: this server gives out its seats by --max-requests-inflight and its like alone"
 INVOLVED = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 ALL, API = ("all",), ("api-extensions",)
 WHOLE = (SCALE, STATUS)
@@ -37,10 +38,12 @@ POD_FIELDS = ("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec
 def _row(
     resource: Resource, *short: str, prefix: str = "", categories: tuple[str, ...] = (), subs: tuple[Sub, ...] = (),
     fields: tuple[str, ...] = (), passing: bool = False, counted: bool = False, kept: Kind | None = None,
+    warning: str = "", unheeded: str = "",
 ) -> Kind:
     """One kind; where objects are in etcd is told by `prefix` for those that are not under their plural."""
     folder = f"/registry/{prefix or resource.plural}/"
-    return Kind(resource, resource.kind.lower(), folder, short, categories, subs, fields, passing, counted, kept)
+    return Kind(resource, resource.kind.lower(), folder, short, categories, subs, fields, passing, counted, kept,
+                warning, unheeded)
 
 
 def _core(plural: str, kind: str, *, namespaced: bool = True) -> Resource:
@@ -61,7 +64,8 @@ AUTOSCALER = _row(Resource(AUTOSCALING, "v2", "horizontalpodautoscalers", "Horiz
                   subs=(STATUS,))
 KINDS: tuple[Kind, ...] = (
     _row(r.CONFIG_MAPS, "cm"),
-    _row(r.ENDPOINTS, "ep", prefix="services/endpoints"),
+    _row(r.ENDPOINTS, "ep", prefix="services/endpoints",
+         warning="v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
     EVENT,
     _row(_core("limitranges", "LimitRange"), "limits"),
     _row(r.NAMESPACES, "ns", subs=(Sub("finalize", ("update",)), STATUS), fields=("status.phase",)),
@@ -110,12 +114,16 @@ KINDS: tuple[Kind, ...] = (
     _row(_wide(STORAGE, "volumeattachments", "VolumeAttachment"), subs=(STATUS,)),
     _row(_wide("certificates.k8s.io", "certificatesigningrequests", "CertificateSigningRequest"), "csr",
          subs=(Sub("approval", ("get", "patch", "update")), STATUS), fields=("spec.signerName",)),
+    _row(_wide(FLOW, "flowschemas", "FlowSchema"), subs=(STATUS,), counted=True, unheeded=UNHEEDED_FLOWS),
+    _row(_wide(FLOW, "prioritylevelconfigurations", "PriorityLevelConfiguration"), subs=(STATUS,), counted=True,
+         unheeded=UNHEEDED_FLOWS),
     _row(_wide(ADMISSION, "mutatingwebhookconfigurations", "MutatingWebhookConfiguration"), categories=API, counted=True),
     _row(_wide(ADMISSION, "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"), categories=API, counted=True),
     _row(_wide(EXTENSIONS, "customresourcedefinitions", "CustomResourceDefinition"), "crd", "crds",
          prefix=f"{EXTENSIONS}/customresourcedefinitions", categories=API, subs=(STATUS,), counted=True),
 )
 
+BINDINGS = Review(_core("bindings", "Binding"), "binding")
 REVIEWS: tuple[Review, ...] = (
     Review(_wide(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"), "selfsubjectreview"),
     Review(_wide(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview"), "selfsubjectaccessreview"),
@@ -133,7 +141,6 @@ REFUSED: dict[tuple[str, str], str] = {  # by group and plural, "" for a whole g
     (ADMISSION, "validatingadmissionpolicybindings"): "CEL is not evaluated here",
     (ADMISSION, "mutatingadmissionpolicies"): "CEL is not evaluated here",
     ("apiregistration.k8s.io", ""): "no other API servers are aggregated",
-    ("flowcontrol.apiserver.k8s.io", ""): "priority and fairness are not configurable",
     ("resource.k8s.io", ""): "resources are not allocated dynamically",
     ("storagemigration.k8s.io", ""): "stored objects are not migrated",
     ("internal.apiserver.k8s.io", ""): "storage versions are not published",

@@ -48,6 +48,13 @@ VALUES: dict[str, tuple[tuple[str, Any], ...]] = {
         ("spec.fsGroupPolicy", "ReadWriteOnceWithFSType"), ("spec.volumeLifecycleModes", ["Persistent"]),
         ("spec.requiresRepublish", False), ("spec.seLinuxMount", False),
     ),
+    "FlowSchema": (("spec.matchingPrecedence", 1000),),
+    "PriorityLevelConfiguration": (
+        ("spec.limited.nominalConcurrencyShares", 30), ("spec.limited.lendablePercent", 0),
+        ("spec.limited.limitResponse.queuing.queues", 64), ("spec.limited.limitResponse.queuing.handSize", 8),
+        ("spec.limited.limitResponse.queuing.queueLengthLimit", 50), ("spec.exempt.nominalConcurrencyShares", 0),
+        ("spec.exempt.lendablePercent", 0),
+    ),
     "ClusterRoleBinding": (("roleRef.apiGroup", RBAC),),
     "RoleBinding": (("roleRef.apiGroup", RBAC),),
     "MutatingWebhookConfiguration": (*HOOK, ("webhooks[].reinvocationPolicy", "Never")),

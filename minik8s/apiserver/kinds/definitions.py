@@ -10,6 +10,7 @@ from typing import Any
 
 from minik8s.apiserver.kinds.custom import Custom
 from minik8s.apiserver.kinds.defaults_pod import each, section
+from minik8s.apiserver.kinds.discovery import rank
 from minik8s.apiserver.kinds.kind import SCALE, STATUS, Kind
 from minik8s.apiserver.schema.custom_columns import Printed, columns_of
 from nodecore.kube.resource import Resource
@@ -49,7 +50,19 @@ def _kind(spec: Object, version: Object, kept: Kind | None) -> Kind:
     short, categories = (tuple(names.get(key) or ()) for key in ("shortNames", "categories"))
     prefix = f"/registry/{spec['group']}/{names['plural']}/"
     return Kind(resource, names["singular"], prefix, short, categories, tuple(known), fields, counted=True, kept=kept,
-                custom=_custom(version))
+                custom=_custom(version), warning=_deprecation(spec, version))
+
+
+def _deprecation(spec: Object, version: Object) -> str:
+    if not version.get("deprecated"):
+        return ""
+    if version.get("deprecationWarning"):
+        return str(version["deprecationWarning"])
+    better = [other["name"] for other in spec["versions"] if other.get("served") and not other.get("deprecated")
+              and rank(other["name"]) > rank(version["name"])]
+    group, kind = spec["group"], spec["names"]["kind"]
+    instead = f"; use {group}/{max(better, key=rank)} {kind}" if better else ""
+    return f"{group}/{version['name']} {kind} is deprecated{instead}"
 
 
 def _custom(version: Object) -> Custom:

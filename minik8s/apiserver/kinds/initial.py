@@ -39,12 +39,24 @@ def prepare(kind: Kind, obj: Object) -> None:
     if name == "ServiceCIDR":
         ready = {"type": "Ready", "status": "True", "reason": "", "message": "addresses are given out of it"}
         obj["status"] = {"conditions": [{**ready, "lastTransitionTime": obj["metadata"]["creationTimestamp"]}]}
+    if name == "FlowSchema":
+        found = dangling(obj, missing=False)  # whoever watches over it mends this
+        obj["status"] = {"conditions": [{**found, "lastTransitionTime": obj["metadata"]["creationTimestamp"]}]}
     if name == "CustomResourceDefinition":
         finalizers = obj["metadata"].setdefault("finalizers", [])
         if CLEANUP not in finalizers:
             finalizers.append(CLEANUP)
     if name == "Job":
         _select_own(obj)
+
+
+def dangling(flow: Object, *, missing: bool) -> Object:
+    """The condition of a FlowSchema that says whether its level is there."""
+    level = section(section(flow, "spec"), "priorityLevelConfiguration").get("name")
+    about = f'This FlowSchema references the PriorityLevelConfiguration object named "{level}"'
+    if missing:
+        return {"type": "Dangling", "status": "True", "reason": "NotFound", "message": f"{about} but there is no such object"}
+    return {"type": "Dangling", "status": "False", "reason": "Found", "message": f"{about} and it exists"}
 
 
 def _select_own(job: Object) -> None:

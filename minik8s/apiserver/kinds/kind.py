@@ -34,6 +34,7 @@ class Kind:
 
     Objects of a `passing` kind have a limited life. Those of a `counted` one count the generations of their spec.
     `kept` is the kind an object is stored as where that is not this one, as `converting.py` turns it.
+    `warning` is told to everybody who asks for such objects, `unheeded` to those who write one.
     """
 
     resource: Resource
@@ -46,6 +47,8 @@ class Kind:
     passing: bool = False
     counted: bool = False
     kept: Kind | None = None
+    warning: str = ""
+    unheeded: str = ""
     custom: Custom | None = field(default=None, hash=False)
 
     @property

@@ -52,6 +52,18 @@ def at_least(bound: int, *paths: str) -> Rule:
     return check
 
 
+def between(least: int, most: int, *paths: str) -> Rule:
+    """A number that is within these bounds."""
+    def check(obj: Object) -> Iterator[Cause]:
+        for path in paths:
+            for holder, name, where in holders(obj, path):
+                value = holder.get(name)
+                if isinstance(value, int) and not least <= value <= most:
+                    yield causes.wrong(where, value, f"must be between {least} and {most}, inclusive")
+
+    return check
+
+
 def labels(*paths: str) -> Rule:
     """Sound labels, or a selector's."""
     def check(obj: Object) -> Iterator[Cause]:

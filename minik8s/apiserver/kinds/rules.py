@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from minik8s.apiserver.kinds import causes, rules_access, rules_storage, rules_traffic, rules_workloads
 from minik8s.apiserver.kinds.definition_rules import definition, definition_change
-from minik8s.apiserver.kinds.rule import Change, Rule, at_least, frozen, labels, named, one_of, only, required
+from minik8s.apiserver.kinds.rule import Change, Rule, at_least, between, frozen, labels, named, one_of, only, required
 
 REFERENCE = "cannot change roleRef"
 SET_FIELDS = ("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "minReadySeconds",
@@ -73,6 +73,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "ResourceQuota": (rules_storage.quantities,),
     "PriorityClass": (rules_workloads.priority, one_of("preemptionPolicy", "Never", "PreemptLowerPriority")),
     "RuntimeClass": (required("handler"), named("handler", causes.label_name)),
+    "FlowSchema": (
+        required("spec.priorityLevelConfiguration.name", "spec.rules[].subjects"),
+        between(1, 10000, "spec.matchingPrecedence"), one_of("spec.distinguisherMethod.type", "ByNamespace", "ByUser"),
+        one_of("spec.rules[].subjects[].kind", "Group", "ServiceAccount", "User"), rules_access.flow_rules,
+    ),
+    "PriorityLevelConfiguration": (
+        required("spec.type"), one_of("spec.type", "Exempt", "Limited"), rules_access.priority_level,
+        one_of("spec.limited.limitResponse.type", "Queue", "Reject"), at_least(0, "spec.limited.nominalConcurrencyShares"),
+        between(0, 100, "spec.limited.lendablePercent", "spec.exempt.lendablePercent"),
+    ),
     "Role": (rules_access.policy_rules,), "ClusterRole": (rules_access.policy_rules,),
     "RoleBinding": (rules_access.role_reference, rules_access.subjects),
     "ClusterRoleBinding": (rules_access.role_reference, rules_access.subjects),

@@ -1,4 +1,4 @@
-"""What must hold of roles, bindings and webhooks.
+"""What must hold of roles, bindings, priority levels and webhooks.
 
 Pure and total. Must not know: HTTP, storage. Read next: `rules.py`, the table that uses them.
 """
@@ -61,6 +61,35 @@ def subjects(obj: Object) -> Iterator[Cause]:
             yield from causes.one_of(f"{where}.apiGroup", subject.get("apiGroup"), (RBAC,))
         else:
             yield causes.unsupported(f"{where}.kind", kind, ["Group", "ServiceAccount", "User"])
+
+
+def flow_rules(obj: Object) -> Iterator[Cause]:
+    """What a FlowSchema is for: each rule is about resources, or paths."""
+    for index, rule in enumerate(each(section(obj, "spec"), "rules")):
+        if not rule.get("resourceRules") and not rule.get("nonResourceRules"):
+            yield causes.required(f"spec.rules[{index}]",
+                                  "at least one of resourceRules and nonResourceRules has to be non-empty")
+        for at, subject in enumerate(each(rule, "subjects")):
+            kind = str(subject.get("kind") or "")
+            if kind and not subject.get(kind[0].lower() + kind[1:]):
+                yield causes.required(f"spec.rules[{index}].subjects[{at}].{kind[0].lower() + kind[1:]}")
+
+
+def priority_level(obj: Object) -> Iterator[Cause]:
+    """A level has limits if it is Limited, and queues if it lets requests wait."""
+    spec = section(obj, "spec")
+    kind, limited = spec.get("type"), spec.get("limited")
+    if kind == "Limited" and not limited:
+        yield causes.required("spec.limited", "must not be empty when type is Limited")
+    if kind == "Exempt" and limited:
+        yield causes.forbidden("spec.limited", "must be nil if the type is not Limited")
+    if kind == "Limited" and spec.get("exempt"):
+        yield causes.forbidden("spec.exempt", "must be nil if the type is Limited")
+    response = section(section(spec, "limited"), "limitResponse")
+    if limited and not response.get("type"):
+        yield causes.required("spec.limited.limitResponse.type")
+    if response.get("type") == "Reject" and response.get("queuing"):
+        yield causes.forbidden("spec.limited.limitResponse.queuing", "must be nil if limited.limitResponse.type is not Limited")
 
 
 def webhooks(obj: Object) -> Iterator[Cause]:

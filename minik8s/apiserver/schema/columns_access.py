@@ -53,6 +53,19 @@ def _request(obj: Object, now: datetime.datetime) -> list[Any]:
             NONE if seconds is None else human(seconds), ",".join(words)]
 
 
+def _flow(obj: Object, now: datetime.datetime) -> list[Any]:
+    dangling = [item.get("status", "") for item in part(obj, "status", "conditions") or [] if item.get("type") == "Dangling"]
+    return [name_of(obj), part(obj, "spec", "priorityLevelConfiguration", "name") or "", part(obj, "spec", "matchingPrecedence"),
+            part(obj, "spec", "distinguisherMethod", "type") or NONE, age_of(obj, now), dangling[0] if dangling else "?"]
+
+
+def _level(obj: Object) -> list[Any]:
+    limited = part(obj, "spec", "limited") or {}
+    queuing = part(limited, "limitResponse", "queuing") or {}
+    return [part(obj, "spec", "type"), limited.get("nominalConcurrencyShares", NONE),
+            *(queuing.get(key, NONE) for key in ("queues", "handSize", "queueLengthLimit"))]
+
+
 BINDING = Columns(layout(("Name", "Role", "Age"), ("Users", "Groups", "ServiceAccounts")), _binding)
 WEBHOOKS = simple("Webhooks", lambda obj: [len(obj.get("webhooks") or ())], ("Webhooks",))
 KINDS: dict[str, Columns] = {
@@ -63,5 +76,8 @@ KINDS: dict[str, Columns] = {
     "RoleBinding": BINDING, "ClusterRoleBinding": BINDING,
     "CertificateSigningRequest": Columns(
         layout(("Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition")), _request),
+    "FlowSchema": Columns(layout(
+        ("Name", "PriorityLevel", "MatchingPrecedence", "DistinguisherMethod", "Age", "MissingPL")), _flow),
+    "PriorityLevelConfiguration": simple("Type NominalConcurrencyShares Queues HandSize QueueLengthLimit", _level),
     "MutatingWebhookConfiguration": WEBHOOKS, "ValidatingWebhookConfiguration": WEBHOOKS,
 }

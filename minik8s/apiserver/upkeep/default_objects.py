@@ -1,7 +1,7 @@
 """What is there before anybody made it: four namespaces, the Service `kubernetes` with the way to this server, the range its
-address is of, and the two priorities of the system.
+address is of, the two priorities of the system, and the priority levels of requests.
 
-Made at the start and looked after from then on. Must not know: HTTP. Read next: `../verbs/writing.py`.
+Made at the start and looked after from then on. Must not know: HTTP. Read next: `flow_objects.py`, `../verbs/writing.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.schema.patch import clone
+from minik8s.apiserver.upkeep.flow_objects import ensure_flows
 from minik8s.apiserver.verbs.writing import Writer
 from nodecore.errors import Fault
 from nodecore.net import Family, IPAddress
@@ -97,6 +98,7 @@ async def ensure(cluster: Cluster, where: Advertised) -> None:
         ("endpointslices", "default", endpoint_slice(where), ("endpoints", "ports")),
     ):
         await writer.ensure(BY_PLURAL[plural], namespace, obj, partial(mended, wanted=obj, fields=fields))
+    await ensure_flows(cluster)
 
 
 def mended(there: Object, wanted: Object, fields: tuple[str, ...]) -> Object | None:
