@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from site_of_nodes import Node, Site, ping_once, until
+from site_of_nodes import PATIENCE, Node, Site, ping_once, until
 
 from flanneld_py.attend.charon import find_charon
 from flanneld_py.relay import control_address
@@ -120,7 +120,7 @@ class KernelIpsecNode(IpsecNode):
 def relays(ns: Netns, device: str = "flannel0") -> Iterator[dict[str, Any]]:
     """What the udp backend's relay in a namespace says of itself."""
     with ns.enter(), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.settimeout(2)
+        sock.settimeout(30)
         with suppress(OSError):
             sock.connect(control_address(device))
             sock.sendall(b'{"op": "show"}\n')
@@ -376,7 +376,7 @@ def laid(row: Row, directory: Path) -> Iterator[tuple[RowNode, RowNode, Site]]:
         site.close()
 
 
-def reach(one: Node, two: Node, seconds: float = 20.0) -> float:
+def reach(one: Node, two: Node, seconds: float = PATIENCE) -> float:
     """Wait until pods reach each other in every family, both ways; says how long it took."""
     return max(until(lambda: ping_once(here.pod, target, 0.3), f"{here.number} reaches {target}", seconds)  # type: ignore[arg-type]  # noqa: B023
                for here, there in ((one, two), (two, one)) for target in there.pod_ips())

@@ -185,10 +185,10 @@ def seen_as(server: Netns, address: str, client: Netns, *, source: str = "", mar
     with server.enter():
         listener = socket.create_server((address, 0), family=family)
     with listener, client.enter():
-        listener.settimeout(5)
+        listener.settimeout(30)
         sock = socket.socket(family, socket.SOCK_STREAM)
         with sock:
-            sock.settimeout(5)
+            sock.settimeout(30)
             if mark:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
             if source:

@@ -19,13 +19,17 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 
 from nodecore.kernel.netns import Netns
+from tests.promised import in_time
 
 PATIENT = {"ETCDCTL_DIAL_TIMEOUT": "60s", "ETCDCTL_COMMAND_TIMEOUT": "60s"}  # its own 5 s are little in a virtual machine
 ETCD_IP = "192.168.77.254"
 CONFIG = {"Network": "10.5.0.0/16", "EnableNFTables": True, "Backend": {"Type": "vxlan"}}
 
 
-def until(what: Callable[[], object], why: str, seconds: float = 10.0, every: float = 0.01) -> float:
+PATIENCE = 25.0  # for a loaded machine, but less than the 30 s after which a daemon looks at everything anyway
+
+
+def until(what: Callable[[], object], why: str, seconds: float = PATIENCE, every: float = 0.01) -> float:
     """Wait for something to be true; returns how long it took."""
     start = time.monotonic()
     while not what():
@@ -33,6 +37,15 @@ def until(what: Callable[[], object], why: str, seconds: float = 10.0, every: fl
             raise AssertionError(f"not within {seconds} s: {why}")
         time.sleep(every)
     return time.monotonic() - start
+
+
+def heals(harm: Callable[[], object], whole: Callable[[], object], why: str, seconds: float) -> float:
+    """Do harm and wait until all is whole: in one of three attempts as soon as promised; returns how long it took then."""
+    def once() -> float:
+        harm()
+        return until(whole, why)
+
+    return in_time(once, seconds, why)
 
 
 class Etcd:
@@ -51,7 +64,7 @@ class Etcd:
              "--initial-cluster", f"default={peer}", "--unsafe-no-fsync", "--log-level", "error"],
             stdout=subprocess.DEVNULL, stderr=(self.directory / "etcd.log").open("ab"),
         )
-        until(self.answers, "etcd answers", 20)
+        until(self.answers, "etcd answers", 60)
 
     def answers(self) -> bool:
         try:
@@ -127,15 +140,19 @@ class Node:
     def stop(self, number: int = signal.SIGKILL) -> int:
         assert self.daemon
         self.daemon.send_signal(number)
-        code = self.daemon.wait(10)
+        code = self.daemon.wait(30)
         self.daemon = None
         return code
 
-    def show(self, *flags: str, code: int = 0) -> str:
-        """What `flanneld-py show` prints here."""
+    def shown(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        """`flanneld-py show` here."""
         argv = self.arguments("-ip-masq", *flags)
         argv.insert(argv.index("flanneld_py") + 1, "show")
-        done = self.ns.run(argv, check=False)
+        return self.ns.run(argv, check=False)
+
+    def show(self, *flags: str, code: int = 0) -> str:
+        """What it prints."""
+        done = self.shown(*flags)
         assert done.returncode == code, done.stderr + done.stdout
         return done.stdout
 
@@ -260,12 +277,15 @@ def checksum(data):
     total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
     total = (total >> 16) + (total & 0xffff)
     return ~(total + (total >> 16)) & 0xffff
+def take(wait):
+    if here := select.select([sock], [], [], wait)[0]:
+        kind, _, _, who, number = struct.unpack('!BBHHH', sock.recv(2048)[skip:skip + 8])
+        if kind == reply and who == ident:
+            got.add(number)
+    return here
 def read(end):
     while (left := end - time.monotonic()) > 0:
-        if select.select([sock], [], [], left)[0]:
-            kind, _, _, who, number = struct.unpack('!BBHHH', sock.recv(2048)[skip:skip + 8])
-            if kind == reply and who == ident:
-                got.add(number)
+        take(left)
 print('on', flush=True)
 number = 0
 while not select.select([0], [], [], 0)[0]:
@@ -278,6 +298,8 @@ while not select.select([0], [], [], 0)[0]:
     number += 1
     read(time.monotonic() + every)  # a late one is not made up for: who only sends overflows its own buffer and calls it loss
 read(time.monotonic() + 0.5)
+while take(0):  # what came meanwhile, had we no turn
+    pass
 print(len(sent), len(sent - got), flush=True)
 """
 
@@ -293,16 +315,16 @@ print(len(sent), len(sent - got), flush=True)
         assert self.process.stdout.readline() == b"on\n"
 
     def finish(self) -> None:
-        out, _ = self.process.communicate(timeout=10)
+        out, _ = self.process.communicate(timeout=60)
         self.sent, self.lost = map(int, out.split())
 
 
-def ping_once(source: Netns, target: str, wait: float = 1.0) -> bool:
+def ping_once(source: Netns, target: str, wait: float = 5.0) -> bool:
     """Whether one small echo comes back."""
     return _echo(source, target, 60, wait, fragment=True)
 
 
-def echo_passes(source: Netns, target: str, size: int, wait: float = 1.0) -> bool:
+def echo_passes(source: Netns, target: str, size: int, wait: float = 5.0) -> bool:
     """Whether an echo of `size` bytes, all headers counted, that may not be fragmented comes back."""
     return _echo(source, target, size, wait, fragment=False)
 

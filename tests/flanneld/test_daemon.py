@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from etcdserver import EtcdServer
-from site_of_nodes import CONFIG, Node, Site, ping_once, until
+from site_of_nodes import CONFIG, Node, Site, heals, ping_once, until
 
 from flanneld_py.lease import Part
 from flanneld_py.netconf import parse_netconf
@@ -24,13 +25,14 @@ from flanneld_py.store.port import Wish
 from flanneld_py.tenure import Tenure
 from nodecore.etcd.client import EtcdClient, EtcdConfig
 from nodecore.net import Family
+from tests.promised import in_time
 
 PREFIX = "/coreos.com/network"
 
 
 def flanneld(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flanneld_py", *arguments], text=True, capture_output=True, check=False, timeout=20,
+        [sys.executable, "-m", "flanneld_py", *arguments], text=True, capture_output=True, check=False, timeout=120,
         env=os.environ | (env or {}),
     )
 
@@ -72,9 +74,15 @@ def test_a_start_imports_nothing_it_does_not_need() -> None:
 
 
 def test_help_is_quick_and_names_every_flag_of_the_original() -> None:
-    start = time.perf_counter()
+    def processor() -> float:
+        """Its seconds of processor, which a busy machine does not change: it waits for nothing."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        flanneld("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    in_time(processor, 0.5, "help")
     text = flanneld("--help").stdout
-    assert time.perf_counter() - start < 1
     for flag in ("etcd-endpoints", "iface-can-reach", "subnet-lease-renew-margin", "ip-masq", "iptables-forward-rules", "v"):
         assert f"--{flag} " in text
 
@@ -98,7 +106,7 @@ def started(site: Site, *flags: str) -> Node:
 def test_a_wrong_network_config_ends_it(site: Site, config: dict, words: str) -> None:
     site.configure(config)
     node = site.add_node()
-    done = node.ns.run(node.arguments(), check=False, timeout=20)
+    done = node.ns.run(node.arguments(), check=False, timeout=120)
     assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     assert "flannel" not in node.ns.run(["ip", "link"]).stdout
     assert not node.subnet_file.exists()
@@ -112,11 +120,11 @@ def test_it_waits_for_etcd_and_for_the_config(site: Site) -> None:
     site.etcd.kill()
     node = site.add_node()
     node.start(wait=False)
-    until(lambda: "Couldn't fetch the network config: etcd at" in node.log.read_text(), "it says that etcd is missing", 20)
+    until(lambda: "Couldn't fetch the network config: etcd at" in node.log.read_text(), "it says that etcd is missing")
     site.etcd.start()
-    until(lambda: "nobody has written the network config" in node.log.read_text(), "it says that the key is missing", 20)
+    until(lambda: "nobody has written the network config" in node.log.read_text(), "it says that the key is missing")
     site.configure()
-    until(node.subnet_file.exists, "it starts", 20)
+    until(node.subnet_file.exists, "it starts")
 
 
 @kernel
@@ -127,11 +135,11 @@ def test_a_full_disk_is_waited_out(site: Site) -> None:
     where = node.subnet_file.parent
     script = f'mount -t tmpfs -o size=8k none {where} && head -c 8192 /dev/zero > {where}/fill; exec "$@"'
     node.daemon = node.ns.popen(["unshare", "-m", "sh", "-c", script, "sh", *node.arguments()], stderr=node.log.open("ab"))
-    until(lambda: "nobody is told: --subnet-file: cannot write" in node.log.read_text(), "it says so", 20)
+    until(lambda: "nobody is told: --subnet-file: cannot write" in node.log.read_text(), "it says so")
     inside = Path(f"/proc/{node.daemon.pid}/root{where}")
     assert [path.name for path in inside.iterdir()] == ["fill"], "no half-written file is left"
     (inside / "fill").unlink()
-    until((inside / "subnet.env").exists, "it is written", 5)
+    until((inside / "subnet.env").exists, "it is written")
     assert node.log.read_text().count("cannot write") == 1
 
 
@@ -140,7 +148,7 @@ def test_a_full_disk_is_waited_out(site: Site) -> None:
 def test_dry_run_writes_nothing(site: Site) -> None:
     node = site.add_node()
     before = node.state()
-    out = node.ns.run(node.arguments("-ip-masq", "--dry-run"), timeout=20).stdout
+    out = node.ns.run(node.arguments("-ip-masq", "--dry-run"), timeout=120).stdout
     assert re.search(r"^lease 10\.5\.\d+\.0/24 of 192\.168\.77\.1$", out, re.M)
     assert "add link flannel.1 vxlan id 1 local 192.168.77.1 dev eth0 dstport 8472 mtu 1450" in out
     assert "add nft table ip flannel-ipv4" in out
@@ -153,7 +161,7 @@ def test_health_and_metrics(site: Site) -> None:
     node = started(site, "-healthz-port=8471")
 
     def get(path: str) -> str:
-        with node.ns.enter(), urllib.request.urlopen(f"http://127.0.0.1:8471{path}", timeout=5) as reply:
+        with node.ns.enter(), urllib.request.urlopen(f"http://127.0.0.1:8471{path}", timeout=60) as reply:
             return reply.read().decode()
 
     assert get("/healthz") == "flanneld is running"
@@ -166,16 +174,19 @@ def test_health_and_metrics(site: Site) -> None:
 def test_it_is_small_and_quiet(site: Site) -> None:
     node = started(site, "-ip-masq", "-healthz-port=8471")
     assert node.daemon
-    status = Path(f"/proc/{node.daemon.pid}/status").read_text()
-    assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 60 * 1024, status  # type: ignore[index]
+    at = Path(f"/proc/{node.daemon.pid}")
+    until(lambda: int(re.search(r"VmRSS:\s+(\d+)", (at / "status").read_text())[1]) < 60 * 1024, "it is small")  # type: ignore[index]
 
-    def cpu() -> int:
-        fields = Path(f"/proc/{node.daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()  # type: ignore[union-attr]
-        return int(fields[11]) + int(fields[12])
+    def processor() -> int:
+        """Nanoseconds, of all threads."""
+        return sum(int(path.read_text().split()[0]) for path in at.glob("task/*/schedstat"))
 
-    before = cpu()
-    time.sleep(2)
-    assert cpu() - before <= 4, "hundredths of a second within two seconds"
+    def a_second() -> float:
+        before = processor()
+        time.sleep(1)
+        return (processor() - before) / 1e9
+
+    in_time(a_second, 0.02, "seconds of processor within a second at rest")
 
 
 @kernel
@@ -289,7 +300,7 @@ async def test_a_lease_is_renewed_in_time_and_ends_with_its_owner() -> None:
             await asyncio.sleep(4.5)
             assert await keys_in(client) == {tenure.lease.key}
             task.cancel()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while await keys_in(client):
                     await asyncio.sleep(0.1)
 
@@ -301,6 +312,6 @@ def test_a_pod_network_heals_with_traffic_on_it(site: Site) -> None:
     one, two = started(site), started(site)
     site.add_pods()
     until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
-    one.ns.run(["ip", "link", "del", "flannel.1"])
-    took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05), "pods reach each other again", 1.0)
+    took = heals(lambda: one.ns.run(["ip", "link", "del", "flannel.1"]), lambda: ping_once(one.pod, two.pod_ip, 0.05),
+                 "pods reach each other again", 1.0)
     print(f"{took:.2f} s")

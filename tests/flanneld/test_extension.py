@@ -104,7 +104,7 @@ async def test_a_command_that_does_not_end_is_ended_with_its_children(tmp_path: 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     child = int((tmp_path / "child").read_text())
     until(lambda: not os.path.exists(f"/proc/{child}") or "zombie" in Path(f"/proc/{child}/status").read_text(), "it is gone")
 

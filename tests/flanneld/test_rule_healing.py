@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from site_of_nodes import CONFIG, Node, Site, ping_once, pinging, until
+from site_of_nodes import CONFIG, Node, Site, heals, ping_once, pinging, until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.etcd, pytest.mark.slow]
 
@@ -58,8 +58,9 @@ def test_flushed_rules_are_back(iptables_site: Site, kind: str, seconds: float) 
     assert "flannel" not in node.ns.run(["nft", "list", "tables"]).stdout
     for damage in DAMAGE:
         stdin = "*filter\nCOMMIT\n*nat\nCOMMIT\n"
-        node.ns.run(damage.format(kind=kind).split(), input=stdin)
-        took = until(lambda: rules(node, kind) == before, f"healed after {damage}", seconds)
+        harm = damage.format(kind=kind).split()
+        took = heals(lambda: node.ns.run(harm, input=stdin), lambda: rules(node, kind) == before,  # noqa: B023
+                     f"healed after {damage}", seconds)
         print(f"{kind}: {damage}: {took:.2f} s")
     node.stop()
 
@@ -87,7 +88,7 @@ def test_kinds_change_with_the_network_config_and_no_packet_is_lost(site: Site) 
             site.configure({**CONFIG, "EnableNFTables": nftables})
             one.stop()
             one.start()
-            until(with_rules(one, "nftables" if nftables else "nft"), "one kind of rules", 3)
+            until(with_rules(one, "nftables" if nftables else "nft"), "one kind of rules")
     assert (inside.lost, out.lost) == (0, 0)
 
 
@@ -105,7 +106,7 @@ def test_what_a_rule_change_costs_nobody_notices(site: Site) -> None:
 def test_dry_run_names_the_kind(site: Site) -> None:
     site.configure({**CONFIG, "EnableNFTables": False})
     node = site.add_node()
-    out = node.ns.run(node.arguments("-ip-masq", "--dry-run"), timeout=20).stdout
+    out = node.ns.run(node.arguments("-ip-masq", "--dry-run"), timeout=120).stdout
     assert "add iptables-nft rules in filter\nadd iptables-nft rules in nat\n" in out
     assert node.ns.run(["nft", "list", "ruleset"]).stdout == ""
 
@@ -113,5 +114,5 @@ def test_dry_run_names_the_kind(site: Site) -> None:
 def test_a_config_that_asks_for_neither_is_refused_by_name(site: Site) -> None:
     site.configure({**CONFIG, "EnableNFTables": "perhaps"})
     node = site.add_node()
-    done = node.ns.run(node.arguments(), check=False, timeout=20)
+    done = node.ns.run(node.arguments(), check=False, timeout=120)
     assert (done.returncode, 'EnableNFTables: "perhaps" is not true or false' in done.stderr) == (2, True), done.stderr

@@ -89,6 +89,7 @@ class Flows:
         with at.outside.enter():
             self.server = socket.socket(family, socket.SOCK_DGRAM)
             self.server.bind((plan.outside, 0))
+            self.server.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: for seconds in which nobody reads
             self.server.settimeout(0.5)
         self.family = family
         self.threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
@@ -154,7 +155,7 @@ def talking(at: Crossing, plan: Plan) -> Iterator[list[int]]:
         listener = socket.create_server((plan.outside, 0), family=family)
     with listener:
         with at.pod.enter():
-            client = socket.create_connection(listener.getsockname()[:2], 5)
+            client = socket.create_connection(listener.getsockname()[:2], 30)
         peer, address = listener.accept()
     assert address[0] == plan.node
     rounds: list[int] = []
@@ -172,8 +173,8 @@ def talking(at: Crossing, plan: Plan) -> Iterator[list[int]]:
 
     thread = threading.Thread(target=talk)
     with client, peer:
-        client.settimeout(2)
-        peer.settimeout(2)
+        client.settimeout(30)
+        peer.settimeout(30)
         thread.start()
         try:
             yield rounds

@@ -62,7 +62,7 @@ def listen(ns: Netns, interface: str) -> socket.socket:
     return sock
 
 
-def first_tunnelled(sock: socket.socket, source: str, carries: type, seconds: float = 5.0) -> tuple[bytes, Ether]:
+def first_tunnelled(sock: socket.socket, source: str, carries: type, seconds: float = 30.0) -> tuple[bytes, Ether]:
     """The first frame on its way from a node that has such a layer inside VXLAN, raw and dissected."""
     end = time.monotonic() + seconds
     while select.select([sock], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -97,7 +97,7 @@ def test_scapy_and_our_decoder_agree_on_a_captured_frame(lasting_site: Site) -> 
     assert one.pod
     assert two.pod
     with listen(one.ns, "eth0") as sock, serve_tcp(two.pod, 5001), one.pod.enter():
-        socket.create_connection((two.pod_ip, 5001), 5).close()
+        socket.create_connection((two.pod_ip, 5001), 30).close()
         raw, frame = first_tunnelled(sock, one.ip, TCP)
     read = frames.read(raw)
     assert read

@@ -141,7 +141,7 @@ kernel = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="need
 
 def tell(ns: Netns, **order: object) -> dict:
     with ns.enter(), closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
-        sock.settimeout(2)
+        sock.settimeout(30)
         sock.connect(control_address("flannel0"))
         sock.sendall(json.dumps(order).encode() + b"\n")
         with sock.makefile() as lines:
@@ -175,7 +175,7 @@ class TestTraffic:
     def test_a_pod_nobody_has_is_unreachable_at_once(self, pair: tuple[RowNode, RowNode, Site]) -> None:
         one, _, _ = pair
         with one.pod.enter(), socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-            sock.settimeout(5)
+            sock.settimeout(30)
             with pytest.raises(OSError, match="unreachable"):
                 sock.connect(("10.5.255.77", 80))
 
@@ -190,7 +190,7 @@ class TestTraffic:
         one, two, _ = pair
         pid = relay_pid(one)
         os.kill(pid, signal.SIGKILL)
-        took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05), "a new relay carries packets", 5)
+        took = until(lambda: ping_once(one.pod, two.pod_ip, 0.05), "a new relay carries packets")
         print(f"a new relay after {took:.2f} s")
         assert relay_pid(one) not in (0, pid)
 
@@ -231,7 +231,7 @@ class TestRelay:
     def test_it_ends_with_its_device(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
         ns, process = relay
         ns.run(["ip", "link", "del", "flannel0"])
-        _, said = process.communicate(timeout=5)
+        _, said = process.communicate(timeout=60)
         assert b"the device is gone" in said
         assert process.returncode == 0
 
@@ -239,31 +239,34 @@ class TestRelay:
         with Netns.create() as ns:
             argv = [sys.executable, "-m", "flanneld_py.relay", "flannel0"]
             process = ns.popen(argv, stderr=subprocess.PIPE, cwd=ROOT)
-            _, said = process.communicate(timeout=5)
+            _, said = process.communicate(timeout=60)
             assert (process.returncode, b"no lasting device flannel0" in said) == (1, True)
             assert ns.run(["ip", "link", "show", "flannel0"], check=False).returncode == 1
 
     def test_it_ends_when_told(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
         ns, process = relay
         assert tell(ns, op="stop") == {}
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
 
     def test_it_ends_when_no_daemon_comes(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
         ns, process = relay
         tell(ns, op="stop")
-        process.wait(5)
-        lonely = self.spawn(ns, "0.3")
-        with ns.enter(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
-            daemon.connect(control_address("flannel0"))
-            time.sleep(0.6)
-            assert lonely.poll() is None, "somebody is with it"
-        _, said = lonely.communicate(timeout=5)
+        process.wait(60)
+        for patience in (0.3, 10.0):  # a machine that is too slow to come to it in time has longer
+            lonely = self.spawn(ns, str(patience))
+            with ns.enter(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+                if daemon.connect_ex(control_address("flannel0")):
+                    continue
+                time.sleep(2 * patience)
+                assert lonely.poll() is None, "somebody is with it"
+            break
+        _, said = lonely.communicate(timeout=60)
         assert b"no daemon" in said
 
     def test_one_device_has_one_relay(self, relay: tuple[Netns, subprocess.Popen[bytes]]) -> None:
         ns, first = relay
         second = ns.popen([sys.executable, "-m", "flanneld_py.relay", "flannel0"], stderr=subprocess.PIPE, cwd=ROOT)
-        _, said = second.communicate(timeout=5)
+        _, said = second.communicate(timeout=60)
         assert (second.returncode, b"in use" in said, first.poll()) == (1, True, None)
 
     @pytest.mark.parametrize("order", [b"nonsense", b"{}", b"[1]", b'{"op": "dance"}', b'{"op": "add", "subnet": "x", "to": 1}'])
@@ -316,7 +319,7 @@ def test_an_attendant_starts_finds_and_replaces_the_relay(monkeypatch: pytest.Mo
         (after,) = relays(ns)
         assert before["pid"] != after["pid"]
         os.kill(after["pid"], signal.SIGKILL)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not changes:  # its end is told
                 await asyncio.sleep(0.01)
         for attendant in (first, second, moved):

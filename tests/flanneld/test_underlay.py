@@ -24,8 +24,8 @@ def test_the_mtu_follows(lasting_site: Site) -> None:
     one, two = lasting_site.nodes
     for outer in (1400, 1500):
         shell(one, f"ip link set eth0 mtu {outer}")
-        until(lambda: mtu(one) == outer - 50, f"the device follows to {outer}", 3)  # noqa: B023
-        until(lambda: one.env()["FLANNEL_MTU"] == str(outer - 50), "subnet.env follows", 3)  # noqa: B023
+        until(lambda: mtu(one) == outer - 50, f"the device follows to {outer}")  # noqa: B023
+        until(lambda: one.env()["FLANNEL_MTU"] == str(outer - 50), "subnet.env follows")  # noqa: B023
     assert ping_once(one.pod, two.pod_ip)
 
 
@@ -42,8 +42,8 @@ def test_a_flapping_underlay_leaves_nothing_behind(lasting_site: Site) -> None:
     one, two = lasting_site.nodes
     before = one.state()
     shell(one, "ip link set eth0 down", "ip link set eth0 up", "ip route add default via 192.168.77.254")
-    until(lambda: ping_once(one.pod, two.pod_ip, 0.1), "pods reach each other", 3)
-    until(lambda: one.state() == before, "all is as before", 3)
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.1), "pods reach each other")
+    until(lambda: one.state() == before, "all is as before")
 
 
 @pytest.mark.slow
@@ -56,8 +56,8 @@ def test_a_new_address_is_taken_up_with_the_old_subnet_and_mac(site: Site) -> No
     subnet, mac = one.subnet, one.mac()
     shell(one, "ip addr del 192.168.77.1/24 dev eth0", "ip addr add 192.168.77.101/24 dev eth0")
     lease = f"{subnet}.0-24"
-    until(lambda: site.etcd.subnets()[lease]["PublicIP"] == "192.168.77.101", "the lease says so", 5)
-    until(lambda: ping_once(two.pod, one.pod_ip, 0.1), "pods reach each other", 3)
+    until(lambda: site.etcd.subnets()[lease]["PublicIP"] == "192.168.77.101", "the lease says so")
+    until(lambda: ping_once(two.pod, one.pod_ip, 0.1), "pods reach each other")
     assert (one.subnet, one.mac(), len(site.etcd.subnets())) == (subnet, mac, 2)
     assert "local 192.168.77.101" in one.ns.run(["ip", "-d", "link", "show", "flannel.1"]).stdout
     assert "dst 192.168.77.101" in two.ns.run(["bridge", "fdb", "show", "dev", "flannel.1"]).stdout
@@ -73,8 +73,8 @@ def test_a_lost_underlay_is_waited_for(site: Site) -> None:
     until(lambda: ping_once(one.pod, two.pod_ip, 0.3), "the network works")
     mac = one.mac()
     shell(one, "ip link del eth0")
-    until(lambda: "the way out is lost" in one.log.read_text(), "it is told", 3)
+    until(lambda: "the way out is lost" in one.log.read_text(), "it is told")
     assert mtu(one) == 0, "the kernel has taken the device along"
     site.wire(one)
-    until(lambda: ping_once(one.pod, two.pod_ip, 0.1), "pods reach each other", 3)
+    until(lambda: ping_once(one.pod, two.pod_ip, 0.1), "pods reach each other")
     assert one.mac() == mac
