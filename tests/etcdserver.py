@@ -109,12 +109,12 @@ class EtcdServer:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
 
-    def restart(self, timeout: float = 20) -> None:
+    def restart(self, timeout: float = 60) -> None:
         """Start it (again) and wait until it answers."""
         self.launch()
         self.wait(timeout)
 
-    def wait(self, timeout: float = 20) -> None:
+    def wait(self, timeout: float = 60) -> None:
         """Wait until it says it is healthy, which takes a leader."""
         deadline = time.monotonic() + timeout
         while not self._healthy():
@@ -132,7 +132,7 @@ class EtcdServer:
             urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])
         )
         try:
-            with opener.open(f"{self.endpoint}/health", timeout=1) as reply:
+            with opener.open(f"{self.endpoint}/health", timeout=10) as reply:
                 return str(json.load(reply)["health"]).lower() == "true"
         except (OSError, ValueError):
             return False

@@ -29,7 +29,7 @@ IDENTITIES = {"controllers": "system:kube-controller-manager,2", "scheduler": "s
               "kubelet": 'system:node:cell-1,2,"system:nodes"'}
 
 
-def until(check: Callable[[], Any], what: str, timeout: float = 20.0, pause: float = 0.03) -> Any:
+def until(check: Callable[[], Any], what: str, timeout: float = 60.0, pause: float = 0.03) -> Any:
     """Wait for a condition; its value."""
     deadline = time.monotonic() + timeout
     while True:
@@ -50,7 +50,7 @@ class Agent:
     notify: socket.socket
     started: float = field(default_factory=time.monotonic)
 
-    def ready(self, timeout: float = 20.0) -> float:
+    def ready(self, timeout: float = 90.0) -> float:
         """Wait for READY=1; the seconds it took."""
         self.notify.settimeout(0.2)
         deadline = time.monotonic() + timeout
@@ -70,7 +70,7 @@ class Agent:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(10)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
@@ -129,7 +129,7 @@ class Plane:
             "--secure-port", str(self.port), "--tls-cert-file", self.pki.cert, "--tls-private-key-file", self.pki.key,
             "--client-ca-file", self.pki.ca, "--token-auth-file", str(self.directory / "tokens.csv"),
             "--service-cluster-ip-range", "10.96.0.0/16", "--cache-dir", str(self.directory / "cache"), *self.flags])
-        agent.ready(60)
+        agent.ready()
         return agent
 
     def agent(self, part: str, *flags: str) -> Agent:
@@ -152,7 +152,7 @@ class Plane:
     def kubectl(self, *argv: str, body: Any = None, check: bool = True) -> str:
         done = subprocess.run(
             [KUBECTL, "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self.directory / "kubectl"), *argv], text=True,
-            input=json.dumps(body) if body is not None else None, capture_output=True, timeout=90)
+            input=json.dumps(body) if body is not None else None, capture_output=True, timeout=240)
         if check:
             assert done.returncode == 0, f"kubectl {' '.join(argv)}: {done.stderr}{done.stdout}\n{self.tails()}"
         return done.stdout + done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from nodecore.kube.election import Election
 from nodecore.kube.resource import LEASES, NODES, PODS
 from tests.controllers.cluster import deployment, kubelets, node, now
 from tests.plane import Plane, until
+from tests.promised import at_some_pace
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 
@@ -25,57 +26,70 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
         yield started
 
 
-def election(client: KubeClient, name: str, identity: str) -> Election:
-    return Election(client, name, identity, duration=1.0, renew=0.2, retry=0.1)
+def election(client: KubeClient, name: str, identity: str, pace: float) -> Election:
+    return Election(client, f"{name}{pace:g}", identity, duration=1.0 * pace, renew=0.2 * pace, retry=0.1 * pace)
 
 
-async def test_one_leads_and_the_other_waits_until_the_lease_runs_out(plane: Plane) -> None:
-    async with KubeClient(config.load(str(plane.kubeconfig))) as client:
-        first, second = election(client, "a", "one"), election(client, "a", "two")
-        await first.acquire()
-        holding = asyncio.create_task(first.hold())
-        waiting = asyncio.create_task(second.acquire())
-        await asyncio.sleep(1.5)
-        assert not waiting.done()
-        holding.cancel()
-        begin = time.monotonic()
-        await asyncio.wait_for(waiting, 5)
-        assert 0.5 < time.monotonic() - begin < 3
-        with pytest.raises(Conflict, match="two"):
-            await asyncio.wait_for(first.hold(), 5)
-        lease = await client.get(LEASES, "a", "kube-system")
-        assert lease["spec"]["holderIdentity"] == "two"
-        assert lease["spec"]["leaseTransitions"] == 1
+def paced(test: Callable[[KubeClient, float], Awaitable[None]]) -> Callable[[Plane], Awaitable[None]]:
+    """A test with a client, at a pace that this machine can keep up with."""
+    async def run(plane: Plane) -> None:
+        async def attempt(pace: float) -> None:
+            async with KubeClient(config.load(str(plane.kubeconfig))) as client:
+                await test(client, pace)
+
+        await at_some_pace(attempt)
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
 
 
-async def test_our_own_identity_is_taken_over_at_once_and_the_older_life_ends(plane: Plane) -> None:
-    async with KubeClient(config.load(str(plane.kubeconfig))) as client:
-        old, new = election(client, "b", "same"), election(client, "b", "same")
-        await old.acquire()
-        holding = asyncio.create_task(old.hold())
-        await asyncio.wait_for(new.acquire(), 0.5)
-        with pytest.raises(Conflict):
-            await asyncio.wait_for(holding, 5)
+@paced
+async def test_one_leads_and_the_other_waits_until_the_lease_runs_out(client: KubeClient, pace: float) -> None:
+    first, second = election(client, "a", "one", pace), election(client, "a", "two", pace)
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    waiting = asyncio.create_task(second.acquire())
+    await asyncio.sleep(1.5 * pace)
+    assert not waiting.done()
+    holding.cancel()
+    begin = time.monotonic()
+    await asyncio.wait_for(waiting, 5 * pace)
+    assert 0.5 * pace < time.monotonic() - begin < 3 * pace
+    with pytest.raises(Conflict, match="two"):
+        await asyncio.wait_for(first.hold(), 5 * pace)
+    lease = await client.get(LEASES, first.name, "kube-system")
+    assert lease["spec"]["holderIdentity"] == "two"
+    assert lease["spec"]["leaseTransitions"] == 1
 
 
-async def test_a_lease_given_back_is_free_at_once(plane: Plane) -> None:
-    async with KubeClient(config.load(str(plane.kubeconfig))) as client:
-        first, second = election(client, "c", "one"), election(client, "c", "two")
-        await first.acquire()
-        await first.release()
-        await asyncio.wait_for(second.acquire(), 0.5)
+@paced
+async def test_our_own_identity_is_taken_over_at_once_and_the_older_life_ends(client: KubeClient, pace: float) -> None:
+    old, new = election(client, "b", "same", pace), election(client, "b", "same", pace)
+    await old.acquire()
+    holding = asyncio.create_task(old.hold())
+    await asyncio.wait_for(new.acquire(), 0.5 * pace)
+    with pytest.raises(Conflict):
+        await asyncio.wait_for(holding, 5 * pace)
 
 
-async def test_who_cannot_renew_stops_leading_before_another_may_begin(plane: Plane) -> None:
-    async with KubeClient(config.load(str(plane.kubeconfig))) as client:
-        first = election(client, "d", "one")
-        await first.acquire()
-        holding = asyncio.create_task(first.hold())
-        await client.close()
-        begin = time.monotonic()
-        with pytest.raises(Unreachable, match="could not be renewed"):
-            await asyncio.wait_for(holding, 5)
-        assert time.monotonic() - begin < 1.5
+@paced
+async def test_a_lease_given_back_is_free_at_once(client: KubeClient, pace: float) -> None:
+    first, second = election(client, "c", "one", pace), election(client, "c", "two", pace)
+    await first.acquire()
+    await first.release()
+    await asyncio.wait_for(second.acquire(), 0.5 * pace)
+
+
+@paced
+async def test_who_cannot_renew_stops_leading_before_another_may_begin(client: KubeClient, pace: float) -> None:
+    first = election(client, "d", "one", pace)
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    await client.close()
+    begin = time.monotonic()
+    with pytest.raises(Unreachable, match="could not be renewed"):
+        await asyncio.wait_for(holding, 5 * pace)
+    assert time.monotonic() - begin < 1.5 * pace
 
 
 async def heartbeat(client: KubeClient, *names: str) -> None:
@@ -85,7 +99,7 @@ async def heartbeat(client: KubeClient, *names: str) -> None:
 
 
 async def test_a_silent_node_loses_its_pods_and_gets_new_ones_when_it_is_back(plane: Plane) -> None:
-    agents = [plane.agent("controllers", "--node-monitor-grace-period", "1.5s"), plane.agent("scheduler")]
+    agents = [plane.agent("controllers", "--node-monitor-grace-period", "3s"), plane.agent("scheduler")]
     async with KubeClient(config.load(str(plane.kubeconfig))) as client:
         for name in ("n1", "mute"):
             await client.create(NODES, node(name))
@@ -104,7 +118,7 @@ async def test_a_silent_node_loses_its_pods_and_gets_new_ones_when_it_is_back(pl
                 for what in ("unreachable", "not-ready")]
             await asyncio.to_thread(plane.apply, body)
             await asyncio.to_thread(until, lambda: len(on(plane, "mute")) == 1, "a pod there")
-            pod = on(plane, "mute")[0]
+            (pod,) = await asyncio.to_thread(on, plane, "mute")
             running = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now()}]}
             name = pod["metadata"]["name"]
             await client.patch(PODS, name, {"status": running}, "default", kind=STRATEGIC, subresource="status")
@@ -117,7 +131,7 @@ async def test_a_silent_node_loses_its_pods_and_gets_new_ones_when_it_is_back(pl
             await asyncio.to_thread(until, lambda: len(on(plane, "n1")) == 2, "both on the other node")
             beating.append("mute")
             await asyncio.to_thread(until, lambda: status(plane, "mute") == "True" and not taints(plane, "mute"), "healed")
-            plane.kubectl("delete", "node", "mute")
+            await asyncio.to_thread(plane.kubectl, "delete", "node", "mute")
             await asyncio.to_thread(until, lambda: not on(plane, "mute"), "pods of the node gone")
         task.cancel()
     for agent in agents:
@@ -147,14 +161,14 @@ def test_an_apiserver_killed_in_between_is_only_a_pause(plane: Plane) -> None:
     agents = [plane.agent("controllers", "--node-monitor-grace-period", "1h"), plane.agent("scheduler")]
     with kubelets(plane):
         plane.apply(deployment("again", 3))
-        assert "successfully" in plane.kubectl("rollout", "status", "deployment/again", "--timeout=20s")
+        assert "successfully" in plane.kubectl("rollout", "status", "deployment/again", "--timeout=120s")
         server = next(each for each in plane.agents if each.name == "apiserver" and each.process.poll() is None)
         server.kill9()
         plane.apiserver()
         plane.kubectl("set", "image", "deployment/again", "web=web:2")
-        assert "successfully" in plane.kubectl("rollout", "status", "deployment/again", "--timeout=20s")
+        assert "successfully" in plane.kubectl("rollout", "status", "deployment/again", "--timeout=120s")
         assert len(plane.get("pods", "-l", "app=again", "--field-selector", "status.phase=Running")["items"]) >= 3
     for agent in agents:
         assert agent.process.poll() is None
-        assert agent.rss_mb() <= 60
+        until(lambda: agent.rss_mb() <= 60, "it is small")  # noqa: B023
         assert agent.stop() == 0

@@ -57,7 +57,7 @@ async def test_kinds_are_followed_as_they_come_and_forgotten_as_they_go(plane: P
         return [Served(each, whole) for each in wanted]
 
     async def awaited(check: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not check():
                 await asyncio.sleep(0.02)
 

@@ -93,7 +93,7 @@ class Cell:
     def import_images(self) -> None:
         command = self.inside(["ctr", "-n", "k8s.io", "images", "import", "--snapshotter", snapshotter(self.directory),
                                f"{self.directory}/images.tar"])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             done = subprocess.run(command, check=False, capture_output=True, text=True)
             if done.returncode == 0:
@@ -118,7 +118,7 @@ class Cell:
 
     def connect(self, port: int, host: str = "127.0.0.1") -> socket.socket:
         with self.netns.enter():
-            return socket.create_connection((host, port), timeout=10)
+            return socket.create_connection((host, port), timeout=60)
 
     def log(self, name: str) -> str:
         path = self.directory / f"log/{name}.log"
@@ -134,7 +134,7 @@ class Cell:
         os.kill(self.pid, signal.SIGKILL)
         self.init.wait(10)
         self.netns.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.cgroups() and time.monotonic() < deadline:
             for top in self.cgroups():
                 for path in sorted((item for item in [top, *top.rglob("*")] if item.is_dir()), key=lambda item: -len(item.parts)):

@@ -72,7 +72,7 @@ class Stage:
             return None
         return found
 
-    async def until(self, name: str, good: Callable[[Any], Any], *, within: float = 20) -> Any:
+    async def until(self, name: str, good: Callable[[Any], Any], *, within: float = 90) -> Any:
         """The pod, as soon as `good(pod)`; `good(None)` is asked once it is gone."""
         deadline = time.monotonic() + within
         while True:
@@ -146,7 +146,7 @@ async def stage(kubelet_cell: Cell) -> AsyncIterator[Stage]:
 
 
 async def node_ready(made: Stage) -> dict[str, Any]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
             node: dict[str, Any] = await made.client.get(NODES, NODE)

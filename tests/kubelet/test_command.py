@@ -30,7 +30,7 @@ def run(pki: Path, **flags: str) -> tuple[int, str]:
              "root-dir": f"{pki}/root", "pod-log-dir": f"{pki}/logs"}
     given |= {key.replace("_", "-"): value for key, value in flags.items()}
     argv = [sys.executable, "-m", "minik8s.kubelet", *(part for key, value in given.items() for part in (f"--{key}", value))]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, done.stderr
 
 

@@ -34,9 +34,9 @@ def workload(kind: str, **spec: Any) -> dict[str, Any]:
 async def day(stage: Stage) -> AsyncIterator[Stage]:
     agents = [stage.plane.agent("controllers"), stage.plane.agent("scheduler")]
     await stage.kubectl("apply", "-f", "-", body=workload("Deployment", replicas=1))
-    await stage.kubectl("rollout", "status", "deployment/day", "--timeout=30s")
+    await stage.kubectl("rollout", "status", "deployment/day", "--timeout=120s")
     yield stage
-    await stage.kubectl("delete", "deployment/day", "--cascade=foreground", "--timeout=30s")
+    await stage.kubectl("delete", "deployment/day", "--cascade=foreground", "--timeout=120s")
     for agent in agents:
         agent.stop()
 
@@ -73,8 +73,8 @@ async def test_it_is_looked_into(day: Stage) -> None:
     """kubectl debug: a container beside the pod's, one that sees its processes, a copy of the pod, and a pod on the node."""
     pod = (await names(day))[0].removeprefix("pod/")
     quiet = ("--image", BUSYBOX, "--image-pull-policy=IfNotPresent", "--quiet", "--profile=general")
-    await day.kubectl("debug", pod, *quiet, "-c", "beside", "--attach=false", "--", "sh", "-c", "echo seen; sleep 30")
-    await day.kubectl("wait", f"pod/{pod}", "--timeout=20s",
+    await day.kubectl("debug", pod, *quiet, "-c", "beside", "--attach=false", "--", "sh", "-c", "echo seen; sleep 600")
+    await day.kubectl("wait", f"pod/{pod}", "--timeout=120s",
                       "--for=jsonpath={.status.ephemeralContainerStatuses[0].state.running}")
     assert await day.kubectl("logs", pod, "-c", "beside") == "seen\n"
     assert pod in await day.kubectl("exec", pod, "-c", "beside", "--", "hostname")
@@ -84,7 +84,7 @@ async def test_it_is_looked_into(day: Stage) -> None:
     assert typed.stdin is not None
     assert typed.stdout is not None
     typed.stdin.write(b"ps; exit\n")  # and stays open: at its end the runtime would let go of the output as well
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         assert b"trap 'exit 0' TERM" in await typed.stdout.read()
     typed.stdin.close()
     assert await typed.wait() == 0
@@ -92,13 +92,13 @@ async def test_it_is_looked_into(day: Stage) -> None:
     shown = json.loads(await day.kubectl("get", "pod", pod, "-o", "json"))
     assert shown["status"]["phase"] == "Running"
     assert all(item["ready"] for item in shown["status"]["containerStatuses"])
-    await day.kubectl("debug", pod, *quiet, "--copy-to=copied", "-c", "extra", "--attach=false", "--", "sleep", "30")
-    await day.kubectl("wait", "pod/copied", "--for=condition=Ready", "--timeout=20s")
+    await day.kubectl("debug", pod, *quiet, "--copy-to=copied", "-c", "extra", "--attach=false", "--", "sleep", "600")
+    await day.kubectl("wait", "pod/copied", "--for=condition=Ready", "--timeout=120s")
     assert len(json.loads(await day.kubectl("get", "pod", "copied", "-o", "json"))["spec"]["containers"]) == 2
     await day.kubectl("debug", "node/cell-1", *quiet, "--attach=false", "--", "ls", "/host/etc")
     pods = (await day.kubectl("get", "pods", "-o", "name")).split()
     onto = next(name for name in pods if "node-debugger" in name).removeprefix("pod/")
-    await day.kubectl("wait", f"pod/{onto}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+    await day.kubectl("wait", f"pod/{onto}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
     assert "passwd" in await day.kubectl("logs", onto)
     await day.kubectl("delete", "pod", "copied", onto, "--grace-period=0", "--force")
 
@@ -124,14 +124,14 @@ def streams_of_the_python_client(kubeconfig: str, pod: str) -> None:
     talk = kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=command, **streams,
                                     _preload_content=False)
     talk.write_stdin("hello\n")
-    talk.run_forever(timeout=10)
+    talk.run_forever(timeout=90)
     assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("heard hello\n", "bad\n", 4)
     serve = ["sh", "-c", "echo one > /tmp/one; httpd -p 8081 -h /tmp; httpd -p 8082 -h /etc"]
     kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=serve, **streams)
     forwarded = kubernetes.stream.portforward(core.connect_get_namespaced_pod_portforward, pod, "default", ports="8081,8082,9")
     for port, path, content in ((8081, "one", b"one\n"), (8082, "hostname", pod.encode() + b"\n")):
         line = forwarded.socket(port)
-        line.settimeout(20)
+        line.settimeout(90)
         line.sendall(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
         said = b""
         while not said.endswith(b"\r\n\r\n" + content):
@@ -176,28 +176,28 @@ async def test_it_is_changed_in_every_way(day: Stage, monkeypatch: pytest.Monkey
     labels = json.loads(await day.kubectl("get", "deployment/day", "-o", "json"))["metadata"]["labels"]
     assert labels == {"edited": "yes", "merge": "yes", "json": "yes"}
     await day.kubectl("scale", "deployment/day", "--replicas=2")
-    await day.kubectl("rollout", "status", "deployment/day", "--timeout=30s")
-    await day.kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=day", "--timeout=20s")
+    await day.kubectl("rollout", "status", "deployment/day", "--timeout=120s")
+    await day.kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=day", "--timeout=120s")
     assert len(await names(day)) == 2
 
 
 async def test_it_is_rolled_forth_and_back(day: Stage) -> None:
     await day.kubectl("set", "env", "deployment/day", "WORD=two")
-    await day.kubectl("rollout", "status", "deployment/day", "--timeout=60s")
+    await day.kubectl("rollout", "status", "deployment/day", "--timeout=120s")
     assert "WORD" in await day.kubectl("rollout", "history", "deployment/day", "--revision=2")
     await day.kubectl("rollout", "undo", "deployment/day")
-    await day.kubectl("rollout", "status", "deployment/day", "--timeout=60s")
+    await day.kubectl("rollout", "status", "deployment/day", "--timeout=120s")
     shown = json.loads(await day.kubectl("get", "deployment/day", "-o", "json"))
     assert not shown["spec"]["template"]["spec"]["containers"][0].get("env")
-    await day.kubectl("wait", "--for=condition=Available", "deployment/day", "--timeout=20s")
+    await day.kubectl("wait", "--for=condition=Available", "deployment/day", "--timeout=120s")
 
 
 async def test_a_pod_is_waited_for_and_deleted(day: Stage) -> None:
     await day.kubectl("run", "once", f"--image={BUSYBOX}", "--image-pull-policy=IfNotPresent", "--restart=Never", "--",
                       "sh", "-c", "echo done")
-    await day.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/once", "--timeout=20s")
+    await day.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/once", "--timeout=120s")
     assert await day.kubectl("logs", "once") == "done\n"
-    assert '"once" deleted' in await day.kubectl("delete", "pod", "once", "--timeout=20s")
+    assert '"once" deleted' in await day.kubectl("delete", "pod", "once", "--timeout=120s")
     assert "not found" in await day.kubectl("get", "pod", "once", check=False)
 
 

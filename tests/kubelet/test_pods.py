@@ -126,14 +126,14 @@ async def test_deletion_runs_pre_stop_within_the_grace(stage: Stage) -> None:
 
 
 async def test_a_second_deletion_shortens_the_grace(stage: Stage) -> None:
-    await stage.run("stubborn", "trap '' TERM; while :; do sleep 0.1; done", spec={"terminationGracePeriodSeconds": 60})
+    await stage.run("stubborn", "trap '' TERM; while :; do sleep 0.1; done", spec={"terminationGracePeriodSeconds": 600})
     await stage.ready("stubborn")
     await stage.delete("stubborn")
     await stage.until("stubborn", lambda pod: "Stopping" in stage.cell.log("kubelet") or pod)
     begin = time.monotonic()
     await stage.delete("stubborn", grace=1)
     await stage.gone("stubborn")
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 120
 
 
 async def test_config_maps_and_secrets(stage: Stage) -> None:
@@ -155,8 +155,8 @@ async def test_config_maps_and_secrets(stage: Stage) -> None:
     await stage.until("configured", lambda pod: "late" in state(pod).get("waiting", {}).get("message", ""))
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "file", "b": "ho"}}
     await stage.client.create(CONFIG_MAPS, config, "default")
-    pod = await stage.ready("configured", within=30)
-    async with asyncio.timeout(10):
+    pod = await stage.ready("configured")
+    async with asyncio.timeout(90):
         while f"hoho {pod['status']['podIP']} file s3cret configured tmpfs tmpfs" not in logged(stage, "configured"):
             await asyncio.sleep(0.05)
     await stage.delete("configured")
@@ -168,7 +168,7 @@ async def test_what_is_not_supported_is_refused_by_name(stage: Stage) -> None:
     pod = await stage.until("claims", lambda pod: state(pod))
     assert state(pod)["waiting"]["reason"] == "Unsupported"
     assert "volume data of type persistentVolumeClaim" in state(pod)["waiting"]["message"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not (await stage.client.list(EVENTS, "default", fields="involvedObject.name=claims,reason=Unsupported")).items:
             await asyncio.sleep(0.05)
     await stage.delete("claims")
@@ -193,7 +193,7 @@ async def test_identity_and_capabilities(stage: Stage) -> None:
                     volumeMounts=[{"name": "data", "mountPath": "/data"}],
                     securityContext={"readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}})
     await stage.ready("user")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while "writes" not in logged(stage, "user"):
             await asyncio.sleep(0.05)
     assert [line.rsplit(" ", 1)[1] for line in logged(stage, "user").splitlines()] == ["1000", "2000", "read-only", "writes"]

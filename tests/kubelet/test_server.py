@@ -40,7 +40,7 @@ async def talker(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
                               "trap 'exit 0' TERM; while :; do sleep 0.1; done")
     await stage.ready("talker")
     async with session_of(stage, "client") as session:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while "oops" not in await (await session.get("/containerLogs/default/talker/main")).text():
                 await asyncio.sleep(0.05)
         yield session
@@ -80,7 +80,7 @@ async def test_logs_that_cannot_be(talker: aiohttp.ClientSession) -> None:
 
 async def test_logs_follow_to_the_end_of_the_container(stage: Stage, talker: aiohttp.ClientSession) -> None:
     await stage.run("short", "for i in 1 2 3 4 5; do echo $i; sleep 0.3; done", spec={"restartPolicy": "Never"})
-    await stage.until("short", lambda pod: phase(pod) == "Running")
+    await stage.until("short", lambda pod: phase(pod) in ("Running", "Succeeded"))
     async with talker.get("/containerLogs/default/short/main?follow=true&timestamps=true") as response:
         text = await response.text()
     assert [line.split(" ")[1] for line in text.splitlines()] == ["1", "2", "3", "4", "5"]
@@ -129,7 +129,7 @@ async def test_port_forward(talker: aiohttp.ClientSession) -> None:
     async with talker.ws_connect("/portForward/default/talker?port=80", protocols=("v4.channel.k8s.io",)) as ws:
         await ws.send_bytes(b"\0GET /passwd HTTP/1.0\r\n\r\n")
         data = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             async for message in ws:
                 data += message.data[1:] if message.data[0] == 0 else b""
                 if b"nobody" in data:

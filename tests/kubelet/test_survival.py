@@ -84,7 +84,7 @@ async def test_the_node_registers_and_keeps_what_others_set(stage: Stage) -> Non
 
 
 async def appears(directory: Path, pattern: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not list(directory.glob(pattern)):
             await asyncio.sleep(0.05)
 
