@@ -1,4 +1,8 @@
-"""The lab the cluster tests share: brought up once, under a name and in a directory of its own, taken down at the end."""
+"""The lab the cluster tests share: brought up once, under a name and in a directory of its own, taken down at the end.
+
+And how Hypothesis draws: the same examples in every run, however long a busy machine takes over each. Others are drawn with
+`--hypothesis-profile=exploring`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import conformance
 from tests.labs import Lab, new_name
+
+settings.register_profile("exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("steady", settings.get_profile("exploring"), derandomize=True)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ class Lab:
     def state(self) -> State:
         return State(self.name, self.directory)
 
-    def run(self, *argv: str, check: bool = True, seconds: float = 180) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, check: bool = True, seconds: float = 600) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([*self.argv, *argv], env=self.env, capture_output=True, text=True, timeout=seconds, check=False)
         assert not check or done.returncode == 0, f"lab {' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -66,7 +66,7 @@ class Lab:
     def kubectl(self, *argv: str, check: bool = True, stdin: str | None = None) -> str:
         done = subprocess.run(
             ["kubectl", *argv], env={**os.environ, "KUBECONFIG": str(self.state.kubeconfig)}, input=stdin,
-            capture_output=True, text=True, timeout=180, check=False)
+            capture_output=True, text=True, timeout=300, check=False)
         assert not check or done.returncode == 0, f"kubectl {' '.join(argv)}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -75,7 +75,7 @@ class Lab:
 
     def exec(self, node: str, *argv: str, check: bool = True) -> str:
         done = subprocess.run(
-            command_in(self.state, node, list(argv)), env=environment(), capture_output=True, text=True, timeout=60, check=False)
+            command_in(self.state, node, list(argv)), env=environment(), capture_output=True, text=True, timeout=240, check=False)
         assert not check or done.returncode == 0, f"{node}: {' '.join(argv)}: {done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -218,7 +218,7 @@ def test_who_may_only_patch_makes_nothing(api: ApiServer, ns: str) -> None:
                "roleRef": {"kind": "Role", "name": "patcher", "apiGroup": group}}
     assert api.call("POST", f"{rbac}/{ns}/rolebindings", binding).code == 201
     path = f"{CORE}/{ns}/configmaps/only-patched"
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while api.call("GET", path, user="nobody").code == 403:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -243,7 +243,7 @@ def test_custom_resources(api: ApiServer, ns: str) -> None:
         "group": group, "scope": "Namespaced", "names": {"plural": "boxes", "kind": "Box"}, "versions": [version]}}
     assert api.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).code == 201
     path = f"/apis/{group}/v1/namespaces/{ns}/boxes/b"
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while api.call("GET", path).body["message"] != f'boxes.{group} "b" not found':
         assert time.monotonic() < end
         time.sleep(0.02)

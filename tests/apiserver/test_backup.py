@@ -19,7 +19,7 @@ SPACE = "/api/v1/namespaces/default/configmaps"
 
 def minik8s(command: str, etcd: EtcdServer, file: Path, *more: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "minik8s", command, "--etcd-servers", etcd.endpoint, str(file), *more]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.slow

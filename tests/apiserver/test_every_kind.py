@@ -147,7 +147,7 @@ def test_watch_and_table(life: Life) -> None:
 
 
 def watched(life: Life, query: str, accept: str, count: int) -> list[Object]:
-    connection = life.api.connection(seconds=10)
+    connection = life.api.connection(seconds=60)
     connection.request("GET", life.collection + query, headers={"Accept": accept})
     reply = connection.getresponse()
     assert reply.status == 200

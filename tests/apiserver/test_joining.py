@@ -27,7 +27,7 @@ number = itertools.count()
 
 def minik8s(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "minik8s", *argv], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=dict(os.environ), timeout=90)
+                          env=dict(os.environ), timeout=240)
 
 
 def ask(api: ApiServer, signer: str, identity: Identity, user: str = "admin", **spec: Any) -> str:

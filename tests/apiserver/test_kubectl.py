@@ -160,6 +160,6 @@ def test_nodes(kubectl: Kubectl) -> None:
     assert "Taints" in kubectl("describe", "node", name)
     on_node = POD.replace('"spec":{', f'"spec":{{"nodeName":"{name}","terminationGracePeriodSeconds":0,')
     kubectl("create", "-f", "-", stdin=on_node)
-    kubectl("drain", name, "--ignore-daemonsets", "--force", "--timeout=10s")
+    kubectl("drain", name, "--ignore-daemonsets", "--force", "--timeout=60s")
     kubectl("uncordon", name)
     kubectl("delete", "node", name)

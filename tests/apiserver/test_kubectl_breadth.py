@@ -68,8 +68,8 @@ STEPS = [
     ("autoscale deploy d --min=1 --max=4", "autoscaled"), ("expose deploy d --port=80 --name=ex --type=NodePort", "exposed"),
     ("run r --image=x --labels=run=yes --env=A=1 --port=80 --expose", r"service/r created\npod/r created"),
     ("run dry --image=x --dry-run=server -o yaml", "uid: "), ("delete pod r --dry-run=server", "deleted .*server dry run"),
-    ("wait --for=create pod/r --timeout=2s", "condition met"), ("get pod r -o yaml --show-managed-fields", "kubectl-run"),
-    ("delete cm -l all=yes", r'configmap "one" deleted'), ("wait --for=delete cm/one --timeout=2s", "^$"),
+    ("wait --for=create pod/r --timeout=60s", "condition met"), ("get pod r -o yaml --show-managed-fields", "kubectl-run"),
+    ("delete cm -l all=yes", r'configmap "one" deleted'), ("wait --for=delete cm/one --timeout=60s", "^$"),
     ("delete jobs --all", r'job.batch "j" deleted'), ("delete pod,svc r --now", 'pod "r" deleted'),
     ("explain ingress.spec.rules --output=plaintext", "http"), ("explain crd.spec --recursive", "versions"),
     ("explain nobody", "doesn't have a resource type"), ("explain pod.nobody", 'field "nobody" does not exist'),
@@ -165,7 +165,7 @@ def test_the_proxy_of_kubectl(api: ApiServer, run: Run) -> None:
     try:
         port = re.search(r":(\d+)$", proxying.stdout.readline().strip())
         assert port
-        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/api/v1/namespaces/breadth", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/api/v1/namespaces/breadth", timeout=60) as reply:
             assert json.loads(reply.read())["metadata"]["name"] == "breadth"
     finally:
         proxying.kill()

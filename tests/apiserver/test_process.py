@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from tests.apiserver.apiprocess import ROOT, ApiServer
 from tests.etcdserver import EtcdServer
+from tests.labs import until
+from tests.promised import in_time
 
 pytestmark = pytest.mark.etcd
 AS_SYSTEMD = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
@@ -40,43 +43,47 @@ AS_SYSTEMD = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2]
 def test_a_wrong_flag_is_one_line_and_exit_code_2(api: ApiServer, flags: list[str], words: str) -> None:
     names = {"CA": str(api.file("ca.crt")), "KEY": str(api.file("server.key"))}
     argv = [*api.argv(), "--secure-port", "0", *(names.get(flag, flag) for flag in flags)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_port_in_use(api: ApiServer) -> None:
-    done = subprocess.run(api.argv(), cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(api.argv(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{api.port}" in done.stderr
 
 
 def test_help_is_quick() -> None:
-    began = time.monotonic()
-    argv = [sys.executable, "-m", "minik8s", "apiserver", "--help"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--etcd-servers" in done.stdout
-    assert time.monotonic() - began < 2
+    def processor() -> float:
+        """Its seconds of processor, which a busy machine does not change: it waits for nothing."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        argv = [sys.executable, "-m", "minik8s", "apiserver", "--help"]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "--etcd-servers" in done.stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    in_time(processor, 0.6, "help")
 
 
 def test_ready_is_told_and_inherited_sockets_are_served(api_etcd: EtcdServer, tmp_path: Path) -> None:
     api = ApiServer(api_etcd, tmp_path, 0)
     told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     told.bind(str(tmp_path / "notify"))
-    told.settimeout(20)
+    told.settimeout(90)
     inherited = socket.create_server(("127.0.0.1", 0))
     api.pki()
     environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "host"}
     number = inherited.fileno()
-    began = time.monotonic()
     with api.file("log").open("wb") as log:
         api.process = subprocess.Popen(
             [sys.executable, "-c", AS_SYSTEMD, str(number), *api.argv()], cwd=ROOT, stdout=log, stderr=log, env=environment,
             pass_fds=(number,))
     try:
         assert told.recv(100) == b"READY=1"
-        assert time.monotonic() - began < 8
+        assert api.processor() < 8
         api.port = inherited.getsockname()[1]
         assert api.call("GET", "/readyz").code == 200
         assert api.call("GET", "/api/v1/namespaces/default").code == 200
@@ -106,20 +113,16 @@ def test_small_at_rest() -> None:
         api = ApiServer.start(etcd)
         try:
             api.kubectl("get", "all", "-A")
-            assert api.resident() <= 60_000_000
+            until(lambda: api.resident() <= 60_000_000, what="it is small")
         finally:
             api.close()
 
 
 @pytest.mark.slow
 def test_idle_costs_next_to_nothing(api: ApiServer) -> None:
-    assert api.process is not None
-    stat = Path(f"/proc/{api.process.pid}/stat")
+    def idle() -> float:
+        before = api.processor()
+        time.sleep(3)
+        return api.processor() - before
 
-    def ticks() -> int:
-        fields = stat.read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-
-    before = ticks()
-    time.sleep(3)
-    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") / 3 < 0.02
+    in_time(idle, 0.06, "seconds of processor within three at rest")

@@ -168,7 +168,7 @@ def test_deep_bodies_are_refused(wire: Wire) -> None:
     head = b"\x0a\x0d\x0a\x02v1\x12\x07Service"
     spec = b"\x12" + size(len(many)) + many
     response, _ = wire.ask("POST", f"{CORE}/default/services?dryRun=All", b"k8s\0" + head + b"\x12" + size(len(spec)) + spec)
-    assert (response.status, time.monotonic() - began < 20) == (422, True)
+    assert (response.status, time.monotonic() - began < 120) == (422, True)
 
 
 def size(number: int) -> bytes:

@@ -49,7 +49,7 @@ def test_the_official_client_watches(client: Any) -> None:
 
     def follow() -> None:
         for event in watch.stream(core.list_namespaced_secret, SPACE, resource_version=listed.metadata.resource_version,
-                                  timeout_seconds=10):
+                                  timeout_seconds=60):
             seen.append((event["type"], event["object"].metadata.name, dict(event["object"].metadata.labels or {})))
             if event["type"] == "DELETED":
                 watch.stop()
@@ -59,7 +59,7 @@ def test_the_official_client_watches(client: Any) -> None:
     core.create_namespaced_secret(SPACE, {"metadata": {"name": "s"}, "stringData": {"k": "v"}})
     core.patch_namespaced_secret("s", SPACE, {"metadata": {"labels": {"a": "b"}}})
     core.delete_namespaced_secret("s", SPACE)
-    follower.join(15)
+    follower.join(90)
     assert seen == [("ADDED", "s", {}), ("MODIFIED", "s", {"a": "b"}), ("DELETED", "s", {"a": "b"})]
 
 

@@ -53,7 +53,7 @@ class Thrown:
         self.schema = next(schema for schema in document["components"]["schemas"].values()
                            for each in schema.get("x-kubernetes-group-version-kind", ()) if each["kind"] == resource.kind)
         self.values = SchemaDice(document, self.dice)
-        self.connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+        self.connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=60, context=api.context())
 
     def ask(self, method: str, path: str, body: Any = None, content: str = "application/json", accept: str = "") -> int:
         data = None if body is None else json.dumps(body).encode()
@@ -125,7 +125,7 @@ def test_schemathesis(api: ApiServer, tmp_path: Path, version: str) -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "st", "run", "openapi.json", "--url", api.url, "--tls-verify", api.file("ca.crt"),
          "--request-cert", api.file("admin.crt"), "--request-cert-key", api.file("admin.key"), "--checks", "not_a_server_error",
-         "--phases", "fuzzing", "--max-time", "8", "--request-timeout", "10", "--no-shrink", "--warnings", "off", "--no-color"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60)
+         "--phases", "fuzzing", "--max-time", "8", "--request-timeout", "60", "--seed", "1", "--no-shrink", "--warnings", "off", "--no-color"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert int(re.findall(r"(\d+) generated", done.stdout)[-1]) > 5

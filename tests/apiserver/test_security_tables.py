@@ -223,7 +223,7 @@ def test_two_requests_in_one_are_two(api: ApiServer) -> None:
     for odd in (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", b"Transfer-Encoding: xchunked\r\n",
                 b"Transfer-Encoding : chunked\r\n", b"Content-Length: 0x10\r\n", b"Content-Length: +5\r\n",
                 b"Content-Length: 5,5\r\n"):
-        answer = raw(api, start + odd + b"\r\n0\r\n\r\n" + inner, "nobody", seconds=5)
+        answer = raw(api, start + odd + b"\r\n0\r\n\r\n" + inner, "nobody", seconds=60)
         assert b"HTTP/1.1 200" not in answer, odd
 
 
@@ -241,7 +241,7 @@ def test_a_body_that_swells(api: ApiServer, encoding: str, packed: bytes) -> Non
 
 def test_a_body_without_an_end(api: ApiServer) -> None:
     """More than is allowed, in pieces, with no length told: refused on the way."""
-    connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=20, context=api.context())
+    connection = http.client.HTTPSConnection("127.0.0.1", api.port, timeout=60, context=api.context())
     connection.putrequest("POST", f"{SPACE}/configmaps")
     connection.putheader("Transfer-Encoding", "chunked")
     connection.putheader("Content-Type", "application/json")

@@ -68,7 +68,7 @@ def kubelet(api: ApiServer) -> Iterator[FakeKubelet]:
 
 
 def upgraded(api: ApiServer, request: str) -> tuple[ssl.SSLSocket, bytes]:
-    sock = api.context().wrap_socket(socket.create_connection(("127.0.0.1", api.port), timeout=10), server_hostname="127.0.0.1")
+    sock = api.context().wrap_socket(socket.create_connection(("127.0.0.1", api.port), timeout=60), server_hostname="127.0.0.1")
     sock.sendall(request.encode())
     head = b""
     while b"\r\n\r\n" not in head:
@@ -83,7 +83,7 @@ def echoed(sock: ssl.SSLSocket, data: bytes) -> bytes:
     sent, got = 0, b""
     sock.setblocking(False)
     while len(got) < len(data):
-        ready, writable, _ = select.select([sock], [sock] if sent < len(data) else [], [], 10)
+        ready, writable, _ = select.select([sock], [sock] if sent < len(data) else [], [], 60)
         assert ready or writable, f"{len(got)} of {len(data)} bytes came back"
         with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
             if writable:

@@ -51,7 +51,7 @@ class Pods:
 def pods(lab: Lab) -> Iterator[Pods]:
     lab.kubectl("create", "namespace", "traffic")
     lab.kubectl("apply", "-f", "-", stdin=ECHO)
-    lab.kubectl("rollout", "status", "daemonset/echo", "-n", "traffic", "--timeout=90s")
+    lab.kubectl("rollout", "status", "daemonset/echo", "-n", "traffic", "--timeout=240s")
     items = lab.get("pods", "-n", "traffic", "-l", "app=echo")["items"]
     service = lab.get("service", "echo", "-n", "traffic")["spec"]["clusterIP"]
     made = Pods(lab, {item["spec"]["nodeName"]: item["status"]["podIP"] for item in items}, service)

@@ -94,7 +94,7 @@ def test_after_the_kill_it_still_works(lab: Lab, pods: Pods, agent: str) -> None
     here = json.dumps({"spec": {"nodeName": "node-1"}})
     lab.kubectl("run", name, *options, "--overrides", here, "--", "nc", "-ll", "-p", "9000", "-e", "cat")
     try:
-        lab.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", "traffic", "--timeout=60s")
+        lab.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", "traffic", "--timeout=240s")
         address = lab.get("pod", name, "-n", "traffic")["status"]["podIP"]
         until(lambda: address in lab.exec("node-3", "nft", "list", "ruleset"), what=f"{address} served by the proxy of node-3")
         with Transfer(pods.netns("node-2"), address, 9000) as transfer:

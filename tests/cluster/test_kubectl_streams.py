@@ -43,13 +43,13 @@ def talk(lab: Lab) -> Iterator[Talk]:
     made = Talk(lab)
     lab.kubectl("create", "namespace", SPACE)
     made("apply", "-f", "-", stdin=json.dumps(POD))
-    made("wait", "--for=condition=Ready", "pod/talker", "--timeout=60s")
+    made("wait", "--for=condition=Ready", "pod/talker", "--timeout=240s")
     yield made
-    lab.kubectl("delete", "namespace", SPACE, "--timeout=60s")
+    lab.kubectl("delete", "namespace", SPACE, "--timeout=240s")
 
 
 def test_logs_and_exec(talk: Talk) -> None:
-    assert talk("logs", "talker").startswith("begun\n")
+    until(lambda: talk("logs", "talker").startswith("begun\n"), what="what it says first")
     assert talk("exec", "talker", "--", "sh", "-c", "echo $((6 * 7))") == "42\n"
     assert talk("exec", "-i", "talker", "--", "cat", stdin="said") == "said"
 
@@ -77,7 +77,7 @@ def test_port_forward(talk: Talk) -> None:
         found = re.search(r"127\.0\.0\.1:(\d+) -> 8080", forwarding.stdout.readline())
         assert found
         for word in (b"one", b"two"):
-            with socket.create_connection(("127.0.0.1", int(found[1])), 10) as connection:
+            with socket.create_connection(("127.0.0.1", int(found[1])), 60) as connection:
                 connection.sendall(word)
                 assert connection.recv(10) == word
     finally:
@@ -89,7 +89,7 @@ def test_port_forward(talk: Talk) -> None:
 def test_the_proxies_of_the_api(lab: Lab, talk: Talk) -> None:
     """To a kubelet, to a pod's port and to a Service's, by way of the API server."""
     where = f"/api/v1/namespaces/{SPACE}"
-    assert "talker" in talk("get", "--raw", f"{where}/pods/talker:8081/proxy/hostname")
+    until(lambda: "talker" in talk("get", "--raw", f"{where}/pods/talker:8081/proxy/hostname", check=False), what="its server")
     talk("label", "pod", "talker", "app=talker")
     talk("expose", "pod", "talker", "--port=80", "--target-port=8081", "--selector=app=talker")
     until(lambda: "talker" in talk("get", "--raw", f"{where}/services/talker/proxy/hostname", check=False), what="the endpoint")
@@ -108,8 +108,8 @@ def test_cp_there_and_back(talk: Talk, tmp_path: Path) -> None:
 
 def test_wait_and_delete(talk: Talk) -> None:
     talk("run", "short", "--image=lab.local/busybox:1", "--image-pull-policy=IfNotPresent", "--restart=Never", "--", "true")
-    talk("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/short", "--timeout=60s")
-    assert "deleted" in talk("delete", "pod", "short", "--timeout=30s")
+    talk("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/short", "--timeout=240s")
+    assert "deleted" in talk("delete", "pod", "short", "--timeout=240s")
     assert "NotFound" not in talk("get", "pods")
 
 
@@ -118,7 +118,7 @@ def test_drain_moves_what_a_budget_lets_go(lab: Lab, talk: Talk) -> None:
     body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "moved"}, "spec": {
         "replicas": 3, "selector": {"matchLabels": {"app": "moved"}}, "template": template}}
     talk("apply", "-f", "-", stdin=json.dumps(body))
-    talk("rollout", "status", "deployment/moved", "--timeout=60s")
+    talk("rollout", "status", "deployment/moved", "--timeout=240s")
     talk("create", "pdb", "moved", "--selector=app=moved", "--min-available=3")
     victim = lab.get("pods", "-n", SPACE, "-l", "app=moved")["items"][0]["spec"]["nodeName"]
     drain = ("drain", victim, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app=moved")
@@ -126,8 +126,8 @@ def test_drain_moves_what_a_budget_lets_go(lab: Lab, talk: Talk) -> None:
         until(lambda: lab.get("pdb", "moved", "-n", SPACE)["status"].get("expectedPods") == 3, what="the budget counts its pods")
         assert "evicted" not in lab.kubectl(*drain, "--timeout=2s", check=False)
         talk("patch", "pdb", "moved", "--type=merge", "-p", '{"spec":{"minAvailable":2}}')
-        lab.kubectl(*drain, "--timeout=60s")
-        talk("rollout", "status", "deployment/moved", "--timeout=60s")
+        lab.kubectl(*drain, "--timeout=240s")
+        talk("rollout", "status", "deployment/moved", "--timeout=240s")
         nodes = {item["spec"]["nodeName"] for item in lab.get("pods", "-n", SPACE, "-l", "app=moved")["items"]
                  if not item["metadata"].get("deletionTimestamp")}
         assert victim not in nodes
@@ -143,7 +143,7 @@ def test_a_custom_kind_is_collected_and_emptied(lab: Lab, talk: Talk) -> None:
     body = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": "owners.example.com"}, "spec": spec}
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-    lab.kubectl("wait", "--for=condition=Established", "crd/owners.example.com", "--timeout=5s")
+    lab.kubectl("wait", "--for=condition=Established", "crd/owners.example.com", "--timeout=240s")
     owner = {"apiVersion": "example.com/v1", "kind": "Owner", "metadata": {"name": "o"}}
     talk("apply", "-f", "-", stdin=json.dumps(owner))
     uid = talk("get", "owner.example.com", "o", "-o", "jsonpath={.metadata.uid}")
@@ -152,8 +152,8 @@ def test_a_custom_kind_is_collected_and_emptied(lab: Lab, talk: Talk) -> None:
     talk("apply", "-f", "-", stdin=json.dumps(owned))
     lab.kubectl("create", "namespace", "emptied")
     lab.kubectl("apply", "-n", "emptied", "-f", "-", stdin=json.dumps(owner))
-    lab.kubectl("delete", "namespace", "emptied", "--timeout=60s")
+    lab.kubectl("delete", "namespace", "emptied", "--timeout=240s")
     talk("delete", "owner.example.com", "o")
-    until(lambda: "owned" not in talk("get", "configmaps"), seconds=60, what="what the custom object owned is gone")
-    lab.kubectl("delete", "crd", "owners.example.com", "--timeout=30s")
-    assert "owners" not in lab.kubectl("api-resources", "--api-group=example.com")
+    until(lambda: "owned" not in talk("get", "configmaps"), what="what the custom object owned is gone")
+    lab.kubectl("delete", "crd", "owners.example.com", "--timeout=240s")
+    until(lambda: "owners" not in lab.kubectl("api-resources", "--api-group=example.com"), what="nobody serves the kind")

@@ -51,12 +51,12 @@ def test_up_recovers_from_kills_at_random_moments(fresh_lab: Lab, seed: int) -> 
         if chance.random() < 0.7:
             starting.kill()
         kill_some(fresh_lab, chance)
-        starting.communicate(timeout=150)
+        starting.communicate(timeout=400)
     fresh_lab.up("--nodes", str(len(NODES)))
     assert fresh_lab.run("status").returncode == 0
     fresh_lab.kubectl("create", "configmap", "kept", "--from-literal=a=b")
     fresh_lab.kubectl("create", "deployment", "pods", "--image=lab.local/busybox:1", "--replicas=2", "--", "sleep", "1000")
-    fresh_lab.kubectl("rollout", "status", "deployment/pods", "--timeout=90s")
+    fresh_lab.kubectl("rollout", "status", "deployment/pods", "--timeout=240s")
 
     for pid in processes(fresh_lab):
         with suppress(ProcessLookupError):
@@ -64,7 +64,7 @@ def test_up_recovers_from_kills_at_random_moments(fresh_lab: Lab, seed: int) -> 
     until(lambda: not processes(fresh_lab), what="no process left")
     fresh_lab.up()
     assert fresh_lab.get("configmap", "kept")["data"] == {"a": "b"}
-    until(lambda: all_run(fresh_lab), seconds=60, what="both pods running again")
+    until(lambda: all_run(fresh_lab), seconds=120, what="both pods running again")
 
 
 def all_run(lab: Lab) -> bool:

@@ -16,7 +16,7 @@ def test_twenty_nodes_come_up_and_know_one_another(fresh_lab: Lab) -> None:
     last = f"node-{MAX_NODES}"
     until(lambda: fresh_lab.exec(last, "ip", "route").count("dev flannel.1") == MAX_NODES - 1, what=f"all routes on {last}")
     fresh_lab.kubectl("create", "deployment", "many", "--image=lab.local/busybox:1", "--replicas=60", "--", "sleep", "1000")
-    fresh_lab.kubectl("rollout", "status", "deployment/many", "--timeout=120s")
+    fresh_lab.kubectl("rollout", "status", "deployment/many", "--timeout=400s")
     pods = fresh_lab.get("pods", "-l", "app=many")["items"]
     assert {pod["spec"]["nodeName"] for pod in pods} == {f"node-{index}" for index in range(1, MAX_NODES + 1)}
     assert len({pod["status"]["podIP"] for pod in pods}) == 60

@@ -28,7 +28,7 @@ class Ping:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(30)
+        self.process.wait(90)
         with self.output:
             self.output.seek(0)
             text = self.output.read()
@@ -42,7 +42,7 @@ class Ping:
 def connect_in(netns: str, address: str, port: int) -> socket.socket:
     """A TCP connection made from inside a namespace."""
     with inside(netns):
-        return socket.create_connection((address, port), timeout=10)
+        return socket.create_connection((address, port), timeout=60)
 
 
 class Transfer:
@@ -52,7 +52,7 @@ class Transfer:
 
     def __init__(self, netns: str, address: str, port: int) -> None:
         self.socket = connect_in(netns, address, port)
-        self.socket.settimeout(30)
+        self.socket.settimeout(90)
         self.stop = threading.Event()
         self.blocks = 0
         self.error: BaseException | None = None

@@ -252,4 +252,4 @@ def test_it_starts_quickly(runtime: Runtime, command: str) -> None:
     clock, processor = zip(*(once() for _ in range(15)), strict=True)
     print(f"{command} {statistics.median(clock) * 1000:.1f} ms, {statistics.median(processor) * 1000:.1f} ms of processor")
     assert min(processor) < 0.035
-    assert min(clock) < 0.035 or os.getloadavg()[0] > (os.cpu_count() or 1), "on a machine that has nothing else to do"
+    assert min(clock) < 0.035 or os.getloadavg()[0] > 0.5, "on a machine that has nothing else to do"

@@ -240,7 +240,7 @@ async def test_what_others_change_is_told(world: World) -> None:
         waiting = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0)
         await others.apply([op])
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(25):
             await waiting
         await world.network.read(scope_of(WANTED))
     await changes.aclose()  # type: ignore[attr-defined]
@@ -251,7 +251,7 @@ async def test_a_device_that_was_not_there_when_last_read_is_news(world: World) 
     changes = world.network.changes()
     await anext(changes)
     await world.network.apply(plan_changes(NetState(), WANTED))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(25):
         await anext(changes)
     await changes.aclose()  # type: ignore[attr-defined]
 

@@ -63,7 +63,7 @@ def test_the_holder_dies_with_its_maker() -> None:
     assert Path(f"/proc/{holder}").exists()
     maker.kill()
     maker.communicate()
-    for _ in range(200):
+    for _ in range(3000):
         stat = Path(f"/proc/{holder}/stat")
         if not stat.exists() or ") Z " in stat.read_text():
             return

@@ -44,7 +44,7 @@ async def serving(handler: Handler) -> AsyncIterator[KubeClient]:
         await runner.cleanup()
 
 
-async def until(condition: Callable[[], bool], limit: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], limit: float = 30.0) -> None:
     async with asyncio.timeout(limit):
         while not condition():
             await asyncio.sleep(0.005)
@@ -115,7 +115,7 @@ class Scripted:
         await response.prepare(request)
         for step in self.watches.pop(0) if self.watches else ["hang"]:
             if step == "hang":
-                await asyncio.sleep(30)
+                await asyncio.sleep(300)
             elif step == "break":
                 assert request.transport is not None
                 request.transport.abort()

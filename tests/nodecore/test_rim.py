@@ -113,7 +113,7 @@ def test_readiness_reaches_the_socket(*, abstract: bool, tmp_path: Path, monkeyp
     name = f"@flanneld-py-test-{tmp_path.name}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + name[1:] if abstract else name)
-        receiver.settimeout(5)
+        receiver.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         assert systemd.notify("READY=1")
         assert receiver.recv(100) == b"READY=1"

@@ -20,7 +20,7 @@ VIP, NODE_PORT = "10.96.0.50", 30066
 WAYS = (("pod-a", VIP, 80), ("outside", NODE, NODE_PORT))
 PATIENCE = float(os.environ.get("PATIENCE_SECONDS", "20"))  # a virtual machine in software needs more
 NOBODY = frozenset({"nobody"})
-ANSWERED, QUIET = 3.0, 0.5  # seconds: who does not answer so soon is not there
+SURE, ANSWERED, QUIET = 15.0, 3.0, 0.5  # seconds to wait: for a sure answer, for one that may be lost, for none
 
 
 def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:
@@ -30,7 +30,7 @@ def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:
     asked = 0
     while asked < 4 or answered < expected.keys():
         who, source = net.ask(row.caller, of(family, row.address), row.port, protocol,
-                              QUIET if "timeout" in expected else ANSWERED)
+                              QUIET if "timeout" in expected else SURE)
         assert who in expected, f"{who}, {source}"
         assert source in expected[who], who
         answered.add(who)

@@ -26,6 +26,7 @@ import sctp
 
 from nodecore.kernel.netns import Netns
 from nodecore.net import Family
+from tests.promised import in_time
 
 PODS = {"pod-a": "10.244.1.2", "pod-b": "10.244.1.3", "pod-c": "10.244.1.4"}
 FAR_POD, FAR_NODE, NODE, OUTSIDE, GATEWAY = "10.244.2.5", "192.168.50.3", "192.168.50.1", "192.168.50.2", "10.244.1.1"
@@ -102,7 +103,7 @@ class World:
         with contextlib.suppress(OSError, struct.error):  # shut down
             sctp.serve(sock, port, self.served[sock.getsockname()[0]], lambda caller: f"{name} {caller}".encode())
 
-    def connect(self, space: str, address: str, port: int, timeout: float = 3, protocol: str = "tcp") -> socket.socket:
+    def connect(self, space: str, address: str, port: int, timeout: float = 15, protocol: str = "tcp") -> socket.socket:
         with self.spaces[space].enter():
             sock = socket.socket(kind_of(address), socket.SOCK_STREAM, sctp.SCTP if protocol == "sctp" else 0)
             if protocol == "sctp":
@@ -218,13 +219,25 @@ def sh(space: Netns, script: str) -> str:
     return space.run(["sh", "-ec", script]).stdout
 
 
-def eventually(true: Callable[[], object], within: float = 10.0, what: str = "") -> float:
+PATIENT = 25.0  # for a loaded machine, but less than the 30 s after which the proxy looks at everything anyway
+
+
+def eventually(true: Callable[[], object], within: float = PATIENT, what: str = "") -> float:
     """Wait until it is true; says how long that took in seconds."""
     start = time.monotonic()
     while not true():
         assert time.monotonic() - start < within, f"not within {within} s: {what or true}"
         time.sleep(0.01)
     return time.monotonic() - start
+
+
+def heals(harm: Callable[[], object], whole: Callable[[], object], limit: float, what: str = "") -> float:
+    """Do harm and wait until all is whole: in one of three attempts as soon as promised; says how long it took then."""
+    def once() -> float:
+        harm()
+        return eventually(whole, what=what)
+
+    return in_time(once, limit, what or "healed")
 
 
 def service(name: str, address: str, *ports: tuple[str, str, int, int], **spec: object) -> dict:

@@ -125,7 +125,7 @@ def test_health_check(net: World, family: Family, feature: str, port: int, code:
 @pytest.mark.parametrize("feature", ["headless, ExternalName, other proxies': nothing programmed"])
 def test_has_no_rules(net: World, feature: str) -> None:
     with net.spaces["node"].enter():
-        told = urllib.request.urlopen("http://127.0.0.1:10249/rules", timeout=5).read().decode()
+        told = urllib.request.urlopen("http://127.0.0.1:10249/rules", timeout=60).read().decode()
     assert '"default/near"' in told
     assert not [name for name in NO_RULES if f'"default/{name}"' in told]
 

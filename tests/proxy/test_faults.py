@@ -18,7 +18,7 @@ import pytest
 from conformance_rows import made
 from conftest import MODES, READY_SECONDS, VARIANTS, Agent, clear_rules, listen
 from proxy_api import PATHS, Api
-from proxy_net import NODE, PODS, World, endpoints, eventually, service, sh
+from proxy_net import NODE, PATIENT, PODS, World, endpoints, eventually, heals, service, sh
 
 from tests.kernelmodules import need_ipvs
 
@@ -47,7 +47,7 @@ def answers(net: World, count: int = 16) -> set[str]:
 
 
 def await_answers(net: World, agent: Agent, expected: set[str], what: str = "") -> float:
-    return eventually(lambda: answers(net) == expected, PATIENCE.get(agent.mode, 20.0), what)
+    return eventually(lambda: answers(net) == expected, PATIENCE.get(agent.mode, PATIENT), what)
 
 
 @pytest.fixture(params=MODES)
@@ -125,7 +125,7 @@ def test_killed_at_every_step_of_a_sync(
     assert died >= (1 if when == "during" else steps), told.read_text()
     api.put(web(B))
     agent.start()
-    eventually(lambda: agent.rules() == good, PATIENCE.get(agent.mode, 20.0))
+    eventually(lambda: agent.rules() == good, PATIENCE.get(agent.mode, PATIENT))
 
 
 @pytest.mark.slow
@@ -135,8 +135,8 @@ def test_rules_that_are_flushed_every_second(
 ) -> None:
     good, healed = agent.rules(), []
     for _ in range(5):
-        sh(net.spaces["node"], FLUSHES.get(mode, "nft flush ruleset"))
-        healed.append(eventually(lambda: agent.rules() == good, NOTICED[mode]))
+        healed.append(heals(lambda: sh(net.spaces["node"], FLUSHES.get(mode, "nft flush ruleset")),
+                            lambda: agent.rules() == good, NOTICED[mode]))
         assert lives(line)
         assert answers(net, 4) == {"pod-b"}
         time.sleep(1)
@@ -178,7 +178,7 @@ def test_tools_that_fail_in_the_middle(
         assert line.recv(100)
         broken.touch()
         api.put(web(C), *made("second", SECOND, C))
-        eventually(lambda: "pass failed" in agent.log.read_text(), PATIENCE.get(mode, 20.0))
+        eventually(lambda: "pass failed" in agent.log.read_text(), PATIENCE.get(mode, PATIENT))
         assert answers(net, 4) <= {"pod-b", *(() if mode == "nftables" else ("pod-c",))}  # there: all or nothing
         assert lives(line)
         broken.unlink()
@@ -242,14 +242,13 @@ def test_an_api_that_is_away_for_long(
     with net.spaces["pod-a"].enter():
         flow = socket.socket(type=socket.SOCK_DGRAM)
     with flow:
-        flow.settimeout(2)
+        flow.settimeout(5)
         flow.connect((VIP, 80))
         api.stop()
+        harm = "iptables-nft -t nat -F" if mode == "iptables-nft" else FLUSHES.get(mode, "nft delete table ip kube-proxy")
         end, healed = time.monotonic() + SECONDS, [0.0]
         while time.monotonic() < end:
-            sh(net.spaces["node"], FLUSHES.get(mode, "nft delete table ip kube-proxy") if mode not in VARIANTS[:1]
-               else "iptables-nft -t nat -F")
-            healed.append(eventually(lambda: agent.rules() == good, NOTICED[mode]))
+            healed.append(heals(lambda: sh(net.spaces["node"], harm), lambda: agent.rules() == good, NOTICED[mode]))
             assert lives(line)
             assert answers(net, 4) == {talk(flow)} == {"pod-b"}
             time.sleep(max(0.5, SECONDS / 60))
@@ -262,7 +261,7 @@ def test_an_api_that_is_away_for_long(
         took = await_answers(net, agent, {"pod-c"})
         print(f"{mode}: away for {SECONDS:.0f} s; {len(healed) - 1} times damaged, healed within {max(healed):.2f} s; "
               f"caught up {took:.1f} s after it was back")
-        eventually(lambda: talk(flow) == "pod-c", PATIENCE.get(mode, 20.0), "a flow to who is gone is forgotten")
+        eventually(lambda: talk(flow) == "pod-c", PATIENCE.get(mode, PATIENT), "a flow to who is gone is forgotten")
     assert lives(line)
     agent.kill(signal.SIGTERM)
     assert lives(line)

@@ -258,7 +258,7 @@ def test_ipv6_clients_stay() -> None:
     web = v6(service("web", "10.96.0.1", ("t", "TCP", 80, 0), sessionAffinity="ClientIP"))
     model = Model(Layout(Family.IPV6, SETTINGS))
     model.put(web, v6(endpoints("web", HERE, THERE, ports=TARGETS)))
-    clients = [f"fd44::9:{number:x}" for number in range(1, 17)]
+    clients = [f"fd44::9:{number:x}" for number in range(1, 25)]
     with Netns.create() as space:
         space.run(["ip", "link", "set", "lo", "up"])
         for address in (*clients, "fd44::1:5", "fd44::2:6"):
@@ -273,7 +273,7 @@ def test_ipv6_clients_stay() -> None:
             with space.enter():
                 caller = socket.socket(socket.AF_INET6)
             with caller:
-                caller.settimeout(3)
+                caller.settimeout(15)
                 caller.bind((client, 0))
                 caller.connect(("fd96::1", 80))
                 for name, server in servers.items():
