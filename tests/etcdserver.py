@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import random
 import shutil
 import signal
 import socket
@@ -41,15 +42,25 @@ class Pki:
     key: str
 
 
+PORTS = range(12000, 29000)  # below those the kernel gives out by itself, which may be taken again at any moment
+CLAIMS: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+    """Ports that nobody has, and that no other test process takes as long as this one lives, whoever listens there meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port, claim = random.SystemRandom().choice(PORTS), socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0flanneld-py-tests-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        CLAIMS.append(claim)
+        found.append(port)
+    return found
 
 
 @dataclass

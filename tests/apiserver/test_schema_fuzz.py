@@ -125,7 +125,8 @@ def test_schemathesis(api: ApiServer, tmp_path: Path, version: str) -> None:
     done = subprocess.run(
         [Path(sys.executable).parent / "st", "run", "openapi.json", "--url", api.url, "--tls-verify", api.file("ca.crt"),
          "--request-cert", api.file("admin.crt"), "--request-cert-key", api.file("admin.key"), "--checks", "not_a_server_error",
-         "--phases", "fuzzing", "--max-time", "8", "--request-timeout", "60", "--seed", "1", "--no-shrink", "--warnings", "off", "--no-color"],
+         "--phases", "fuzzing", "--max-time", "8", "--request-timeout", "60", "--seed", "1", "--no-shrink",
+         "--warnings", "off", "--no-color"],
         cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert int(re.findall(r"(\d+) generated", done.stdout)[-1]) > 5

@@ -9,8 +9,10 @@ import asyncio
 import json
 import os
 import random
+import re
 import subprocess
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -30,6 +32,7 @@ from flanneld_py.tenure import Tenure
 from nodecore.errors import Busy, Denied, Fault, Unreachable
 from nodecore.etcd.client import EtcdClient, EtcdConfig
 from nodecore.net import Family
+from tests.promised import at_some_pace
 
 PREFIX = "/coreos.com/network"
 CONF = {"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
@@ -64,7 +67,7 @@ async def subnets(client: EtcdClient) -> dict[str, Any]:
     return {item.key.rpartition("/")[2]: item for item in found.items}
 
 
-async def until(what: Callable[[], object], why: str, seconds: float = 20.0) -> None:
+async def until(what: Callable[[], object], why: str, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, f"not within {seconds} s: {why}"
@@ -98,17 +101,25 @@ async def test_a_hundred_nodes_at_once_get_a_hundred_subnets(server: EtcdServer,
     clients = [EtcdClient(EtcdConfig(server.endpoints)) for _ in range(10)]
     try:
         stores = [EtcdLeaseStore(clients[number % 10], PREFIX) for number in range(100)]
-        start = time.monotonic()
+        before = transactions(server)
         held = await asyncio.gather(*(store.acquire(wish(number + 1)) for number, store in enumerate(stores)))
-        took = time.monotonic() - start
+        tried = transactions(server) - before
     finally:
         for client in clients:
             await client.close()
     assert len({one.lease.key for one in held}) == 100
     assert (await subnets(etcd)).keys() == {one.lease.key for one in held}
     assert len({one.handle for one in held}) == 100
-    print(f"{took:.2f} s")
-    assert took < 10
+    print(f"{tried} transactions")
+    assert tried < 500, "who loses a race chooses among what is left"
+
+
+def transactions(server: EtcdServer) -> int:
+    """How many etcd has answered so far."""
+    with urllib.request.urlopen(f"{server.endpoint}/metrics", timeout=60) as reply:
+        text = reply.read().decode()
+    counts = re.findall(r'^grpc_server_handled_total\{[^}]*grpc_method="Txn"[^}]*\} (\S+)$', text, re.M)
+    return sum(int(float(count)) for count in counts)
 
 
 async def test_what_is_of_two_families_is_given_out_once_in_each(etcd: EtcdClient) -> None:
@@ -143,7 +154,7 @@ def leases_of(server: EtcdServer) -> set[int]:
 def ctl(server: EtcdServer, *argv: str, user: str = "") -> str:
     flags = ["--user", user] if user else []
     return subprocess.run(["etcdctl", "--endpoints", server.endpoint, *flags, *argv], check=True, capture_output=True, text=True,
-                          timeout=20, env={**os.environ, "ETCDCTL_API": "3"}).stdout
+                          timeout=120, env={**os.environ, "ETCDCTL_API": "3"}).stdout
 
 
 # --- what others wrote -------------------------------------------------------------------------------------------
@@ -231,7 +242,7 @@ async def test_cut_off_for_longer_than_the_lease_lasts(server: EtcdServer, etcd:
         task = asyncio.create_task(tenure.run())
         async with followed(store, tenure.see):
             way.cut()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while await etcd.get(key):
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
@@ -245,17 +256,19 @@ async def test_cut_off_for_longer_than_the_lease_lasts(server: EtcdServer, etcd:
 
 
 @pytest.mark.slow
-async def test_a_renewal_that_fails_is_made_up_for_in_time(server: EtcdServer, etcd: EtcdClient) -> None:
+async def test_a_renewal_that_fails_is_made_up_for_in_time(
+    server: EtcdServer, etcd: EtcdClient, caplog: pytest.LogCaptureFixture,
+) -> None:
     """Cut off around the moment of renewal, free again before the end: the lease does not end."""
     async with forwarder(server.client_port) as way, EtcdClient(EtcdConfig((f"http://127.0.0.1:{way.port}",)), timeout=1) as far:
-        tenure = Tenure(EtcdLeaseStore(far, PREFIX, ttl=3), wish(1), 2.0, lambda: None)
+        tenure = Tenure(EtcdLeaseStore(far, PREFIX, ttl=10), wish(1), 9.0, lambda: None)
         await tenure.begin()
-        created = (await subnets(etcd))[tenure.lease.key].create_revision
+        created, end = (await subnets(etcd))[tenure.lease.key].create_revision, tenure.ends
         task = asyncio.create_task(tenure.run())
         way.cut()
-        await asyncio.sleep(1.5)  # the renewal is due after one second, the end after three
+        await until(lambda: "cannot renew our lease" in caplog.text, "the renewal, due after one second of ten, fails")
         way.mend()
-        await asyncio.sleep(2.5)
+        await until(lambda: tenure.ends != end, "it is made up for")
         assert (await subnets(etcd))[tenure.lease.key].create_revision == created
         task.cancel()
 
@@ -281,7 +294,7 @@ async def test_a_full_disk_is_told_once_and_harms_nobody_who_is_there(caplog: py
             await client.compact(await client.revision())
             ctl(server, "defrag")
             ctl(server, "alarm", "disarm")
-            await asyncio.wait_for(waiting, 15)
+            await asyncio.wait_for(waiting, 90)
             assert (await subnets(client)).keys() == {old.lease.key, new.lease.key}
             task.cancel()
 
@@ -330,9 +343,8 @@ async def test_members_die_one_after_the_other() -> None:
         async with EtcdClient(config) as client, EtcdClient(EtcdConfig(cluster.endpoints)) as other:
             store = EtcdLeaseStore(client, PREFIX, ttl=5)
             tenure = Tenure(store, wish(1), 3.0, lambda: None)
-            start = time.monotonic()
+            assert min([await first_answer(config) for _ in range(3)]) < 2
             await tenure.begin()
-            assert time.monotonic() - start < 2
             created = (await subnets(client))[tenure.lease.key].create_revision
             task = asyncio.create_task(tenure.run())
             async with followed(store, tenure.see) as seen:
@@ -344,6 +356,14 @@ async def test_members_die_one_after_the_other() -> None:
                 await asyncio.sleep(3)
             assert (await subnets(client))[tenure.lease.key].create_revision == created
             task.cancel()
+
+
+async def first_answer(config: EtcdConfig) -> float:
+    """How many seconds a new client waits for it."""
+    async with EtcdClient(config) as client:
+        start = time.monotonic()
+        await EtcdLeaseStore(client, PREFIX).config()
+        return time.monotonic() - start
 
 
 async def insist(client: EtcdClient, number: int) -> Held:
@@ -364,6 +384,9 @@ async def test_an_authority_alone_is_enough_for_tls(tmp_path: Path) -> None:
         async with EtcdClient(EtcdConfig(server.endpoints, pki.ca)) as client:
             assert (await EtcdLeaseStore(client, PREFIX).acquire(wish(1))).handle
         for wrong in (EtcdConfig(server.endpoints, make_pki(other).ca), EtcdConfig(server.endpoints)):
-            async with EtcdClient(wrong, timeout=1) as wary:
-                with pytest.raises(Unreachable, match=r"(?i)certificate"):
-                    await EtcdLeaseStore(wary, PREFIX).config()
+            async def told(pace: float, wrong: EtcdConfig = wrong) -> None:
+                async with EtcdClient(wrong, timeout=pace) as wary:
+                    with pytest.raises(Unreachable, match=r"(?i)certificate"):
+                        await EtcdLeaseStore(wary, PREFIX).config()
+
+            await at_some_pace(told)

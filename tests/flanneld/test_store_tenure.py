@@ -19,6 +19,7 @@ from flanneld_py.store.port import Held, Snapshot, Standing, Wish
 from flanneld_py.tenure import Tenure
 from nodecore.errors import Fault, NotFound, Unreachable, UserError
 from nodecore.net import Family, IPAddress
+from tests.promised import at_some_pace
 
 CONF = parse_netconf('{"Network":"10.5.0.0/16"}')
 WISH = Wish(CONF, {Family.IPV4: ip_address("192.168.77.1")}, (), lambda family, before: {"VtepMAC": "02:00:00:00:00:01"})
@@ -90,23 +91,26 @@ async def kept(store: MemoryStore, told: list[Standing] | None = None, margin: f
         task.cancel()
 
 
-async def until(what: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(what: Callable[[], object], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not what():
             await asyncio.sleep(0.005)
 
 
 async def test_a_renewal_that_failed_is_tried_again_well_before_the_end() -> None:
-    store = MemoryStore(seconds=1.0)
-    async with kept(store, margin=0.5) as ours:
-        begun = time.monotonic()
-        store.trouble = Unreachable("cut off")
-        await until(lambda: len(store.renewals) >= 2)
-        assert store.renewals[1] - begun < 0.9, "before the lease would have ended"
-        store.trouble = None
-        await until(lambda: len(store.renewals) >= 3)
-        assert ours.ends is not None
-        assert ours.ends > store.renewals[2] + 0.9
+    async def attempt(pace: float) -> None:
+        store = MemoryStore(seconds=1.0 * pace)
+        async with kept(store, margin=0.5 * pace) as ours:
+            begun = time.monotonic()
+            store.trouble = Unreachable("cut off")
+            await until(lambda: len(store.renewals) >= 2)
+            assert store.renewals[1] - begun < 0.9 * pace, "before the lease would have ended"
+            store.trouble = None
+            await until(lambda: len(store.renewals) >= 3)
+            assert ours.ends is not None
+            assert ours.ends > store.renewals[2] + 0.9 * pace
+
+    await at_some_pace(attempt)
 
 
 async def test_a_lost_lease_is_taken_back_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -176,5 +180,5 @@ async def test_trouble_is_told_once_and_not_at_every_try(caplog: pytest.LogCaptu
     task = asyncio.create_task(made.begin())
     await asyncio.sleep(0.7)
     store.trouble = None
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 60)
     assert caplog.text.count("connection refused") == 1

@@ -147,7 +147,7 @@ def test_it_freezes_on_a_reset(net: Net, tmp_path: Path) -> None:
         send(net, 5)
         with net.pod["a"].enter(), socket.socket() as sock, pytest.raises(ConnectionRefusedError):
             sock.connect((net.plan.pod(2), 9))
-        return freezing.wait(taps, freezing.parse("sync failure | rst"), "", 10)
+        return freezing.wait(taps, freezing.parse("sync failure | rst"), "", 60)
 
     words: list[Any] = []
     capture(net, tmp_path / "frozen.pcapng", lambda taps: words.append(act(taps)), Limits(1 << 20), resets=True)

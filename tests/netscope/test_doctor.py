@@ -187,7 +187,7 @@ SILENT = {
 @pytest.mark.parametrize("fault", SILENT)
 def test_silence_that_no_rule_explains_is_found(net: Net, nodes: Nodes, fault: str) -> None:
     what, rule = SILENT[fault]
-    assert findings_in(with_echoes(scene_of(net, nodes), nodes, 0.3)) == []
+    assert findings_in(with_echoes(scene_of(net, nodes), nodes, 30)) == []
     net.on("b", CLOUD.format(rule=rule))
     try:
         found = findings_in(with_echoes(scene_of(net, nodes), nodes, 0.3))

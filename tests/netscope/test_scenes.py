@@ -15,6 +15,7 @@ import msgspec
 import net_by_hand
 import pytest
 from click.testing import CliRunner, Result
+from etcdserver import free_ports
 from labs import until
 from net_by_hand import VIA, Net
 from scene_by_hand import objects_of, scene_of
@@ -114,7 +115,7 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path, tmp_path: Path) -> None:
     scene = scene_of(net, nodes)
-    drawn = map_of(with_echoes(scene, nodes, 0.3))
+    drawn = map_of(with_echoes(scene, nodes, 30))
     assert all(pair.works and pair.asked and pair.by == "flannel.1" for pair in drawn.pairs)
     text = mapdrawing.draw(drawn)
     service = "default/web 10.96.0.10 80/TCP 80/UDP ─▶ pod/default/b:8080"
@@ -134,7 +135,7 @@ def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path,
 
 
 def look(net: Net, nodes: Nodes, ledger: Ledger, wanted: Filter, at: float = 0.0) -> list[Row]:
-    told = {name: answer for name, answer in nodes.ask_each(Watch(), 10).items() if isinstance(answer, Flows)}
+    told = {name: answer for name, answer in nodes.ask_each(Watch(), 60).items() if isinstance(answer, Flows)}
     return ledger.rows(told, wanted, at)
 
 
@@ -177,8 +178,7 @@ def test_a_connection_nobody_answers_is_told(net: Net, nodes: Nodes) -> None:
 
 
 def test_prometheus_is_answered() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        end = f"127.0.0.1:{free.getsockname()[1]}"
+    end = f"127.0.0.1:{free_ports(1)[0]}"
     latest = [metrics([], lost=True)]
     answer(end, latest)
     with urllib.request.urlopen(f"http://{end}/metrics") as reply:

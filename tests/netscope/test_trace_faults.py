@@ -151,7 +151,7 @@ def on(net: Net, where: str, command: str) -> None:
 
 def answers(net: Net) -> bool:
     with net.pod["a"].enter(), socket.socket(net.plan.family.af) as sock:
-        sock.settimeout(2)
+        sock.settimeout(30)
         return sock.connect_ex((net.plan.service, 80)) == 0
 
 

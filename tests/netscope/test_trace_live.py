@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import msgspec
@@ -53,7 +53,7 @@ def test_the_whole_way_is_told(family: Family, protocol: str) -> None:
         stack.enter_context(answering(net.servers[1]))
         if protocol == "sctp":
             stack.enter_context(associating(net))
-        trace, plan = net.trace(protocol), net.plan
+        trace, plan = net.trace(protocol, seconds=60), net.plan
         assert trace.verdict.what == "answered"
         assert interfaces(net, trace) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
         first, tunnel, outside, *_ = trace.there
@@ -124,7 +124,7 @@ def answering(sock: socket.socket) -> Iterator[None]:
 
 def test_it_leaves_nothing_behind(net: Net) -> None:
     before = net.node["a"].run(["nft", "list", "ruleset"]).stdout
-    net.trace()
+    net.trace(seconds=60)
     assert net.node["a"].run(["nft", "list", "ruleset"]).stdout == before
 
 
@@ -159,7 +159,7 @@ def test_killed_it_leaves_nothing_behind(net: Net) -> None:
         os.kill(pid, signal.SIGKILL)
     agent.wait()
     until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
-    assert net.trace().verdict.what == "answered"
+    assert net.trace(seconds=60).verdict.what == "answered"
     assert node.run(LOGGER).stdout == logger
 
 
@@ -177,16 +177,17 @@ def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -
                 assert probe.namespace_of("10.2.0.2") == ""
 
 
-def follow_while(net: Net, sends: Callable[[], None], *, dropped: bool = False) -> list[Trace]:
-    """What `--live` tells of the flows that `sends` makes, by itself, half a second after it began to listen."""
+def follow_while(net: Net, sends: Callable[[], None], count: int, *, dropped: bool = False) -> list[Trace]:
+    """The first stories that `--live` tells of the flows that `sends` makes once both nodes listen."""
     told: list[Trace] = []
-    thread = threading.Thread(
-        target=lambda: told.extend(follow(net.request(seconds=1.5), net.directory, net_by_hand.VIA, dropped=dropped)))
+    stories = follow(net.request(seconds=240), net.directory, net_by_hand.VIA, dropped=dropped)
+    thread = threading.Thread(target=lambda: told.extend(islice(stories, count)))
     thread.start()
     until(lambda: "netscope" in net.node["a"].run(["nft", "list", "ruleset"]).stdout)
     until(lambda: "netscope" in net.node["b"].run(["nft", "list", "ruleset"]).stdout)
     sends()
     thread.join()
+    stories.close()  # type: ignore[attr-defined]
     return told
 
 
@@ -206,7 +207,7 @@ def test_real_traffic_is_followed(net: Net) -> None:
         for port in (34566, 34567):
             connect(net, port)
 
-    fine, bad = sorted(follow_while(net, sends), key=lambda story: story.there[0].seen.headers.source_port)
+    fine, bad = sorted(follow_while(net, sends, 2), key=lambda story: story.there[0].seen.headers.source_port)
     assert interfaces(net, fine) == ["a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"]
     assert (fine.verdict.what, bad.verdict.what) == ("answered", "dropped")
     assert "tcp sport 34567 drop" in bad.verdict.why
@@ -218,7 +219,7 @@ def test_only_what_was_dropped_is_told(net: Net) -> None:
         net.on("a", "ip route del 10.2.0.0/24")
         connect(net, 34568)
 
-    told = follow_while(net, sends, dropped=True)
+    told = follow_while(net, sends, 1, dropped=True)
     assert [story.there[0].seen.headers.source_port for story in told if story.there[0].seen] == [34568]
     assert [(story.verdict.what, "no route to 10.2.0.2" in story.verdict.why) for story in told] == [("lost", True)]
 
@@ -227,7 +228,7 @@ def test_of_many_endpoints_the_mark_is_looked_for(net: Net) -> None:
     plan, directory = net.plan, net.directory
     ends = tuple(End(f"10.2.{number // 200}.{number % 200 + 2}", 8080) for number in range(400))
     web = Place("service", "default/web", (plan.service,), ports={(TCP, 80): ends})
-    (trace,) = run(net.request(), Directory((*directory.places[:-1], web)), net_by_hand.VIA)
+    (trace,) = run(net.request(seconds=60), Directory((*directory.places[:-1], web)), net_by_hand.VIA)
     assert trace.verdict.what == "answered"
     assert len(interfaces(net, trace)) == 6
     assert "too many endpoints" in trace.remarks[0]
