@@ -206,7 +206,7 @@ def test_every_command_of_the_recording_is_here() -> None:
                 for line in Path(__file__).with_name("kubectl_requests.txt").read_text().splitlines()
                 if line.startswith("kubectl ")}
     apart = {"get pods -w", "patch service s1 -p <patch>", "cp p1:/etc/hosts hosts", "rollout status deployment d1 --timeout=3s",
-             "wait --for=condition=Ready pod/p1 --timeout=2s"}
+             "wait --for=condition=Ready pod/p1 --timeout=2s", "drain n1 --ignore-daemonsets --force --timeout=3s"}
     assert recorded - {case.command for case in CASES} == apart
 
 
