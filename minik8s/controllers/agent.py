@@ -36,6 +36,7 @@ from .namespaces import DefaultAccounts, Namespace, Namespaces
 from .nodecidr import NodeCidrs
 from .nodehealth import Lease, NodeHealth
 from .replicaset import ReplicaSets
+from .scales import Scales
 from .servicecidr import Range, ServiceRanges
 from .world import Collection
 from .writer import Writer
@@ -75,7 +76,8 @@ def cluster_networks(text: str, mask_v4: int, mask_v6: int = 64) -> tuple[tuple[
     return networks, prefixes
 
 
-def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], garbage: Garbage) -> list[Controller]:
+def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], garbage: Garbage,
+                scales: Scales) -> list[Controller]:
     """Every controller over these collections."""
     pods, nodes, services = all_of[r.PODS], all_of[r.NODES], all_of[r.SERVICES]
     sets, namespaces = all_of[r.REPLICA_SETS], all_of[r.NAMESPACES]
@@ -89,7 +91,7 @@ def controllers(settings: Settings, all_of: dict[r.Resource, Collection[Any]], g
         NodeHealth(nodes, all_of[r.LEASES], pods, grace=settings.grace),
         Namespaces(namespaces),
         DefaultAccounts(namespaces, all_of[r.SERVICE_ACCOUNTS]),
-        Disruptions(all_of[r.DISRUPTION_BUDGETS], pods, scaled),
+        Disruptions(all_of[r.DISRUPTION_BUDGETS], pods, scaled, scales),
         ServiceRanges(all_of[r.SERVICE_CIDRS], all_of[r.IP_ADDRESSES]),
         garbage,
         PodGarbage(pods, nodes),
@@ -107,7 +109,7 @@ async def run(settings: Settings) -> None:
         collections: dict[r.Resource, Collection[Any]] = {each: Collection(each, view) for each, view in VIEWS.items()}
         writer = Writer(client, collections, recorder)
         fixed = tuple(collections.values())
-        garbage = Garbage(collections)
+        garbage, scales = Garbage(collections), Scales(client)
         changed = asyncio.Event()
         loops: list[Reconciler] = []
 
@@ -122,7 +124,7 @@ async def run(settings: Settings) -> None:
 
         tasks: dict[str, Coroutine[Any, Any, None]] = {
             f"watch {each.plural}": collection.follow(client, wake).run() for each, collection in collections.items()}
-        loops += [reconciler(each, writer, synced) for each in controllers(settings, collections, garbage)]
+        loops += [reconciler(each, writer, synced) for each in controllers(settings, collections, garbage, scales)]
         election = Election(client, COMPONENT, settings.identity)
         leading = asyncio.Event()
         if settings.leader_elect:
@@ -131,7 +133,8 @@ async def run(settings: Settings) -> None:
             leading.set()
         tasks["ready"] = _tell_ready(changed)
         tasks["events"] = recorder.run()
-        tasks["other kinds"] = OtherKinds(client, collections, garbage, wake).run()
+        tasks["other kinds"] = OtherKinds(client, collections, garbage, wake, scales).run()
+        tasks["scales"] = scales.run()
         tasks |= {loop.name: _after(leading, loop.run) for loop in loops}
         _serve_health(settings.healthz_port, synced, leading, loops)
         try:

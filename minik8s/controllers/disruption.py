@@ -7,14 +7,14 @@
 
 An eviction writes its pod into `disruptedPods`: it stays there until the pod's end is seen, two minutes at most. As evictions
 and this controller change one status, every write names the version it rests on.
-Must not know: evictions' HTTP. Read next: `minik8s/apiserver/verbs/eviction.py`.
+Must not know: evictions' HTTP. Read next: `scales.py`, `minik8s/apiserver/verbs/eviction.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nodecore.kube.labels import LabelSelector
 from nodecore.kube.objects import View
@@ -78,8 +78,13 @@ class Unknown(Exception):
     """How many pods there should be cannot be told."""
 
 
+class Waiting(Exception):
+    """How many pods there should be is being asked."""
+
+
 Find = Callable[[str, OwnerReference], Any]
-"""The workload a reference in a namespace names: `None` if it is not there, `Unknown` if its kind has no number of pods."""
+"""The workload a reference in a namespace names: `None` if it is not there, `Unknown` if its kind has no number of pods,
+`Waiting` if that is not known yet."""
 
 
 def expected_pods(pods: Iterable[Pod], find: Find) -> int:
@@ -125,6 +130,8 @@ def plan_budget(budget: Budget, everyone: Iterable[Pod], find: Find, now: float)
     numbers: Raw
     try:
         found = _sum(budget, pods, find)
+    except Waiting:
+        return Plan((), again)
     except (Unknown, ValueError) as error:
         numbers = {"disruptionsAllowed": 0}
         told: tuple[Op, ...] = (Told(involved(DISRUPTION_BUDGETS, meta), "CalculateExpectedPodCountFailed",
@@ -180,13 +187,24 @@ def _raw(found: Condition) -> Raw:
             "lastTransitionTime": found.last_transition_time}
 
 
+class Others(Protocol):
+    """The number of pods of kinds that are not among the workloads (`scales.py`)."""
+
+    listeners: list[Callable[[str | None], None]]
+
+    def find(self, namespace: str, owner: OwnerReference) -> Scaled | None:
+        """The same as `Find`."""
+        ...
+
+
 class Disruptions:
-    """The controller around `plan_budget`; `workloads` are the collections by kind of whatever has a number of pods."""
+    """The controller around `plan_budget`; `workloads` are the collections by kind of what has a number of pods."""
 
     name = "disruption"
 
-    def __init__(self, budgets: Collection[Budget], pods: Collection[Pod], workloads: Mapping[str, Collection[Any]]) -> None:
-        self.budgets, self.pods, self.workloads = budgets, pods, workloads
+    def __init__(self, budgets: Collection[Budget], pods: Collection[Pod], workloads: Mapping[str, Collection[Any]],
+                 others: Others | None = None) -> None:
+        self.budgets, self.pods, self.workloads, self.others = budgets, pods, workloads, others
 
     def listen(self, mark: Callable[[str], None]) -> None:
         """A budget's own change marks it, a pod's those that cover it, a workload's all of its namespace."""
@@ -205,6 +223,12 @@ class Disruptions:
                 for budget in self.budgets.within((new or old).metadata.namespace):
                     mark(budget.metadata.key)
 
+        def of_others(namespace: str | None) -> None:
+            for budget in self.budgets if namespace is None else self.budgets.within(namespace):
+                mark(budget.metadata.key)
+
+        if self.others:
+            self.others.listeners.append(of_others)
         self.budgets.listeners.append(of_budget)
         self.pods.listeners.append(of_pod)
         for collection in self.workloads.values():
@@ -217,5 +241,7 @@ class Disruptions:
 
     def _find(self, namespace: str, owner: OwnerReference) -> Any:
         if owner.kind not in self.workloads:
+            if self.others:
+                return self.others.find(namespace, owner)
             raise Unknown(f"{owner.kind} {owner.name} has no scale")
         return self.workloads[owner.kind].get(f"{namespace}/{owner.name}")

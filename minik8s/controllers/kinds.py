@@ -1,4 +1,5 @@
-"""The kinds nobody here plans for, yet which own and are owned: followed for the garbage collector as discovery names them.
+"""The kinds nobody here plans for, yet which own and are owned: followed for the garbage collector as discovery names them,
+and for the budgets of pods where they have a `scale`.
 
 A kind that comes (a custom resource, say) is followed within PERIOD; one that goes is forgotten. Events own nothing and are
 owned by nothing: they are left out, being the most numerous.
@@ -19,6 +20,7 @@ from nodecore.kube.resource import Resource
 from nodecore.kube.workload import Anything
 
 from .garbage import Garbage
+from .scales import Scales
 from .world import Collection
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,9 @@ class OtherKinds:
     """Keeps a collection of each kind that `collections` does not have from the beginning."""
 
     def __init__(self, client: KubeClient, collections: dict[Resource, Collection[Any]], garbage: Garbage,
-                 on_change: Callable[[], None], *, discover: Callable[[KubeClient], Awaitable[list[Served]]] = served) -> None:
-        self.client, self.collections, self.garbage, self.on_change = client, collections, garbage, on_change
+                 on_change: Callable[[], None], scales: Scales, *,
+                 discover: Callable[[KubeClient], Awaitable[list[Served]]] = served) -> None:
+        self.client, self.collections, self.garbage, self.scales, self.on_change = client, collections, garbage, scales, on_change
         self._discover = discover
         self._known = frozenset(collections)
         self._followed: dict[Resource, asyncio.Task[None]] = {}
@@ -42,20 +45,24 @@ class OtherKinds:
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
-                    found = {each.resource for each in await self._discover(self.client) if each.verbs >= NEEDED}
+                    found = {each.resource: each.scaled for each in await self._discover(self.client) if each.verbs >= NEEDED}
                 except Fault as error:
                     log.debug("discovery: %s", error)
                 else:
-                    self._become({each for each in found - self._known if each.plural not in LEFT_OUT}, group)
+                    self._become({each: scaled for each, scaled in found.items()
+                                  if each not in self._known and each.plural not in LEFT_OUT}, group)
                 await asyncio.sleep(period)
 
-    def _become(self, wanted: set[Resource], group: asyncio.TaskGroup) -> None:
-        for resource in self._followed.keys() - wanted:
+    def _become(self, wanted: dict[Resource, bool], group: asyncio.TaskGroup) -> None:
+        for resource in self._followed.keys() - wanted.keys():
             self._followed.pop(resource).cancel()
             self.garbage.leave(resource)
+            self.scales.leave(resource)
             del self.collections[resource]
-        for resource in sorted(wanted - self._followed.keys(), key=lambda each: (each.group, each.plural)):
+        for resource in sorted(wanted.keys() - self._followed.keys(), key=lambda each: (each.group, each.plural)):
             collection = self.collections[resource] = Collection(resource, Anything)
             self.garbage.take(resource)
+            if wanted[resource]:
+                self.scales.take(resource, collection)
             running = collection.follow(self.client, self.on_change).run()
             self._followed[resource] = group.create_task(running, name=f"watch {resource.plural}")

@@ -21,10 +21,11 @@ from nodecore.kube.resource import Resource
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A resource and what may be done with it."""
+    """A resource, what may be done with it, and whether it has a `scale`."""
 
     resource: Resource
     verbs: frozenset[str]
+    scaled: bool = False
 
 
 async def served(client: KubeClient) -> list[Served]:
@@ -35,10 +36,11 @@ async def served(client: KubeClient) -> list[Served]:
     for name in versions:
         document = await _document(client, f"/apis/{name}" if "/" in name else f"/api/{name}")
         group, _, version = name.rpartition("/")
+        names = {entry["name"] for entry in document.get("resources") or []}
         for entry in document.get("resources") or []:
             if "/" not in entry["name"]:
                 resource = Resource(group, version, entry["name"], entry["kind"], namespaced=bool(entry.get("namespaced")))
-                found.append(Served(resource, frozenset(entry.get("verbs") or ())))
+                found.append(Served(resource, frozenset(entry.get("verbs") or ()), f"{entry['name']}/scale" in names))
     return found
 
 

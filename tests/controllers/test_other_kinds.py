@@ -11,6 +11,7 @@ import pytest
 
 from minik8s.controllers.garbage import Garbage
 from minik8s.controllers.kinds import OtherKinds
+from minik8s.controllers.scales import Scales
 from minik8s.controllers.world import Collection
 from nodecore.errors import Unreachable
 from nodecore.kube.client import KubeClient
@@ -65,7 +66,8 @@ async def test_kinds_are_followed_as_they_come_and_forgotten_as_they_go(plane: P
         refs = [{"apiVersion": "v1", "kind": "Secret", "name": "gone", "uid": "uid-gone"}]
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owned", "ownerReferences": refs}}
         await client.create(CONFIG_MAPS, body, "default")
-        following = asyncio.create_task(OtherKinds(client, collections, garbage, lambda: None, discover=discover).run(0.05))
+        kinds = OtherKinds(client, collections, garbage, lambda: None, Scales(client), discover=discover)
+        following = asyncio.create_task(kinds.run(0.05))
         await awaited(lambda: CONFIG_MAPS in collections and collections[CONFIG_MAPS].synced)
         assert EVENTS not in collections
         assert "configmaps.|default/owned" in marked
