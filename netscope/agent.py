@@ -75,9 +75,7 @@ class Agent:
                 case Finish():
                     return self._report(question.addresses, met=question.met)
                 case Examine():
-                    from netscope.examine import examine
-
-                    return examine(cni=self._files[0], subnet=self._files[1])
+                    return self._examine(question)
                 case Watch():
                     from netscope.watching import Watching
 
@@ -103,6 +101,20 @@ class Agent:
         self._tap = Tap(program)
         self._rules = Rules(flow)
         return Ready()
+
+    def _examine(self, question: Examine) -> Answer:
+        from netscope.examine import examine
+
+        if not question.inside:
+            return examine(cni=self._files[0], subnet=self._files[1], rules=question.rules)
+        from netscope.probe import namespace_of
+        from nodecore.kernel.netns import inside
+
+        path = namespace_of(question.inside)
+        if not path:
+            return Failed(f"no namespace of this node has the address {question.inside}")
+        with inside(path):
+            return msgspec.structs.replace(examine(cni="", subnet=""), entered=path)
 
     def _ways(self, addresses: tuple[str, ...]) -> Ways:
         from netscope.ways import way_to

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from netscope.directory import Directory
+from netscope.facts import Finding
 from netscope.flow import Flow
 from netscope.headers import Headers, Tunnel
 from netscope.hops import Hop
@@ -20,12 +21,16 @@ FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/al
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`answered`, `refused`, `dropped`, `lost` or `unsent`; where, why, and the command that would mend it, if one is known."""
+    """`answered`, `refused`, `dropped`, `lost` or `unsent`; where, why, and the command that would mend it, if one is known.
+
+    `on` is the node that command is for, where it is another one.
+    """
 
     what: str
     where: str = ""
     why: str = ""
     mend: str = ""
+    on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,22 @@ def _without(hit: Hit) -> str:
         return f"{program} -D {hit.chain} {hit.handle}" if hit.handle else f"{program} -P {hit.chain} ACCEPT"
     place = f"{hit.family} {hit.table} {hit.chain}"
     return f"nft delete rule {place} handle {hit.handle}" if hit.handle else f"nft 'chain {place} {{ policy accept; }}'"
+
+
+def is_handed_over(hop: Hop, directory: Directory) -> bool:
+    """Whether this was the last thing a node could do: to hand it to a pod of its own."""
+    seen = hop.seen
+    return (seen is not None and seen.leaving and not seen.headers.tunnel and not seen.foreign
+            and directory.name_of(seen.headers.target).startswith("pod/") and directory.node_of(seen.headers.target) == hop.node)
+
+
+def charged(verdict: Verdict, finding: Finding) -> Verdict:
+    """A loss, with something that is known to be wrong on its way."""
+    on = finding.node if finding.node != verdict.where else ""
+    if on and verdict.mend:
+        return verdict
+    why = f"{verdict.why}; {f'{on}: ' if on else ''}{finding.what} ({finding.evidence})"
+    return Verdict(verdict.what, verdict.where, why, finding.fix or verdict.mend, on)
 
 
 def _lost(case: Case) -> Verdict:

@@ -1,10 +1,12 @@
-"""A trace as text: one block a node, one line an interface, the rules and the reason for the next hop below it.
+"""A trace as text: one block a node, one line an interface, below it the rules it met there and the reason for the next hop.
 
-Pure. Must not know: colours of terminals. Read next: `netscope/story.py`.
+Of a walk through chains only the rules are drawn that decided or changed something, with the chains that led to them. Nothing is
+wider than WIDTH. Pure. Must not know: colours of terminals. Read next: `netscope/story.py`.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -13,13 +15,20 @@ from netscope.directory import Directory
 from netscope.flow import NAMES
 from netscope.headers import Headers
 from netscope.hops import Hop
+from netscope.records import Hit
 from netscope.story import Trace
+
+WIDTH = 100
+MARGIN = "      │ "
+LEADING = ("jump", "goto")  # to other chains
+UNSAID = ("continue", "accept")  # nobody minded
+MARKING = "mark set"
 
 
 def draw(trace: Trace, directory: Directory) -> str:
     """The whole."""
     lines = [*_way("there", trace.there, directory), *_way("back", trace.back, directory)]
-    lines.append(_ending(trace.verdict, trace.milliseconds))
+    lines += _ending(trace.verdict, trace.milliseconds)
     if trace.lost:
         lines.append(f"{trace.lost} packets came too fast to be seen: parts of the way may be missing")
     return "\n".join((*lines, *trace.remarks))
@@ -29,29 +38,35 @@ def _way(title: str, hops: Sequence[Hop], directory: Directory) -> Iterator[str]
     if not hops:
         return
     begin = hops[0].time
+    before: Headers | None = None
     for place, (node, some) in enumerate(groupby(hops, key=lambda hop: hop.node)):
         yield f"{title if place == 0 else '':<6}┌ {node}"
-        before: Headers | None = None
         for hop in some:
             if hop.seen:
-                yield f"{(hop.time - begin) / 1e6:6.3f}│ {_sight(hop, before, directory)}"
+                first, *more = _sight(hop, before, directory)
+                yield f"{(hop.time - begin) / 1e6:6.3f}│ {first}"
+                yield from (f"{MARGIN}{line}" for line in more)
                 before = hop.seen.headers
-            yield from (f"      │     {line}" for line in _reasons(hop))
+            yield from (f"{MARGIN}    {line}" for line in _reasons(hop))
         yield "      └"
 
 
-def _sight(hop: Hop, before: Headers | None, directory: Directory) -> str:
+def _sight(hop: Hop, before: Headers | None, directory: Directory) -> list[str]:
+    """Where, and who to whom if that has changed; in a tunnel, between which hosts."""
     assert hop.seen
-    headers = hop.seen.headers
-    arrow = "->" if hop.seen.leaving else "<-"
-    text = f"{arrow} {hop.seen.interface:<12} "
+    headers, arrow = hop.seen.headers, "->" if hop.seen.leaving else "<-"
+    said = []
     if before is None or before.ends != headers.ends:
         who = _who(headers.source, headers.source_port, directory), _who(headers.target, headers.target_port, directory)
-        text += f"{' to '.join(who)} {NAMES[headers.protocol].upper()} {' '.join(headers.flags)}".rstrip()
+        said.append(f"{' to '.join(who)}, {NAMES[headers.protocol].upper()} {' '.join(headers.flags)}".rstrip())
     if headers.tunnel:
         kind = "IP in IP" if headers.tunnel.vni is None else f"VXLAN {headers.tunnel.vni}"
-        text += f" in {kind}: {headers.tunnel.source} to {headers.tunnel.target}"
-    return text.rstrip()
+        said.append(f"in {kind}: {headers.tunnel.source} to {headers.tunnel.target}")
+    return _wrapped(f"{arrow} {hop.seen.interface:<12} {', '.join(said)}".rstrip(), " " * 16)
+
+
+def _wrapped(text: str, indent: str, width: int = WIDTH - len(MARGIN)) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _who(address: str, port: int, directory: Directory) -> str:
@@ -61,25 +76,42 @@ def _who(address: str, port: int, directory: Directory) -> str:
 
 
 def _reasons(hop: Hop) -> Iterator[str]:
-    for hit in hop.hits:
-        if hit.verdict not in ("continue", "accept") or hit.handle:
-            yield f"{hit.family} {hit.table} {hit.chain}: {hit.rule} => {hit.verdict}"
+    width = WIDTH - len(MARGIN) - 4
+    for _, walk in groupby(hop.hits, key=lambda hit: (hit.packet, hit.family, hit.table)):
+        for text in _told(list(walk)):
+            yield from _wrapped(text, "  ", width)
     if hop.way:
         way = hop.way
-        yield " ".join(filter(None, (
-            f"route to {way.address}:", f"via {way.gateway}" if way.gateway else "directly", f"dev {way.link},",
-            f"neighbour {way.mac}" if way.mac else "", f"behind {way.host}" if way.host else "")))
+        route = f"route to {way.address}: {f'via {way.gateway}' if way.gateway else 'directly'} dev {way.link}"
+        neighbour = " ".join(filter(None, (f"neighbour {way.mac}" if way.mac else "", f"behind {way.host}" if way.host else "")))
+        yield from [route, f"  {neighbour}"] if way.host else [f"{route} {neighbour}".rstrip()]
 
 
-def _ending(verdict: Verdict, milliseconds: float) -> str:
+def _told(walk: Sequence[Hit]) -> Iterator[str]:
+    """What decided, with the chains it came through; nothing of chains that had nothing to say."""
+    chains: list[str] = []
+    led = False
+    for hit in walk:
+        if not chains or chains[-1] != hit.chain:
+            chains = [*chains, hit.chain] if led else [hit.chain]
+        word = hit.verdict.partition(" ")[0]
+        led = word in LEADING
+        if led or (word in UNSAID and not (hit.handle and (word == "accept" or MARKING in hit.rule))):
+            continue
+        said = "" if hit.rule.endswith(hit.verdict) or word in UNSAID else f" => {hit.verdict}"
+        yield f"{hit.family} {hit.table} {' > '.join(chains)}: {hit.rule}{said}"
+
+
+def _ending(verdict: Verdict, milliseconds: float) -> list[str]:
     match verdict.what:
         case "answered":
-            return f"answered after {milliseconds:.2f} ms"
-        case "refused":
-            return f"refused{_at(verdict)}"
-        case _:
-            mend = f"\nto mend it: {verdict.mend}" if verdict.mend else ""
-            return f"{verdict.what.upper()}{_at(verdict)}{mend}"
+            return [f"answered after {milliseconds:.2f} ms"]
+        case "refused" if not verdict.mend:
+            return _wrapped(f"refused{_at(verdict)}", "  ", WIDTH)
+    told = _wrapped(f"{verdict.what.upper()}{_at(verdict)}", "  ", WIDTH)
+    if verdict.mend:
+        told += [f"to mend it, on {verdict.on or verdict.where}:", f"  {verdict.mend}"]  # in one line, to be copied
+    return told
 
 
 def _at(verdict: Verdict) -> str:

@@ -144,7 +144,8 @@ class Settings(msgspec.Struct, frozen=True):
 
 class Facts(msgspec.Struct, tag=True, frozen=True):
     """One node. `routes` are those of the main table; `sysctls` by their path under /proc/sys; `legacy` are the tables of
-    iptables-legacy; `absent` names what could not be asked, with the reason."""
+    iptables-legacy; `absent` names what could not be asked, with the reason; `entered` is the path of the
+    pod's namespace that they are of, empty for the node's own."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[LinkAddresses, ...] = ()
@@ -159,6 +160,7 @@ class Facts(msgspec.Struct, tag=True, frozen=True):
     route_rules: tuple[RouteRule, ...] = ()
     rules: Rules = Rules()
     settings: Settings = Settings()
+    entered: str = ""
 
     def links_of(self, kind: str) -> tuple[Link, ...]:
         """All of a kind."""

@@ -36,9 +36,8 @@ def hops_of(reports: Mapping[str, Report], first: Headers | None) -> tuple[Hop, 
 
 
 def _on_node(node: str, report: Report, first: Headers) -> list[Hop]:
-    seen = sorted((each for each in report.seen if _same(each.headers, first)), key=lambda each: each.time)
-    walks = [tuple(walk) for _, walk in groupby(
-        (hit for hit in report.hits if hit.headers and _same(hit.headers, first)), key=lambda hit: hit.packet)]
+    seen = _once(sorted((each for each in report.seen if _same(each.headers, first)), key=lambda each: each.time))
+    walks = _walks(report, first)
     ways = {way.address: way for way in report.ways}
     placed: dict[int, tuple[Hit, ...]] = {}
     for walk in walks:
@@ -49,6 +48,24 @@ def _on_node(node: str, report: Report, first: Headers) -> list[Hop]:
         way = ways.get(each.headers.target) if each.leaving and not each.headers.tunnel else None
         hops.append(Hop(node, each.time, each, placed.get(place, ()), way if way and way.link == each.interface else None))
     return hops
+
+
+def _once(sights: Sequence[Seen]) -> list[Seen]:
+    """Without those of the same packet sent again."""
+    found: dict[tuple[str, bool, Headers], Seen] = {}
+    for each in sights:
+        found.setdefault((each.interface, each.leaving, each.headers), each)
+    return list(found.values())
+
+
+def _walks(report: Report, first: Headers) -> list[tuple[Hit, ...]]:
+    """The rules it met, table after table; not what it met again when it was sent again."""
+    walks: dict[tuple[tuple[str, int, str, str], ...], tuple[Hit, ...]] = {}
+    mine = (hit for hit in report.hits if hit.headers and _same(hit.headers, first))
+    for _, walk in groupby(mine, key=lambda hit: hit.packet):
+        hits = tuple(walk)
+        walks.setdefault(tuple((hit.family, hit.handle, hit.table, hit.chain) for hit in hits), hits)
+    return list(walks.values())
 
 
 def _where_it_came_in(seen: Sequence[Seen], hit: Hit) -> int:

@@ -18,7 +18,7 @@ from netscope.headers import Headers
 from netscope.nodes import Nodes
 from netscope.records import Finish, Look, Outcome, Report, Start, Ways, WaysTo
 from netscope.story import Trace, tell
-from netscope.trace import SECONDS_TO_ANSWER, SECONDS_TO_START, Plan, Request, asked_for, plan_of, reports_of
+from netscope.trace import SECONDS_TO_ANSWER, SECONDS_TO_START, Plan, Request, asked_for, plan_of, reports_of, with_reasons
 
 PAUSE = 0.3
 MOMENT = 1.0  # that an answer has
@@ -95,6 +95,7 @@ def _stories(plan: Plan, heap: Heap, marks: list[int], nodes: Nodes, directory: 
         story = tell(flow, reports, Outcome("silent"), directory)
         if story.back and not _was_dropped(story):
             story = tell(flow, reports, _outcome(story), directory)
+        story = with_reasons(plan, story, nodes, directory)
         if not dropped or story.verdict.what != "answered":
             yield story
     heap.forget()

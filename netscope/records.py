@@ -135,7 +135,10 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Examine(msgspec.Struct, tag=True, frozen=True):
-    """Say what is there."""
+    """Say what is there, with or without `rules`; of the pod that has the address `inside`, if one is named."""
+
+    rules: bool = True
+    inside: str = ""
 
 
 class Watch(msgspec.Struct, tag=True, frozen=True):

@@ -27,6 +27,11 @@ class Trace:
     lost: int
     remarks: tuple[str, ...] = ()
 
+    @property
+    def last(self) -> Hop | None:
+        """The last sight of it, or of its answer."""
+        return next((hop for hop in reversed(self.back or self.there) if hop.seen), None)
+
 
 def tell(flow: Flow, reports: Mapping[str, Report], outcome: Outcome, directory: Directory) -> Trace:
     """The whole story."""

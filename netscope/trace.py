@@ -5,6 +5,7 @@ Read next: `netscope/story.py`; `netscope/nodes.py`; `netscope/live.py`, where n
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 
 import msgspec
 
+from netscope.blame import charged, is_handed_over
 from netscope.directory import Directory, Place, ends_of
+from netscope.facts import Facts
 from netscope.flow import ICMP, Flow
+from netscope.inpod import judge_inside
 from netscope.nodes import Nodes
-from netscope.records import Finish, Look, Outcome, Probe, Report, Start
+from netscope.records import Examine, Finish, Look, Outcome, Probe, Report, Start
 from netscope.story import Trace, tell
+from netscope.suspects import suspect
 from nodecore.errors import Bug, UserError
 from nodecore.net import Family, parse_address
 
@@ -94,7 +99,27 @@ def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Tra
         return tell(plan.flow, reports_of(nodes.ask_all(Finish(met=True), SECONDS_TO_ANSWER)), outcome, directory)
     looked = reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER))
     rest = reports_of(nodes.ask_all(Finish(asked_for(plan, directory, looked)), SECONDS_TO_ANSWER))
-    return tell(plan.flow, {node: _joined(looked[node], report) for node, report in rest.items()}, outcome, directory)
+    reports = {node: _joined(looked[node], report) for node, report in rest.items()}
+    return with_reasons(plan, tell(plan.flow, reports, outcome, directory), nodes, directory)
+
+
+def with_reasons(plan: Plan, story: Trace, nodes: Nodes, directory: Directory) -> Trace:
+    """Where it got lost: with what the nodes of both ends say when they are held against one another, or the pod's own rules."""
+    last, verdict = story.last, story.verdict
+    if verdict.what != "lost" or last is None or last.seen is None:
+        return story
+    headers = last.seen.headers
+    addresses = (headers.source, *([headers.target] if directory.node_of(headers.target) else plan.addresses))
+    if is_handed_over(last, directory):
+        facts = nodes.ask_each({last.node: Examine(inside=headers.target)}, SECONDS_TO_ANSWER)[last.node]
+        if isinstance(facts, Facts):
+            verdict = judge_inside(verdict, facts, headers, directory.name_of(headers.target))
+    else:
+        answers = nodes.ask_each(Examine(rules=False), SECONDS_TO_ANSWER)
+        cluster = {name: answer for name, answer in answers.items() if isinstance(answer, Facts)}
+        if finding := suspect(cluster, last.node, {directory.node_of(address) for address in addresses}):
+            verdict = charged(verdict, finding)
+    return dataclasses.replace(story, verdict=verdict)
 
 
 def asked_for(plan: Plan, directory: Directory, reports: Mapping[str, Report]) -> tuple[str, ...]:

@@ -33,10 +33,18 @@ def routes(cluster: Cluster) -> Iterator[Finding]:
             subnet = _subnet_at(cluster[there.node], there.address)
             yield Finding(here.node, f"no route to the pods of {there.node}", f"nothing leads to {there.address}",
                           f"ip route replace {subnet} via {there.address} dev {here.link.ifname} onlink" if subnet else "")
-        elif route.dev == here.link.ifname and route.gateway != there.address:
+        elif _leads_elsewhere(route, here, there, cluster[there.node]):
             yield Finding(here.node, f"the route to the pods of {there.node} leads elsewhere",
-                          f"{route.dst} via {route.gateway}, but its tunnel's end is {there.address}",
+                          f"{route.dst} via {route.gateway} dev {route.dev}, but its tunnel's end is {there.address}",
                           f"ip route replace {route.dst} via {there.address} dev {here.link.ifname} onlink")
+
+
+def _leads_elsewhere(route: Route, here: Vtep, there: Vtep, other: Facts) -> bool:
+    """Past the end of the tunnel, and not straight to the other host, as routes without a tunnel go."""
+    if route.dev == here.link.ifname:
+        return route.gateway != there.address
+    hosts = {info.local for each in other.addresses for info in each.addr_info}
+    return bool(route.gateway) and route.gateway not in hosts
 
 
 def _subnet_at(facts: Facts, address: str) -> str:
