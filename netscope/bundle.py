@@ -31,13 +31,14 @@ class About(msgspec.Struct, frozen=True):
     skew: dict[str, float] = {}
     echoes: dict[str, dict[str, float]] = {}
     large: dict[str, dict[str, float]] = {}
+    fits: dict[str, int] = {}
 
 
 def write(scene: Scene, file: IO[bytes]) -> None:
     """The whole scene, secrets removed."""
     objects = without_secrets(scene.objects)
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        _add(archive, "scene.json", About(FORMAT, scene.taken, scene.missing, scene.skew, scene.echoes, scene.large))
+        _add(archive, "scene.json", About(FORMAT, scene.taken, scene.missing, scene.skew, scene.echoes, scene.large, scene.fits))
         for kind in objects.__struct_fields__:
             _add(archive, f"objects/{kind}.json", getattr(objects, kind))
         for name, facts in scene.facts.items():
@@ -63,7 +64,7 @@ def read(path: str) -> Scene:
         facts = {name.removeprefix("nodes/").removesuffix(".json"): msgspec.json.decode(data, type=Facts)
                  for name, data in files.items() if name.startswith("nodes/")}
         return Scene(about.taken, msgspec.convert(kinds, Objects), facts, about.missing, about.skew,
-                     about.echoes, about.large)
+                     about.echoes, about.large, about.fits)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a bundle ({error})") from None
     except (KeyError, msgspec.MsgspecError) as error:

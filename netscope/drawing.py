@@ -62,11 +62,13 @@ def _sight(hop: Hop, before: Headers | None, directory: Directory) -> list[str]:
     if headers.tunnel:
         kind = "IP in IP" if headers.tunnel.vni is None else f"VXLAN {headers.tunnel.vni}"
         said.append(f"in {kind}: {headers.tunnel.source} to {headers.tunnel.target}")
-    return _wrapped(f"{arrow} {hop.seen.interface:<12} {', '.join(said)}".rstrip(), " " * 16)
+    return wrapped(f"{arrow} {hop.seen.interface:<12} {', '.join(said)}".rstrip(), indent=" " * 16)
 
 
-def _wrapped(text: str, indent: str, width: int = WIDTH - len(MARGIN)) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+def wrapped(text: str, *, indent: str, initial: str = "", width: int = WIDTH - len(MARGIN)) -> list[str]:
+    """In lines that are not too wide; names are never broken."""
+    return textwrap.wrap(text, width, initial_indent=initial, subsequent_indent=indent, break_long_words=False,
+                         break_on_hyphens=False)
 
 
 def _who(address: str, port: int, directory: Directory) -> str:
@@ -79,7 +81,7 @@ def _reasons(hop: Hop) -> Iterator[str]:
     width = WIDTH - len(MARGIN) - 4
     for _, walk in groupby(hop.hits, key=lambda hit: (hit.packet, hit.family, hit.table)):
         for text in _told(list(walk)):
-            yield from _wrapped(text, "  ", width)
+            yield from wrapped(text, indent="  ", width=width)
     if hop.way:
         way = hop.way
         route = f"route to {way.address}: {f'via {way.gateway}' if way.gateway else 'directly'} dev {way.link}"
@@ -107,8 +109,8 @@ def _ending(verdict: Verdict, milliseconds: float) -> list[str]:
         case "answered":
             return [f"answered after {milliseconds:.2f} ms"]
         case "refused" if not verdict.mend:
-            return _wrapped(f"refused{_at(verdict)}", "  ", WIDTH)
-    told = _wrapped(f"{verdict.what.upper()}{_at(verdict)}", "  ", WIDTH)
+            return wrapped(f"refused{_at(verdict)}", indent="  ", width=WIDTH)
+    told = wrapped(f"{verdict.what.upper()}{_at(verdict)}", indent="  ", width=WIDTH)
     if verdict.mend:
         told += [f"to mend it, on {verdict.on or verdict.where}:", f"  {verdict.mend}"]  # in one line, to be copied
     return told

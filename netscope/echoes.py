@@ -6,9 +6,8 @@ Pure. Read next: `netscope/gather.py`, which has them asked; `netscope/checks/ec
 from __future__ import annotations
 
 from netscope.checks.cluster import Vtep, vteps
+from netscope.checks.echoes import HEADERS
 from netscope.scene import Scene, node_addresses
-
-HEADERS = {4: 28, 6: 48}  # IP and ICMP
 
 
 def _ends(scene: Scene, name: str) -> list[Vtep]:

@@ -11,8 +11,10 @@ from itertools import groupby
 import msgspec
 
 from netscope.directory import Directory, Place, split_port
+from netscope.drawing import MARGIN, WIDTH, wrapped
 from netscope.policies import Other, Policies
 from netscope.scene import Objects, Scene, addresses_of
+from netscope.suspects import suspect
 from netscope.walk.journey import Journey, Question, World
 from netscope.walk.packet import Step
 from netscope.walk.values import PROTOCOLS
@@ -75,10 +77,24 @@ def _family(name: str, place: Place, sources: Sequence[Place]) -> Family:
 
 def _one(scene: Scene, world: World, source: str, target: str, protocol: tuple[int, str], port: int) -> Explanation:
     number, name = protocol
-    ways = world.ways(Question(source, target, number, port))
+    ways = [_with_culprit(scene, way, source) for way in world.ways(Question(source, target, number, port))]
     return Explanation(
         world.name_of(parse_address(source)), world.name_of(parse_address(target)), name, port, tuple(ways),
         _policy(scene.objects, source, ways, number), tuple(_notes(scene, scene.directory, target, number, port)))
+
+
+def _with_culprit(scene: Scene, way: Journey, source: str) -> Journey:
+    """Of a way that ends on a node: what both ends of its tunnel show, and the whole command that mends it."""
+    if way.what != "lost":
+        return way
+    directory = scene.directory
+    ends = {directory.node_of(address) for address in (source, way.target) if address}
+    finding = suspect(scene.facts, way.where, ends)
+    if finding is None:
+        return way
+    on = "" if finding.node == way.where else f"{finding.node}: "
+    return msgspec.structs.replace(way, why=f"{way.why}; {on}{finding.what} ({finding.evidence})", mend=finding.fix or way.mend,
+                                   on=finding.node)
 
 
 def _policy(objects: Objects, source: str, ways: Sequence[Journey], protocol: int) -> str:
@@ -124,16 +140,17 @@ def draw(told: Explanation) -> str:
         lines += [*_steps("there", first.there), *_steps("back", first.back), ending(first)]
     lines += [f"or, by chance: {ending(ways[0])}" for ways in bad[1:]]
     lines += [f"policy: {told.policy}"] if told.policy else []
-    return "\n".join([*lines, *(f"note: {note}" for note in told.notes)])
+    lines += [f"note: {note}" for note in told.notes]
+    return "\n".join(line if line.startswith(("      ", "  ")) else "\n".join(wrapped(line, indent="  ", width=WIDTH))
+                     for text in lines for line in text.splitlines())
 
 
 def _steps(title: str, steps: Sequence[Step]) -> Iterator[str]:
     for place, (node, some) in enumerate(groupby(steps, key=lambda step: step.node)):
         yield f"{title if place == 0 else '':<6}┌ {node}"
         for step in some:
-            yield f"      │ {step.stage:<12} {step.what}"
-            if step.why:
-                yield f"      │ {'':<12}   {step.why}"
+            for indent, text in ((f"{step.stage:<12} ", step.what), (" " * 15, step.why)):
+                yield from (f"{MARGIN}{line}" for line in wrapped(text, initial=indent, indent=" " * 17))
         yield "      └"
 
 
@@ -145,5 +162,5 @@ def ending(way: Journey) -> str:
             return f"delivered{who}, and answered"
         case "outside":
             return f"leaves the cluster from {way.where}"
-    mend = f"\nto mend it: {way.mend}" if way.mend else ""
+    mend = f"\nto mend it, on {way.on or way.where}:\n  {way.mend}" if way.mend else ""
     return f"{way.what.upper()}{who} on {way.where}: {way.why}{mend}"

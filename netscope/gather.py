@@ -6,6 +6,7 @@ A node whose agent does not answer is told as missing, the others are looked at 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,6 +19,7 @@ from netscope.scene import Objects, Scene
 from nodecore.errors import Fault
 
 SECONDS = 60.0
+SEARCHING, NEAR = 0.4, 4  # seconds for each try at a size; bytes that are exact enough
 
 
 def gather(kubeconfig: str, via: str, *, sending: bool) -> Scene:
@@ -34,7 +36,21 @@ def with_echoes(scene: Scene, nodes: Nodes, seconds: float = 2.0) -> Scene:
     echoes = _echoes(nodes, {name: Reach(addresses, seconds) for name, addresses in targets_of(scene).items() if addresses})
     answering = {name: tuple(address for address in ends[name][0] if address in told) for name, told in echoes.items()}
     large = _echoes(nodes, {name: Reach(addresses, seconds, ends[name][1]) for name, addresses in answering.items() if addresses})
-    return msgspec.structs.replace(scene, echoes=echoes, large=large)
+    silent = {name: (too_large, ends[name][1]) for name, addresses in answering.items()
+              if (too_large := tuple(address for address in addresses if address not in large.get(name, {})))}
+    return msgspec.structs.replace(scene, echoes=echoes, large=large, fits=_fitting(nodes, silent, min(seconds, SEARCHING)))
+
+
+def _fitting(nodes: Nodes, silent: Mapping[str, tuple[tuple[str, ...], int]], seconds: float) -> dict[str, int]:
+    """For each node the most bytes that an echo to all of these addresses may have, by halving; 0 where none arrives."""
+    least, most = {name: 0 for name in silent}, {name: size for name, (_, size) in silent.items()}
+    while open_ones := [name for name in silent if most[name] - least[name] > NEAR]:
+        tried = {name: (least[name] + most[name]) // 2 for name in open_ones}
+        questions = {name: Reach(silent[name][0], seconds, size) for name, size in tried.items()}
+        for name, answer in nodes.ask_each(questions, SECONDS).items():
+            arrived = isinstance(answer, Reached) and len(answer.milliseconds) == len(silent[name][0])
+            (least if arrived else most)[name] = tried[name]
+    return least
 
 
 def _echoes(nodes: Nodes, questions: dict[str, Reach]) -> dict[str, dict[str, float]]:

@@ -37,7 +37,8 @@ class Objects(msgspec.Struct, frozen=True):
 
 class Scene(msgspec.Struct, frozen=True):
     """One moment, in seconds since 1970. `missing` says of a node why nothing is known of it; `skew` how far its clock is off;
-    `echoes` in how many milliseconds an address answered it, `large` the same of packets as large as the tunnel takes;
+    `echoes` in how many milliseconds an address answered it, `large` the same of packets as large as the tunnel takes,
+    and `fits` how many bytes an echo may have that gets to all whom these do not get to;
     `node_ports` is the API server's range."""
 
     taken: float = 0.0
@@ -47,6 +48,7 @@ class Scene(msgspec.Struct, frozen=True):
     skew: dict[str, float] = {}
     echoes: dict[str, dict[str, float]] = {}
     large: dict[str, dict[str, float]] = {}
+    fits: dict[str, int] = {}
     node_ports: tuple[int, int] = (30000, 32767)
 
     @property

@@ -11,5 +11,6 @@ from netscope.scene import Scene
 
 CHECKS = (*forwarding.CHECKS, *tunnels.CHECKS, *underlay.CHECKS, *firewall.CHECKS)
 SCENE_CHECKS: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
-    *leases.SCENE_CHECKS, *objects.SCENE_CHECKS, *underlay.SCENE_CHECKS, *tunnels.SCENE_CHECKS, *echoes.SCENE_CHECKS)
-LAST = journeys.journeys  # told only where nothing else explains it
+    *leases.SCENE_CHECKS, *objects.SCENE_CHECKS, *underlay.SCENE_CHECKS, *tunnels.SCENE_CHECKS)
+BETWEEN = (*tunnels.CHECKS, *underlay.CHECKS)  # what explains a silence
+SILENCE, LAST = echoes.silent, journeys.journeys  # told only where nothing else explains it

@@ -20,11 +20,13 @@ from netscope.walk.tunnel import outside_of, unpack
 from nodecore.net import IPAddress
 
 NODES_MOST = 16
+TUNNELS = ("vxlan", "wireguard", "ipip", "sit", "tun")
 WAYS_MOST = 64
 
 
 class Journey(msgspec.Struct, frozen=True):
-    """One possible way: its steps there and back, who got it (`end`: address and port), and how it ended."""
+    """One possible way: its steps there and back, who got it (`end`: address and port), and how it ended; `target` is whom it
+    was for when it did, `on` the node that `mend` is for where that is another one."""
 
     there: tuple[Step, ...]
     back: tuple[Step, ...]
@@ -34,6 +36,8 @@ class Journey(msgspec.Struct, frozen=True):
     mend: str = ""
     reached: str = ""
     end: str = ""
+    target: str = ""
+    on: str = ""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -87,6 +91,16 @@ def _own(facts: Facts) -> list[str]:
             for info in each.addr_info if info.scope not in ("link", "host") and info.local]
 
 
+def _is_hosts(node: Node, address: IPAddress) -> bool:
+    """Whether a node has an address, and not at the end of a tunnel."""
+    link = node.facts.link(node.link_of(address))
+    return link is not None and link.kind not in TUNNELS
+
+
+def _has_tunnel(facts: Facts) -> bool:
+    return any(link.kind in TUNNELS for link in facts.links)
+
+
 def _lease(facts: Facts, address: IPAddress) -> str:
     """The subnet a node's flannel works with that an address is in; empty where it is in none."""
     told = facts.settings.subnet or {}
@@ -110,10 +124,11 @@ class Walk:
         ended = self._from(packet)
         there, self._steps = tuple(self._steps), []
         if ended.what != "delivered":
-            return Journey(there, (), ended.what, ended.node, ended.why, ended.mend)
+            return Journey(there, (), ended.what, ended.node, ended.why, ended.mend, target=str(packet.target))
         ended = self._answer(packet, asked)
         return Journey(there, tuple(self._steps), ended.what, ended.node, ended.why, ended.mend,
-                       f"{self._world.name_of(packet.target)}:{packet.target_port}", f"{packet.target} {packet.target_port}")
+                       f"{self._world.name_of(packet.target)}:{packet.target_port}", f"{packet.target} {packet.target_port}",
+                       str(packet.target))
 
     def _answer(self, packet: Packet, asked: Tuple) -> Ended:
         got = Packet(packet.protocol, packet.target, packet.target_port, packet.source, packet.source_port, answer=True)
@@ -220,11 +235,14 @@ class Walk:
         home = self._world.home_of(packet.target)
         if home is node:
             return self._deliver(node, packet, hop.link)
-        if home is not None and link is not None and link.kind in ("wireguard", "ipip", "sit", "tun"):
+        if home is not None and link is not None and link.kind in TUNNELS:
             node.note("tunnel", f"{link.kind} to {home.name}", hop.link)
             return home, hop.link
-        if home is not None and not hop.gateway:
-            return home, home.link_of(packet.target) or hop.link
+        if home is not None and (not hop.gateway or _is_hosts(home, packet.target) or not _has_tunnel(node.facts)):
+            return home, home.link_of(packet.target) or hop.link  # a router between the hosts is believed
+        if home is not None:
+            return Ended("lost", node.name, f"{self._world.name_of(packet.target)} is on {home.name}, but the route leads out of "
+                                            f"the cluster: {hop.route}")
         node.note("leaves", f"{self._world.name_of(packet.target)} is outside the cluster", hop.link)
         return Ended("outside", node.name)
 
