@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from minik8s.pki.authority import Authority, Identity
 from tests.etcdserver import EtcdServer, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
-SCHEMA_CACHE = Path(tempfile.gettempdir()) / f"minik8s-schema-{os.getuid()}"
+SCHEMA_CACHE = Path(tempfile.gettempdir()) / f"minik8s-schema-{os.getuid()}-{zlib.crc32(bytes(ROOT)):08x}"  # of this checkout
 USERS = {
     "admin": Identity("admin", ("system:masters",)),
     "kubelet": Identity("system:node:node-1", ("system:nodes",)),

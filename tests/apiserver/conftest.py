@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,13 @@ def old_kubectl() -> str:
     directory = Path(tempfile.gettempdir()) / "kubectl-debian"
     binary = directory / "usr/bin/kubectl"
     if not binary.exists():
-        directory.mkdir(exist_ok=True)
-        command = ["apt-get", "download", "kubernetes-client"]
-        fetched = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-        packages = sorted(directory.glob("kubernetes-client_*.deb"))
-        if not packages:
-            pytest.skip(f"NOT TESTED with Debian's kubectl: {fetched.stderr.strip()[-200:]}")
-        subprocess.run(["dpkg", "-x", packages[-1].name, "."], cwd=directory, check=True)
+        with tempfile.TemporaryDirectory(dir=tempfile.gettempdir()) as place:
+            command = ["apt-get", "download", "kubernetes-client"]
+            fetched = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+            packages = sorted(Path(place).glob("kubernetes-client_*.deb"))
+            if not packages:
+                pytest.skip(f"NOT TESTED with Debian's kubectl: {fetched.stderr.strip()[-200:]}")
+            subprocess.run(["dpkg", "-x", packages[-1].name, "whole"], cwd=place, check=True)
+            with suppress(OSError):  # another process of these tests was quicker
+                (Path(place) / "whole").rename(directory)
     return str(binary)

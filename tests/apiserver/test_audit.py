@@ -15,6 +15,7 @@ from minik8s.apiserver.request.seats import Seats
 from nodecore.errors import UserError
 from tests.apiserver.apiprocess import ApiServer
 from tests.etcdserver import EtcdServer
+from tests.labs import until
 
 POLICY: dict[str, Any] = {"kind": "Policy", "apiVersion": "audit.k8s.io/v1", "rules": [
     {"level": "None", "users": ["system:kube-proxy"]}, {"level": "None", "nonResourceURLs": ["/healthz*", "/readyz*"]},
@@ -71,7 +72,8 @@ def test_a_server_writes_it(api_etcd: EtcdServer, policy: str, tmp_path: Path) -
         assert api.call("POST", "/api/v1/namespaces/default/configmaps", config).code == 201
         assert api.call("GET", "/api/v1/namespaces/default/secrets", user="nobody").code == 403
         assert api.call("GET", "/version", user="").code == 200
-        events = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = until(lambda: len(found := log.read_text().splitlines()) >= 3 and found, what="three lines")
+        events = [json.loads(line) for line in lines]
     finally:
         api.close()
     made, denied, asked = events

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-
 JSON_PATCH, APPLY = "application/json-patch+json", "application/apply-patch+yaml"
 SPACE = "every-kind"
 GONE = "?gracePeriodSeconds=0&propagationPolicy=Background"
+WRITTEN_TO = {"FlowSchema", "PriorityLevelConfiguration", "ResourceQuota", "CertificateSigningRequest"}  # by the server itself
 Object = dict[str, Any]
 
 
@@ -61,6 +63,28 @@ class Life:
     def path(self, number: int = 1) -> str:
         return f"{self.collection}/{self.name(number)}"
 
+    def end(self) -> None:
+        """Its objects go; the next ones have other names."""
+        for number in (1, 2, 3):
+            with contextlib.suppress(AssertionError):
+                self.call("PATCH", self.path(number), {"metadata": {"finalizers": None}}, MERGE)
+                self.call("DELETE", self.path(number) + GONE)
+        self.first = Life.lives = Life.lives + 10
+
+
+def undisturbed(test: Callable[[Life], None]) -> Callable[[Life], None]:
+    """Again with new objects where the server itself may have written to one in the middle: a status, a condition."""
+    @functools.wraps(test)
+    def run(life: Life) -> None:
+        for _ in range(4 if life.kind.resource.kind in WRITTEN_TO else 0):
+            try:
+                return test(life)
+            except AssertionError:
+                life.end()
+        return test(life)
+
+    return run
+
 
 @pytest.fixture(scope="session")
 def space(api: ApiServer) -> str:
@@ -72,13 +96,11 @@ def space(api: ApiServer) -> str:
 def life(api: ApiServer, space: str, request: pytest.FixtureRequest) -> Iterator[Life]:
     life = Life(api, request.param)
     yield life
-    for number in (1, 2, 3):
-        with contextlib.suppress(AssertionError):
-            life.call("PATCH", life.path(number), {"metadata": {"finalizers": None}}, MERGE)
-            life.call("DELETE", life.path(number) + GONE)
+    life.end()
     life.connection.close()
 
 
+@undisturbed
 def test_a_whole_life(life: Life) -> None:
     made = life.good("POST", life.collection + "?fieldValidation=Strict", life.object())
     resource = life.kind.resource
@@ -107,6 +129,7 @@ def test_a_whole_life(life: Life) -> None:
     assert gone.code == 404 or gone.body["metadata"].get("deletionTimestamp")
 
 
+@undisturbed
 def test_applied_on_the_server(life: Life) -> None:
     """Made by one manager, changed by another, taken over by force; each owns what it said."""
     body = life.object()
@@ -123,12 +146,13 @@ def test_applied_on_the_server(life: Life) -> None:
     assert {each["manager"] for each in taken["metadata"]["managedFields"]} >= {"two"}
 
 
+@undisturbed
 def test_watch_and_table(life: Life) -> None:
     version = life.good("GET", life.collection)["metadata"]["resourceVersion"]
     life.good("POST", life.collection, life.object())
     life.good("PATCH", life.path(), {"metadata": {"labels": {"b": "c"}}}, MERGE)
     life.good("DELETE", life.path() + GONE)
-    query = f"?watch=true&resourceVersion={version}&timeoutSeconds=1&fieldSelector=metadata.name={life.name()}"
+    query = f"?watch=true&resourceVersion={version}&timeoutSeconds=60&fieldSelector=metadata.name={life.name()}"
     events = watched(life, query, "application/json", 3)
     expected = ["ADDED", "MODIFIED", "MODIFIED" if life.kind.resource.kind == "Namespace" else "DELETED"]
     assert [event["type"] for event in events] == expected
@@ -167,6 +191,7 @@ def test_collection_is_deleted(life: Life) -> None:
     assert not {life.name(1), life.name(2)} & left
 
 
+@undisturbed
 def test_status_is_apart(life: Life) -> None:
     if not life.kind.has_status:
         assert life.call("GET", life.path() + "/status").code == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,20 @@ def unchanged(read: Callable[[], dict[str, object]], before: dict[str, object]) 
     changed = {key: (before[key], now[key]) for key in before if before[key] != now[key]}
     assert not changed, changed
     return True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled(lab: Lab, pods: Pods) -> None:
+    """What the tests before have made has arrived everywhere: nothing changes by itself any more."""
+    def read() -> list[dict[str, object]]:
+        return [cluster_state(lab), *(data_path(lab, node) for node in pods.addresses)]
+
+    def still() -> bool:
+        before = read()
+        time.sleep(1)
+        return read() == before
+
+    until(still, seconds=90, what="a cluster at rest")
 
 
 @pytest.mark.parametrize(("node", "agent"), AGENTS, ids=[f"{agent}-on-{node}" for node, agent in AGENTS])

@@ -17,7 +17,7 @@ from minik8s.apiserver.schema.protobuf import decode_protobuf
 from nodecore.errors import Invalid
 
 DEPLOYMENT = ("apps", "v1", "Deployment")
-SECONDS = 3.0
+SECONDS = 15.0  # of processor: what takes time in the square of its input takes minutes
 DOCUMENT: dict[str, Any] = {
     "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "labels": {"a": "b"}, "finalizers": ["x/y"]},
     "spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}}}}
