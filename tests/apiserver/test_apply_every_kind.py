@@ -12,7 +12,7 @@ from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.schema.protobuf import decode_protobuf
 from minik8s.apiserver.schema.protobuf_out import envelope
 from tests.apiserver.apiprocess import ApiServer
-from tests.apiserver.every_kind import OBJECTS, TESTED, name_of
+from tests.apiserver.every_kind import OBJECTS, TESTED, name_of, undisturbed
 
 pytestmark = pytest.mark.etcd
 APPLY, MERGE, JSON_PATCH = "application/apply-patch+yaml", "application/merge-patch+json", "application/json-patch+json"
@@ -27,15 +27,23 @@ class Subject:
     used = 5_000
 
     def __init__(self, api: ApiServer, kind: Kind) -> None:
+        self.kind, self.collection = kind, kind.resource.path(SPACE if kind.resource.namespaced else None)
+        self.connection = api.connection()
+        self.begin()
+
+    def begin(self) -> None:
         Subject.used += 1
-        resource = kind.resource
-        self.kind, self.collection = kind, resource.path(SPACE if resource.namespaced else None)
+        resource = self.kind.resource
         self.name = name_of(resource.plural, Subject.used)
         self.path = f"{self.collection}/{self.name}"
         body = OBJECTS[resource.group if resource.group == "events.k8s.io" else resource.plural]
         self.config: Object = {"kind": resource.kind, "apiVersion": resource.api_version,
                                "metadata": {"name": self.name, "labels": {"by": "one"}}, **json.loads(json.dumps(body))}
-        self.connection = api.connection()
+
+    def end(self) -> None:
+        """It goes, and the next one has another name."""
+        self.ask("DELETE", self.path + "?gracePeriodSeconds=0")
+        self.begin()
 
     def ask(self, method: str, path: str, body: Any = None, content: str = JSON, accept: str = JSON) -> tuple[int, Any]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body)
@@ -58,10 +66,11 @@ def space(api: ApiServer) -> str:
 def subject(api: ApiServer, space: str, request: pytest.FixtureRequest) -> Iterator[Subject]:
     subject = Subject(api, request.param)
     yield subject
-    subject.ask("DELETE", subject.path + "?gracePeriodSeconds=0")
+    subject.end()
     subject.connection.close()
 
 
+@undisturbed
 def test_applied(subject: Subject) -> None:
     code, body = subject.apply(subject.config, more="&dryRun=All")
     assert code == 201, body
@@ -86,6 +95,7 @@ def test_applied(subject: Subject) -> None:
     assert (code, ".strange: field not declared in schema" in odd["message"]) == (400, True)
 
 
+@undisturbed
 def test_the_same_in_protobuf(subject: Subject) -> None:
     code, raw = subject.ask("POST", subject.collection + "?dryRun=All", envelope(subject.config), PROTOBUF, PROTOBUF)
     assert (code, decode_protobuf(raw)["metadata"]["name"]) == (201, subject.name), raw
@@ -97,6 +107,7 @@ def test_the_same_in_protobuf(subject: Subject) -> None:
     assert subject.ask("PUT", subject.path, raw, PROTOBUF)[1] == as_json, "the same object again is no change"
 
 
+@undisturbed
 def test_every_patch_is_held_to_the_same_rules(subject: Subject) -> None:
     assert subject.ask("POST", subject.collection, subject.config)[0] == 201
     _, before = subject.ask("GET", subject.path)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from minik8s.apiserver.kinds.catalogue import KINDS, Kind
 from tests.apiserver.apiprocess import Answer, ApiServer
-from tests.apiserver.every_kind import OBJECTS, TESTED, name_of
+from tests.apiserver.every_kind import OBJECTS, TESTED, name_of, undisturbed
 
 pytestmark = pytest.mark.etcd
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
@@ -22,7 +21,6 @@ MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-
 JSON_PATCH, APPLY = "application/json-patch+json", "application/apply-patch+yaml"
 SPACE = "every-kind"
 GONE = "?gracePeriodSeconds=0&propagationPolicy=Background"
-WRITTEN_TO = {"FlowSchema", "PriorityLevelConfiguration", "ResourceQuota", "CertificateSigningRequest"}  # by the server itself
 Object = dict[str, Any]
 
 
@@ -70,20 +68,6 @@ class Life:
                 self.call("PATCH", self.path(number), {"metadata": {"finalizers": None}}, MERGE)
                 self.call("DELETE", self.path(number) + GONE)
         self.first = Life.lives = Life.lives + 10
-
-
-def undisturbed(test: Callable[[Life], None]) -> Callable[[Life], None]:
-    """Again with new objects where the server itself may have written to one in the middle: a status, a condition."""
-    @functools.wraps(test)
-    def run(life: Life) -> None:
-        for _ in range(4 if life.kind.resource.kind in WRITTEN_TO else 0):
-            try:
-                return test(life)
-            except AssertionError:
-                life.end()
-        return test(life)
-
-    return run
 
 
 @pytest.fixture(scope="session")
