@@ -86,7 +86,7 @@ class Site:
                 raise RuntimeError(f"{last} is not in the rules")
             return
         for family, address in (("ip", last), ("ip6", six(last)))[:1 + self.dual]:
-            self.space.run(["nft", "get", "element", family, "kube-proxy", "services", f"{{ {address} . tcp . 80 }}"])
+            self.space.run(["nft", "get", "element", family, "kube-proxy-py", "services", f"{{ {address} . tcp . 80 }}"])
 
     def stop(self, *, rules_too: bool = True) -> None:
         """End the proxy, and its rules."""

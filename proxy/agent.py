@@ -43,8 +43,8 @@ from .pace import Pace
 from .probe import Probe
 from .snapshot import Snapshot
 from .sysctls import AFTER_RULES, BRIDGED, IPVS, ROUTE_LOCALNET, STRICT_ARP, WANTED, conntrack_switches
-from .takeover import remove
 from .target import Rules, set_switches
+from .writers.takeover import remove
 
 log = logging.getLogger(__name__)
 ZONE = "topology.kubernetes.io/zone"
@@ -194,5 +194,5 @@ def rules_of(config: Config, snapshot: Snapshot) -> Rules:
 
 
 async def clean_up(config: Config) -> None:
-    """Remove the rules of every mode, and Go kube-proxy's."""
-    await remove(Nft(), Iptables(), excluded=config.ipvs.excluded)
+    """Remove our rules of every mode; Go kube-proxy's stay, for one that has taken over again."""
+    await remove(Nft(), Iptables(), excluded=config.ipvs.excluded, theirs=False)

@@ -4,7 +4,7 @@
     iptables   render/iptables.py, writers/iptables.py
     ipvs       render/ipvs.py, writers/ipvs.py, writers/virtual_servers.py
 
-Whatever else the mode is not, is removed once it stands: `takeover.py`. Read next: `proxy/target.py`.
+Whatever else the mode is not, is removed once it stands: `writers/takeover.py`. Read next: `proxy/target.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TABLE = "kube-proxy"  # the table is ours alone, in families ip and ip6; Go kube-proxy's own one has this name too
+TABLE = "kube-proxy-py"  # the table is ours alone, in families ip and ip6
+GO_TABLE = "kube-proxy"  # Go kube-proxy's: with names of their own, either may be written while the other stands
 
 # flannel's rules leave packets with this mark alone, so masquerading is ours to do; --iptables-masquerade-bit
 MASQUERADE_MARK = 0x4000
@@ -37,7 +38,7 @@ NO_ENDPOINT_NODE_PORTS = "no-endpoint-nodeports"  # the same for NodePorts
 NODE_PORT_ADDRESSES = "nodeport-addresses"  # --nodeport-addresses, where given
 DECLARED = "declared-"  # ... and a hash of all these declarations: an empty set, by which a restart knows that it may go on
 
-TRAFFIC_TABLE = "kube-proxy-traffic"  # in iptables mode these sets have a table of their own, in families ip and ip6
+TRAFFIC_TABLE = "kube-proxy-py-traffic"  # in iptables mode these sets have a table of their own, in families ip and ip6
 # With --traffic-metrics: what passes is counted in the elements of these sets, which are Service . endpoint.
 COUNT_POSTROUTING = "count-postrouting"  # every packet that is sent on, before its source is translated
 COUNT_INPUT = "count-input"  # ... or has arrived

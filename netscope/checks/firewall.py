@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from netscope.checks.cluster import Cluster
 from netscope.facts import Finding
 
-PROXY = "kube-proxy"  # the table of Go's and of ours
+PROXIES = ("kube-proxy", "kube-proxy-py")  # the tables of Go's and of ours
 NFT, KERNEL = (1, 0, 1), (5, 13)
 LEADING = re.compile(r"\d+(\.\d+)*")
 
@@ -35,7 +35,7 @@ def _says_something(line: str) -> bool:
 def versions(cluster: Cluster) -> Iterator[Finding]:
     """Where a proxy writes nftables, nft and kernel know the maps it needs."""
     for node, facts in cluster.items():
-        if not any(item.get("table", {}).get("name") == PROXY for item in facts.rules.nft):
+        if not any(item.get("table", {}).get("name") in PROXIES for item in facts.rules.nft):
             continue
         nft = next((str(item["metainfo"]["version"]) for item in facts.rules.nft if "metainfo" in item), "")
         for what, have, least in (("nft", nft, NFT), ("the kernel", facts.settings.kernel, KERNEL)):

@@ -52,11 +52,11 @@ def read_tables(saved: str) -> dict[str, Held]:
     return {name: read_held(rest) for name, _, rest in (section.partition("\n") for section in f"\n{saved}".split("\n*")[1:])}
 
 
-def removal_script(table: str, saved: str, *, ours: bool) -> str:
-    """What removes Go kube-proxy's chains from a table, and ours if so asked; empty if there are none."""
+def removal_script(table: str, saved: str, *, ours: bool, theirs: bool = True) -> str:
+    """What removes our chains from a table, and Go kube-proxy's, as is asked; empty if there are none."""
     there = frozenset(_chains(saved))
-    doomed = {name for name in there if GO_CHAINS.fullmatch(name) or (ours and name.startswith(PREFIX))}
-    if not KUBELET & there:
+    doomed = {name for name in there if (theirs and GO_CHAINS.fullmatch(name)) or (ours and name.startswith(PREFIX))}
+    if theirs and not KUBELET & there:
         doomed |= GO_SHARED & there
     lines = [line for line in saved.splitlines() if line.startswith("-A ")]
     if GO_SHARED & {_target(line) for line in lines if _owner(line) not in doomed | HOOKS}:

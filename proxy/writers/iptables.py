@@ -24,7 +24,7 @@ from ..names import PREFIX, TRAFFIC_TABLE
 from ..render import counting
 from ..render.iptables import FILTER_JUMPS, NAT_JUMPS, TABLES, Layout
 from ..render.leftovers import Held, read_tables
-from ..takeover import remove
+from .takeover import remove
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25  # a look takes a fiftieth of a millisecond

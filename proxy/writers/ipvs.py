@@ -17,8 +17,8 @@ from nodecore.net import Family, IPNetwork
 
 from ..ledger import Delta
 from ..render.ipvs import Layout
-from ..takeover import remove
 from .tables import KnownTables
+from .takeover import remove
 from .virtual_servers import Servers, VirtualServers
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from .. import names
 from ..ledger import Delta
 from ..render.nftables import Layout
 from ..render.nftread import Container, There, Words
-from ..takeover import remove
 from .tables import KnownTables
+from .takeover import remove
 
 log = logging.getLogger(__name__)
 ANONYMOUS = "__"  # begins the names of sets that are part of a rule

@@ -83,7 +83,7 @@ class Agent:
                 *sorted(f"{item.server} {item.address} {item.port}" for item in found if item.weight)]
 
     def table(self) -> str:
-        found = self.net.spaces["node"].run(["nft", "-s", "list", "table", "ip", "kube-proxy"], check=False)
+        found = self.net.spaces["node"].run(["nft", "-s", "list", "table", "ip", "kube-proxy-py"], check=False)
         return found.stdout
 
 
@@ -184,7 +184,7 @@ def settled(net: World, address: str, port: int, protocol: str = "tcp", mode: st
     if variant:
         eventually(lambda: rule in node.run([f"iptables-{variant}-save"]).stdout, what=rule)
     else:
-        get = ["nft", "get", "element", "ip", "kube-proxy", "services", element]
+        get = ["nft", "get", "element", "ip", "kube-proxy-py", "services", element]
         eventually(lambda: node.run(get, check=False).returncode == 0, what=f"service {element}")
 
 

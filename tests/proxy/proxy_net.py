@@ -174,7 +174,8 @@ def world() -> Iterator[World]:
         for name in ("node", "far", "outside", *PODS):
             made.spaces[name] = Netns.create()
         node = made.spaces["node"]
-        sh(node, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")  # the kernel tells of so many refusals only
+        sh(node, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 "
+                 "net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")  # the kernel tells of so many refusals only
         sh(node, "ip link add cni0 address 02:00:00:00:00:01 type bridge; ip link add lan address 02:00:00:00:00:02 type bridge;"
                  "ip link set cni0 up; ip link set lan up")
         sh(made.spaces["far"], "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0")  # what is not for it ends there

@@ -52,12 +52,12 @@ def test_writes_nothing_before_both_inputs_are_complete(net: World, api: Api, ag
 
 
 DAMAGES = {
-    "table deleted": "nft delete table ip kube-proxy",
+    "table deleted": "nft delete table ip kube-proxy-py",
     "everything flushed": "nft flush ruleset",
-    "chain flushed": "nft flush chain ip kube-proxy services",
-    "element removed": f"nft delete element ip kube-proxy services '{{ {VIP} . tcp . 80 }}'",
-    "element added": f"nft add element ip kube-proxy no-endpoints '{{ {VIP} . tcp . 99 : drop }}'",
-    "map flushed": "nft flush map ip kube-proxy cluster-endpoints",
+    "chain flushed": "nft flush chain ip kube-proxy-py services",
+    "element removed": f"nft delete element ip kube-proxy-py services '{{ {VIP} . tcp . 80 }}'",
+    "element added": f"nft add element ip kube-proxy-py no-endpoints '{{ {VIP} . tcp . 99 : drop }}'",
+    "map flushed": "nft flush map ip kube-proxy-py cluster-endpoints",
 }
 
 
@@ -72,7 +72,7 @@ def test_heals_within_a_second(net: World, agent: Agent) -> None:
 @pytest.mark.usefixtures("up")
 def test_a_foreign_table_is_no_business_of_ours(net: World, agent: Agent) -> None:
     sh(net.spaces["node"], "nft add table ip other; nft add chain ip other c; nft delete table ip other")
-    sh(net.spaces["node"], "nft add table ip6 kube-proxy; nft delete table ip6 kube-proxy")
+    sh(net.spaces["node"], "nft add table ip6 kube-proxy-py; nft delete table ip6 kube-proxy-py")
     time.sleep(0.2)
     assert "changed by somebody else" not in agent.log.read_text()
     assert agent.log.read_text().count("replace table") <= 1
@@ -95,7 +95,8 @@ def test_a_single_change_is_written_at_once(net: World, api: Api) -> None:
 def element(net: World, slot: int) -> int:
     """Zero if the Service has that slot."""
     key = f"{{ {VIP} . tcp . 80 . 1:{slot:x} }}"
-    return net.spaces["node"].run(["nft", "get", "element", "ip", "kube-proxy", "cluster-endpoints", key], check=False).returncode
+    get = ["nft", "get", "element", "ip", "kube-proxy-py", "cluster-endpoints", key]
+    return net.spaces["node"].run(get, check=False).returncode
 
 
 @pytest.mark.usefixtures("up")
@@ -111,7 +112,7 @@ def test_endpoints_on_their_way_out_serve_until_nobody_else_does(net: World, api
     eventually(lambda: net.ask("pod-a", VIP, 80)[0] == "refused")
     api.delete("EndpointSlice", "web-1")
     api.delete("Service", "web")
-    gone = ["nft", "get", "element", "ip", "kube-proxy", "cluster-ips", f"{{ {VIP} }}"]
+    gone = ["nft", "get", "element", "ip", "kube-proxy-py", "cluster-ips", f"{{ {VIP} }}"]
     eventually(lambda: net.spaces["node"].run(gone, check=False).returncode != 0)
 
 
@@ -156,7 +157,7 @@ def test_an_absent_api_changes_nothing(net: World, up: Agent, api: Api, served: 
     before = shape(up.table())
     api.stop()
     try:
-        heals(lambda: sh(net.spaces["node"], "nft delete table ip kube-proxy"), lambda: shape(up.table()) == before, 2,
+        heals(lambda: sh(net.spaces["node"], "nft delete table ip kube-proxy-py"), lambda: shape(up.table()) == before, 2,
               "healing without the API")
         api.put(web(C))
     finally:
@@ -287,14 +288,14 @@ def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     settled(net, VIP, 80)
     assert told() == (0, "the kernel has what it should\n")
     up.kill()
-    sh(net.spaces["node"], f"nft delete element ip kube-proxy services '{{ {VIP} . tcp . 80 }}'")
-    sh(net.spaces["node"], f"nft add element ip kube-proxy no-endpoints '{{ {VIP} . tcp . 99 : drop }}'")
-    sh(net.spaces["node"], "nft flush chain ip kube-proxy guard")
+    sh(net.spaces["node"], f"nft delete element ip kube-proxy-py services '{{ {VIP} . tcp . 80 }}'")
+    sh(net.spaces["node"], f"nft add element ip kube-proxy-py no-endpoints '{{ {VIP} . tcp . 99 : drop }}'")
+    sh(net.spaces["node"], "nft flush chain ip kube-proxy-py guard")
     assert told() == (1, "default/web: services lacks 10.96.1.1 . tcp . 80 -> goto cluster-2\n"
                          "no Service: no-endpoints has 10.96.1.1 . tcp . 99 -> drop, which nobody asks for\n"
                          "all Services: chain guard has 0 rules, and it should have 2\n")
-    sh(net.spaces["node"], "nft delete table ip kube-proxy")
-    assert "there is no table ip kube-proxy" in told()[1]
+    sh(net.spaces["node"], "nft delete table ip kube-proxy-py")
+    assert "there is no table ip kube-proxy-py" in told()[1]
 
 
 def up_command(agent: Agent) -> list[str]:

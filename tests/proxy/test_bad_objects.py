@@ -25,7 +25,7 @@ from proxy.snapshot import Snapshot
 
 SETTINGS = Settings(Locality((ip_network("10.244.0.0/16"), ip_network("fd44::/48"))), count_traffic=True)
 GOOD = ("10.96.0.1", "10.96.0.2", "fd96::1", "10.244.1.5", "fd44::5")
-EVIL = "} ; flush ruleset ; add element ip kube-proxy x { "
+EVIL = "} ; flush ruleset ; add element ip kube-proxy-py x { "
 NAMES = st.just("web") | st.just("web") | st.sampled_from([
     "a b", EVIL, "-j ACCEPT", "x\nCOMMIT\n*nat\n-F", "$(reboot)", "é" * 300, "", "a/b", "\0"])
 ADDRESSES = st.one_of(st.sampled_from(GOOD), st.sampled_from(GOOD), st.sampled_from([
@@ -120,7 +120,7 @@ def test_the_kernel_takes_what_is_left_of_them(space: Netns, objects: list[dict]
     for family in Family:
         layout = nftables.Layout(family, SETTINGS)
         asyncio.run(nft.load(layout.full_script(fold(layout, objects)[0].everything())))
-    assert space.run(["nft", "list", "tables"]).stdout.split("\n")[:2] == ["table ip kube-proxy", "table ip6 kube-proxy"]
+    assert space.run(["nft", "list", "tables"]).stdout.split("\n")[:2] == ["table ip kube-proxy-py", "table ip6 kube-proxy-py"]
 
 
 @pytest.fixture(scope="module")

@@ -245,7 +245,7 @@ def test_an_api_that_is_away_for_long(
         flow.settimeout(5)
         flow.connect((VIP, 80))
         api.stop()
-        harm = "iptables-nft -t nat -F" if mode == "iptables-nft" else FLUSHES.get(mode, "nft delete table ip kube-proxy")
+        harm = "iptables-nft -t nat -F" if mode == "iptables-nft" else FLUSHES.get(mode, "nft delete table ip kube-proxy-py")
         end, healed = time.monotonic() + SECONDS, [0.0]
         while time.monotonic() < end:
             healed.append(heals(lambda: sh(net.spaces["node"], harm), lambda: agent.rules() == good, NOTICED[mode]))

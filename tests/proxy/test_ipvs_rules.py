@@ -85,7 +85,7 @@ class Node:
         return asyncio.run(self.writer.intact(self.layout))
 
     def state(self) -> tuple[list[Server], list[Destination], str, list[str]]:
-        listing = self.space.run(["nft", "-s", "list", "table", self.layout.family.nft, "kube-proxy"]).stdout
+        listing = self.space.run(["nft", "-s", "list", "table", self.layout.family.nft, "kube-proxy-py"]).stdout
         return sorted(self.ipvs.made.values()), sorted(self.ipvs.behind.values()), self.network.dump(), shape(listing)
 
 

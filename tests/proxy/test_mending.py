@@ -83,8 +83,8 @@ def test_what_differs_is_mended(space: Netns, kind: str, caplog: pytest.LogCaptu
     layout = LAYOUTS[kind]
     model, family = filled(layout), layout.family
     load(space, model.full())
-    space.run(["nft", "add", "element", family.nft, "kube-proxy", "cluster-affinity", "{ 10.1.1.1 . 10.96.0.3 . tcp . 80 : 2:1 }"
-               if family is Family.IPV4 else "{ 1 . 2 . 3 : 2:1 }"])
+    remembered = "{ 10.1.1.1 . 10.96.0.3 . tcp . 80 : 2:1 }" if family is Family.IPV4 else "{ 1 . 2 . 3 : 2:1 }"
+    space.run(["nft", "add", "element", family.nft, "kube-proxy-py", "cluster-affinity", remembered])
     before = listing(space, family)
     web = next(item.key.split(" ")[0] for item in model.ledger.everything().added if item.container == "services")
     load(space, DAMAGE.format(t=layout.table, web=web))

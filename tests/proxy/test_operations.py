@@ -50,8 +50,8 @@ def start(agent: Agent, *flags: str) -> None:
     settled(agent.net, VIP, 80, mode=agent.mode)
 
 
-DAMAGE = "nft delete table ip kube-proxy"
-DAMAGES = {mode: f"{mode} -t nat -F; nft delete table ip kube-proxy-traffic" for mode in VARIANTS}
+DAMAGE = "nft delete table ip kube-proxy-py"
+DAMAGES = {mode: f"{mode} -t nat -F; nft delete table ip kube-proxy-py-traffic" for mode in VARIANTS}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -91,7 +91,7 @@ def test_counts_packets_and_bytes(net: World, api: Api, agent: Agent, mode: str)
         net, "service_packets_total", way=f"{VIP} tcp 80", endpoint=f"{B}:8080", direction="to") >= before + 3)
     agent.kill()
     start(agent)
-    eventually(lambda: "kube-proxy-traffic" not in sh(net.spaces["node"], "nft list tables"))
+    eventually(lambda: "kube-proxy-py-traffic" not in sh(net.spaces["node"], "nft list tables"))
 
 
 def test_diff_in_ipvs_mode(net: World, api: Api, agent: Agent) -> None:
@@ -114,7 +114,7 @@ def test_diff_in_ipvs_mode(net: World, api: Api, agent: Agent) -> None:
         assert not any(kernel.remove_destinations([Destination(server, B, 8080)]))
         assert not any(kernel.put_destinations([Destination(server, C, 8080)]))
         assert not any(kernel.put_servers([Server(ServerKey("10.96.9.9", "tcp", 80))]))
-    sh(node, f"ip addr del 10.96.3.9/32 dev kube-ipvs0; nft delete element ip kube-proxy services '{{ {VIP} . udp . 80 }}'")
+    sh(node, f"ip addr del 10.96.3.9/32 dev kube-ipvs0; nft delete element ip kube-proxy-py services '{{ {VIP} . udp . 80 }}'")
     assert told() == (1, [
         "default/web: ipvs address lacks 10.96.3.9",
         "default/web: ipvs destination lacks 10.96.3.1 tcp 80 10.244.1.3 8080",

@@ -121,7 +121,7 @@ def load(space: Netns, script: str) -> None:
 
 
 def listing(space: Netns, family: Family = Family.IPV4) -> list[str]:
-    return shape(space.run(["nft", "-s", "list", "table", family.nft, "kube-proxy"]).stdout)
+    return shape(space.run(["nft", "-s", "list", "table", family.nft, "kube-proxy-py"]).stdout)
 
 
 @pytest.mark.kernel

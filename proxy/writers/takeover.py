@@ -22,9 +22,9 @@ from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Variant
 from nodecore.net import Family, IPNetwork
 
-from . import names
-from .render.ipvs import DEVICE
-from .render.leftovers import GO_SETS, removal_script
+from .. import names
+from ..render.ipvs import DEVICE
+from ..render.leftovers import GO_SETS, removal_script
 
 log = logging.getLogger(__name__)
 TABLES = ("nat", "filter", "mangle")  # in the last one Go kube-proxy keeps a canary
@@ -38,16 +38,18 @@ def nothing(_: Variant | None, __: Family) -> bool:
 
 async def remove(
     nft: Nft, chains: Iptables, keeps: Keeps = nothing, *, servers: bool = True, excluded: Sequence[IPNetwork] = (),
-    counting: bool = False,
+    counting: bool = False, theirs: bool = True,
 ) -> None:
     """Remove it all, but what is ours where `keeps` says so: in which iptables, None being nftables, and which family.
 
     `counting` says that the table that counts beside chains stays. `servers` says whether that includes the virtual servers, but
-    those in the networks `excluded`. `Busy` where some still have connections.
+    those in the networks `excluded`. `Busy` where some still have connections. Without `theirs`, what is Go kube-proxy's stays,
+    and the virtual servers are if its sets are there.
     """
     there = await nft.list_tables()
     for family in Family:
-        doomed = [*([] if keeps(None, family) else [names.TABLE]), *([] if counting else [names.TRAFFIC_TABLE])]
+        doomed = [*([] if keeps(None, family) else [names.TABLE]), *([] if counting else [names.TRAFFIC_TABLE]),
+                  *([names.GO_TABLE] if theirs else [])]
         for table in (f"{family.nft} {name}" for name in doomed):
             if table in there:
                 log.info("removing table %s", table)
@@ -57,24 +59,27 @@ async def remove(
             legacy = chains.registered(family) if variant is Variant.LEGACY else {}
             for table in TABLES:
                 if table in legacy if variant is Variant.LEGACY else f"{family.nft} {table}" in there:
-                    await _remove_chains(chains, variant, family, table, ours=not keeps(variant, family))
-
-
-    await remove_sets()
-    if servers:
+                    ours = not keeps(variant, family)
+                    await _remove_chains(chains, variant, family, table, ours=ours, theirs=theirs)
+    sets = await their_sets()
+    if theirs and sets:
+        await remove_sets(sets)
+    if servers and (theirs or not sets):
         await remove_servers(excluded, at_once=keeps is nothing)
 
 
-async def remove_sets() -> None:
-    """Remove the sets of Go kube-proxy's ipvs mode, which no rule is left to use."""
-    sets = Ipset()
-    found = [name for name in await sets.names() if GO_SETS.fullmatch(name)] if shutil.which("ipset") else []
-    if found:
-        log.info("removing %d sets of Go kube-proxy", len(found))
-        try:
-            await sets.restore("".join(f"destroy {name}\n" for name in found))
-        except Fault as error:
-            log.warning("some sets of Go kube-proxy stay: %s", error)
+async def their_sets() -> list[str]:
+    """The sets of Go kube-proxy's ipvs mode."""
+    return [name for name in await Ipset().names() if GO_SETS.fullmatch(name)] if shutil.which("ipset") else []
+
+
+async def remove_sets(found: Sequence[str]) -> None:
+    """Remove sets that no rule is left to use."""
+    log.info("removing %d sets of Go kube-proxy", len(found))
+    try:
+        await Ipset().restore("".join(f"destroy {name}\n" for name in found))
+    except Fault as error:
+        log.warning("some sets of Go kube-proxy stay: %s", error)
 
 
 async def remove_servers(excluded: Sequence[IPNetwork], *, at_once: bool) -> None:
@@ -84,16 +89,17 @@ async def remove_servers(excluded: Sequence[IPNetwork], *, at_once: bool) -> Non
     from nodecore.kernel.ipvs import Ipvs
     from nodecore.kernel.netlink import KernelNetwork
 
-    from .writers.virtual_servers import clear
+    from .virtual_servers import clear
 
     with closing(Ipvs()) as ipvs, closing(KernelNetwork()) as network:
         if not await clear(ipvs, network, excluded, at_once=at_once):
             raise Busy("virtual servers of ipvs mode still have connections")
 
 
-async def _remove_chains(chains: Iptables, variant: Variant, family: Family, table: str, *, ours: bool) -> None:
+async def _remove_chains(chains: Iptables, variant: Variant, family: Family, table: str, *, ours: bool,
+                         theirs: bool) -> None:
     try:
-        script = removal_script(table, await chains.save(variant, family, table), ours=ours)
+        script = removal_script(table, await chains.save(variant, family, table), ours=ours, theirs=theirs)
         if script:
             log.info("removing Service chains from %s of %stables-%s", table, family.nft, variant.value)
             await chains.restore(variant, family, script)

@@ -1,0 +1,51 @@
+"""The original to compare with: Go kube-proxy 1.20, built once of Debian's source package with Debian's Go, outside the checkout.
+
+    sudo apt install golang-1.19-go && .venv/bin/python -m tests.original      some ten minutes on two cores
+
+Tests that need it skip until it is there. Read next: `tests/proxy/test_go_kube_proxy.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from tests.vm.image import MIRROR
+
+SOURCE = f"{MIRROR}/pool/main/k/kubernetes/kubernetes_1.20.5+really1.20.2.orig.tar.gz"
+SHA256 = "b83c0780efb182d928dc63d46488a847f161f04e40a94b96bf5247dd671ecdfc"
+GO = Path("/usr/lib/go-1.19/bin/go")
+VERSION = "-s -w -X k8s.io/kubernetes/vendor/k8s.io/component-base/version.gitVersion=v1.20.2"
+KUBE_PROXY = Path(os.environ.get("FLANNELD_PY_ORIGINALS", "/var/cache/flanneld-py/originals")) / "kube-proxy-1.20.2"
+
+
+def build() -> None:
+    """Fetch the source, check it, build the one program."""
+    if not GO.exists():
+        sys.exit("not installed: golang-1.19-go")
+    with tempfile.TemporaryDirectory() as place:
+        archive = Path(place) / "source.tar.gz"
+        urllib.request.urlretrieve(SOURCE, archive)
+        if (found := hashlib.sha256(archive.read_bytes()).hexdigest()) != SHA256:
+            sys.exit(f"{SOURCE}: its SHA-256 is {found}, not {SHA256}")
+        tree = Path(place) / "path/src/k8s.io"  # as before there were modules: its go.mod wants a network now
+        with tarfile.open(archive) as tar:
+            tar.extractall(tree, filter="tar")
+        (tree / "kubernetes-1.20.2").rename(tree / "kubernetes")
+        environment = {**os.environ, "GOPATH": f"{place}/path", "GOCACHE": f"{place}/cache", "GO111MODULE": "off",
+                       "CGO_ENABLED": "0"}
+        subprocess.run([GO, "build", "-ldflags", VERSION, "-o", f"{place}/kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"],
+                       cwd=tree / "kubernetes", env=environment, check=True)
+        KUBE_PROXY.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(f"{place}/kube-proxy", KUBE_PROXY)
+
+
+if __name__ == "__main__":
+    build()
