@@ -27,14 +27,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from netscope import bpf
 from netscope.capture.blocks import packets
 from netscope.capture.spool import Spool
+from netscope.capture.tapping import Wish
 from netscope.directory import Directory, Place
 from netscope.flow import TCP, End, Flow
 from netscope.nodes import Nodes
 from netscope.records import Finish, Start
 from nodecore.kernel.netns import Netns
-from nodecore.net import Family
+from nodecore.net import Family, parse_address
 
 ROUNDS, PAIRS = int(os.environ.get("BENCH_NETSCOPE_ROUNDS", "5")), int(os.environ.get("BENCH_NETSCOPE_PAIRS", "20"))
 RATES, TARGET, SECONDS = (200_000, 300_000, 400_000, 500_000), 200_000, 2.0
@@ -97,11 +101,12 @@ def _tap(listener: Netns, scratch: Path) -> Iterator[tuple[int, float]]:
     """Its pid, and how long it took until it captured."""
     begin = time.monotonic()
     with (scratch / "spool").open("wb") as file:
-        tap = listener.popen([sys.executable, "-m", "netscope", "tap", HERE], stdin=subprocess.PIPE, stdout=file,
+        tap = listener.popen([sys.executable, "-m", "netscope", "tap"], stdin=subprocess.PIPE, stdout=file,
                              stderr=subprocess.PIPE)
     assert tap.stdin
     assert tap.stderr
-    tap.stdin.write(b"time\n")
+    wish = Wish((HERE,), bpf.of_ends([(parse_address(HERE), 0)]))
+    tap.stdin.write(msgspec.json.encode(wish) + b"\ntime\n")
     tap.stdin.flush()
     tap.stderr.readline()
     took = time.monotonic() - begin

@@ -10,13 +10,19 @@ from nodecore.daemon.entry import run
 
 def main() -> None:
     """An agent without options begins at once: somebody waits for it, and importing click is a third of its start."""
-    run(_agent if sys.argv[1:] == ["agent"] else _command, "netscope")
+    run({"agent": _agent, "tap": _tap}.get(" ".join(sys.argv[1:]), _command), "netscope")
 
 
 def _agent() -> None:
     from netscope.agent import serve
 
     serve(CNI_DIRECTORY, SUBNET_FILE)
+
+
+def _tap() -> None:
+    from netscope.capture.tapping import tap
+
+    tap()
 
 
 def _command() -> None:

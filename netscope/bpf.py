@@ -1,9 +1,8 @@
 """What is looked for, as a classic BPF program, so that the kernel hands over nothing else: pure.
 
-Programs for taps count from the network header, where their packets begin. Those for rings say so (SKF_NET_OFF), as there the
-link's own header comes before; the kernel then takes a function call for each load. Looked at: the packet itself, and the one
-inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and alternatives say whether it
-is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
+Programs count from the network header, where the packets of taps begin (`filters.py` moves them for rings). Looked at: the
+packet itself, and the one inside IP in IP or VXLAN. At each place a header may begin, a head of tests says whether it does, and
+alternatives say whether it is one of ours; what fails the head goes on behind the place, what fails an alternative to the next.
 
 Must not know: sockets. Read next: `nodecore/kernel/tap.py`, `nodecore/kernel/ring.py`.
 """
@@ -19,16 +18,17 @@ from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
 from nodecore.net import Family, IPAddress
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30  # ld, ldh, ldb [k]
-LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH = 0x48, 0x50, 0xB1  # ldh, ldb [x + k]; ldx 4*([k]&0xf)
-AND, EQUAL, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x45, 0x06, 0x05
-LOADS = (LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH)
+LOAD_WORD_AT_X, LOAD_HALF_AT_X, LOAD_BYTE_AT_X, LOAD_HEADER_LENGTH = 0x40, 0x48, 0x50, 0xB1  # [x + k]; ldx 4*([k]&0xf)
+AND, EQUAL, AT_LEAST, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x35, 0x45, 0x06, 0x05
+LOADS, LOADS_AT_X = (LOAD_WORD, LOAD_HALF, LOAD_BYTE), (LOAD_WORD_AT_X, LOAD_HALF_AT_X, LOAD_BYTE_AT_X)
+NO_TESTS = (*LOADS, *LOADS_AT_X, LOAD_HEADER_LENGTH, AND)
 RST = 4
-NETWORK_HEADER = -0x100000
+FRAGMENT = 44  # the header of a fragment of IPv6
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
 LARGEST = 4096 * INSTRUCTION.size  # that the kernel takes
 
-Test = tuple[int, int]  # an opcode and its k: EQUAL goes on where it is, ANY_BIT where none of the bits is set
+Test = tuple[int, int]  # an opcode and its k: EQUAL and AT_LEAST go on where it is so, ANY_BIT where none of the bits is set
 Tests = tuple[Test, ...]
 Place = tuple[Tests, Iterable[Tests]]  # the head, and the alternatives
 
@@ -38,40 +38,42 @@ def of_flow(flow: Flow) -> bytes:
     return _program(lambda begin, family: [_flow_at(flow, begin)] if family is flow.family else [])
 
 
-def of_resets(hosts: Iterable[IPAddress]) -> bytes:
-    """TCP packets that end a connection at once, to or from one of these addresses; without any, everybody's."""
-    known = tuple(hosts)
-
+def of_resets() -> bytes:
+    """TCP packets that end a connection at once."""
     def resets(begin: int, family: Family) -> Iterator[Place]:
-        mine = [host for host in known if Family.of(host) is family]
-        if known and not mine:
-            return
-        four = family is Family.IPV4
-        load, flags = (LOAD_BYTE_AT_X, begin + 13) if four else (LOAD_BYTE, begin + 40 + 13)
-        reset: Tests = (load, flags), (AND, RST), (EQUAL, RST)
-        alternatives = [(*tests, *reset) for host in mine for tests in _addresses(begin, host)] or [reset]
-        yield _carries(TCP, begin, family), alternatives
+        load, flags = (LOAD_BYTE_AT_X, begin + 13) if family is Family.IPV4 else (LOAD_BYTE, begin + 40 + 13)
+        yield _carries(TCP, begin, family), [((load, flags), (AND, RST), (EQUAL, RST))]
 
     return _program(resets)
 
 
-def of_hosts(hosts: Iterable[IPAddress], protocol: int = 0, ports: Sequence[int] = ()) -> bytes:
-    """Packets to or from one of these addresses and one of these ports, of that protocol; what is not given may be any."""
-    known = tuple(hosts)
+def of_ends(ends: Iterable[tuple[IPAddress, int]], protocol: int = 0, ports: Sequence[int] = ()) -> bytes:
+    """Packets to or from one of these ends (port 0: any) and one of these ports, of that protocol; what is not given may be any.
 
-    def places(begin: int, family: Family) -> Iterator[Place]:
-        mine = [tests for host in known if Family.of(host) is family for tests in _addresses(begin, host)]
+    Fragments behind the first bear no ports: they are taken for any.
+    """
+    known = tuple(ends)
+
+    def wanted(begin: int, family: Family) -> Iterator[Place]:
+        mine = [(host, port) for host, port in known if Family.of(host) is family]
         if known and not mine:
             return
-        if not protocol and not ports:
-            yield (), mine
-            return
+        hosts = [tests for host, port in mine if not port for tests in _addresses(begin, host)]
+        if hosts and not protocol and not ports:
+            yield (), hosts
         load, at = _ports_at(begin, family)
-        ends: list[Tests] = [((load, at + place), (EQUAL, port)) for port in ports for place in (0, 2)]
-        for number in [ICMPV6 if protocol == ICMP and family is Family.IPV6 else protocol] if protocol else PORTED:
-            yield _carries(number, begin, family), [(*host, *end) for host in mine or [()] for end in ends or [()]]
+        found: list[Tests] = [((load, at + place), (EQUAL, port)) for port in ports for place in (0, 2)]
+        exact = [(*tests, (load, at + place), (EQUAL, port)) for host, port in mine if port
+                 for tests, place in zip(_addresses(begin, host), (0, 2), strict=True)]
+        if not (protocol or ports or exact):
+            return
+        asked = [*exact, *hosts] if protocol or ports else exact
+        for number in [_wire(protocol, family)] if protocol else PORTED:
+            yield _carries(number, begin, family), [(*host, *end) for host in asked or [()] for end in found or [()]]
+        everybody = dict.fromkeys(tests for host, _ in mine for tests in _addresses(begin, host))
+        yield _is_fragment(_wire(protocol, family), begin, family), [*everybody] or [()]
 
-    return _of_whole_frames(places)
+    return _program(wanted)
 
 
 def of_everything() -> bytes:
@@ -79,27 +81,19 @@ def of_everything() -> bytes:
     return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
 
 
-def _of_whole_frames(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
-    """The same for packets with their link's header."""
-    program = b""
-    for code, passes, fails, k in INSTRUCTION.iter_unpack(_program(wanted)):
-        program += INSTRUCTION.pack(code, passes, fails, (NETWORK_HEADER + k) & 0xFFFFFFFF if code in LOADS else k)
-    return program
-
-
 def _program(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
     """All places, and at the end: nothing."""
     code = b""
-    for begin, outside in _places():
+    for begin, outside in places():
         for family in Family:
-            for head, alternatives in wanted(begin, family):
+            for before, alternatives in wanted(begin, family):
                 body = b"".join(map(_alternative, alternatives))
-                code += _head((*outside, *_is(begin, family), *head), len(body) // INSTRUCTION.size) + body
+                code += head((*outside, *_is(begin, family), *before), len(body) // INSTRUCTION.size) + body
     return code + INSTRUCTION.pack(RETURN, 0, 0, NOTHING)
 
 
-def _places() -> Iterator[tuple[int, Tests]]:
-    """Where an IP header may begin, and the tests of what stands before it."""
+def places() -> Iterator[tuple[int, Tests]]:
+    """Where an IP header may begin, and the tests of what stands before it; first the packet itself, where nothing does."""
     yield 0, ()
     for family, size, kind in ((Family.IPV4, 20, 9), (Family.IPV6, 40, 6)):
         for inner in (IP_IN_IP, IP6_IN_IP):
@@ -119,6 +113,19 @@ def _carries(protocol: int, begin: int, family: Family) -> Tests:
     if four:  # no later fragment, whose first bytes are no ports
         head = (*head, (LOAD_HALF, begin + 6), (ANY_BIT, 0x1FFF), (LOAD_HEADER_LENGTH, begin))
     return head
+
+
+def _is_fragment(protocol: int, begin: int, family: Family) -> Tests:
+    """A fragment behind the first one; of IPv6 any. Of this protocol, where one is given."""
+    if family is Family.IPV4:
+        kind: Tests = ((LOAD_BYTE, begin + 9), (EQUAL, protocol)) if protocol else ()
+        return (*kind, (LOAD_HALF, begin + 6), (AND, 0x1FFF), (AT_LEAST, 1))
+    kind = ((LOAD_BYTE, begin + 40), (EQUAL, protocol)) if protocol else ()
+    return (LOAD_BYTE, begin + 6), (EQUAL, FRAGMENT), *kind
+
+
+def _wire(protocol: int, family: Family) -> int:
+    return ICMPV6 if protocol == ICMP and family is Family.IPV6 else protocol
 
 
 def _ports_at(begin: int, family: Family) -> tuple[int, int]:
@@ -153,16 +160,16 @@ def _addresses(begin: int, host: IPAddress) -> tuple[Tests, Tests]:
     return source, target
 
 
-def _head(tests: Tests, behind: int) -> bytes:
+def head(tests: Tests, behind: int) -> bytes:
     """The tests in a row, each followed by a far jump behind the whole place for when it fails."""
-    sizes = [1 if code in (*LOADS, AND) else 2 for code, _ in tests]
+    sizes = [1 if code in NO_TESTS else 2 for code, _ in tests]
     code = b""
     for number, (opcode, k) in enumerate(tests):
         if sizes[number] == 1:
             code += _instruction(opcode, k)
             continue
         far = sum(sizes[number + 1 :]) + behind
-        passes, fails = (1, 0) if opcode == EQUAL else (0, 1)
+        passes, fails = (0, 1) if opcode == ANY_BIT else (1, 0)
         code += INSTRUCTION.pack(opcode, passes, fails, k) + INSTRUCTION.pack(JUMP, 0, 0, far)
     return code
 

@@ -26,6 +26,12 @@ class Place:
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
 
+    @property
+    def reached_at(self) -> tuple[tuple[str, int], ...]:
+        """Its addresses (port 0: all of them), and those ports behind a Service that answer for it."""
+        behind = ((end.address, end.port) for ends in self.ports.values() for end in ends)
+        return tuple(dict.fromkeys((*((address, 0) for address in self.addresses), *behind)))
+
     def address(self, family: Family) -> str:
         """Its first address of a family."""
         found = next((each for each in self.addresses if Family.of(parse_address(each)) is family), "")
@@ -64,6 +70,13 @@ class Directory:
         """Their names."""
         return tuple(place.name for place in self.places if place.kind == "node")
 
+    def only(self, names: Iterable[str], flag: str) -> tuple[str, ...]:
+        """These of its nodes, each once, in the order they are named."""
+        for name in names:
+            if name not in self.nodes:
+                raise UserError(f"{flag}: {name!r} is no node; there are {', '.join(self.nodes) or 'none'}")
+        return tuple(dict.fromkeys(names))
+
     def name_of(self, address: str) -> str:
         """Who has an address; empty where nobody is known to."""
         return next((str(place) for place in self.places if address in place.addresses), "")
@@ -75,6 +88,11 @@ class Directory:
 
 def _is_called(place: Place, wanted: str) -> bool:
     return wanted in (place.name, place.name.rpartition("/")[2])
+
+
+def of_hosts(names: Iterable[str]) -> Directory:
+    """Machines without a cluster: nodes by their names, of whom nothing else is known."""
+    return Directory(tuple(Place("node", name, (), name) for name in dict.fromkeys(names)))
 
 
 def ends_of(places: Iterable[Place], address: str, protocol: int, port: int) -> tuple[End, ...]:

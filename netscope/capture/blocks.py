@@ -1,5 +1,8 @@
 """The packets in a block of the kernel's ring (linux/if_packet.h: tpacket_block_desc, tpacket3_hdr): pure.
 
+A VLAN's tag, which the kernel keeps beside the frame, is put back where it is on the wire; of what a node sends to itself, which
+the loopback interface shows leaving and coming, the coming is kept.
+
 Read next: `nodecore/kernel/ring.py`, where blocks come from; `merging.py`.
 """
 
@@ -10,10 +13,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 BLOCK = struct.Struct("=12xII")  # packets, and the place of the first
-PACKET = struct.Struct("=6IHH")  # next, seconds, nanoseconds, captured, length, status, place of the frame, and of its IP header
+PACKET = struct.Struct("=6IHH4xIH")  # next, seconds, ns, captured, length, status, places of frame and IP header, VLAN, its kind
 SENDER = struct.Struct("=2x2xIHB")  # sockaddr_ll: interface, hardware type, packet type
 SENDER_AT = 48
-OUTGOING = 4
+TAG = struct.Struct("!HH")
+OUTGOING, LOOPBACK = 4, 772
+TAGGED, TAG_NAMED = 1 << 4, 1 << 6  # status: there is a VLAN's tag, of a kind that is named
+VLAN, MACS = 0x8100, 12
 SECOND = 1_000_000_000
 
 
@@ -36,9 +42,13 @@ def packets(block: bytes) -> Iterator[Packet]:
     """Each, in the order they came."""
     count, place = BLOCK.unpack_from(block)
     for _ in range(count):
-        step, seconds, nanoseconds, captured, length, _, frame, network = PACKET.unpack_from(block, place)
+        step, seconds, nanoseconds, captured, length, status, frame, network, vlan, named = PACKET.unpack_from(block, place)
         interface, hardware, kind = SENDER.unpack_from(block, place + SENDER_AT)
         begin = place + frame
-        yield Packet(seconds * SECOND + nanoseconds, interface, hardware, kind == OUTGOING, network - frame, length,
-                     block[begin : begin + captured])
+        data, head = block[begin : begin + captured], network - frame
+        if status & TAGGED:
+            tag = TAG.pack(named if status & TAG_NAMED else VLAN, vlan)
+            data, head, length = data[:MACS] + tag + data[MACS:], head + TAG.size, length + TAG.size
+        if hardware != LOOPBACK or kind != OUTGOING:
+            yield Packet(seconds * SECOND + nanoseconds, interface, hardware, kind == OUTGOING, head, length, data)
         place += step

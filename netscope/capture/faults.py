@@ -14,20 +14,18 @@ import threading
 import time
 from collections.abc import Sequence
 
-from netscope import bpf
 from netscope.headers import read
 from nodecore.kernel.tap import Tap
-from nodecore.net import parse_address
 
 FAILURES = re.compile(r"^\w*(?:sync|restore)\w*_failures_total(?:\{[^}]*\})? (\S+)", re.MULTILINE)
 PAUSE, PATIENCE = 0.5, 2.0
 
 
 class Watch:
-    """Looks while this lives. `resets_of`: of whom, everybody where it is empty, not at all where it is None."""
+    """Looks while this lives; `resets` is the program of the packets that are told, where any are."""
 
-    def __init__(self, resets_of: Sequence[str] | None, metrics: Sequence[str]) -> None:
-        self._tap = None if resets_of is None else Tap(bpf.of_resets(map(parse_address, resets_of)))
+    def __init__(self, resets: bytes | None, metrics: Sequence[str]) -> None:
+        self._tap = Tap(resets) if resets else None
         for url in metrics:
             threading.Thread(target=_watch_metrics, args=(url,), daemon=True).start()
 

@@ -17,6 +17,7 @@ from netscope.capture import pcapng
 from netscope.capture.blocks import Packet, packets
 from netscope.capture.joining import Flows
 from netscope.capture.spool import Spool
+from netscope.capture.tally import Tally
 from netscope.directory import Directory
 from netscope.flow import NAMES
 from netscope.headers import read
@@ -39,8 +40,8 @@ Waiting = tuple[int, int, Source, Packet]  # by time of the common clock; the se
 class Writer:
     """One pcapng file, piece by piece."""
 
-    def __init__(self, directory: Directory, flows: Flows) -> None:
-        self._directory, self._flows = directory, flows
+    def __init__(self, directory: Directory, flows: Flows, tally: Tally) -> None:
+        self._directory, self._flows, self._tally = directory, flows, tally
         self._numbers: dict[tuple[str, int], int] = {}
         self._names: dict[str, str] = {}
         self._last = 0
@@ -57,6 +58,7 @@ class Writer:
             name = source.spool.names.get(packet.interface, f"#{packet.interface}")
             piece = pcapng.interface(f"{source.node}/{name}", packet.hardware)
         self._last = max(self._last, time)
+        self._tally.packets, self._tally.octets = self._tally.packets + 1, self._tally.octets + len(packet.data)
         return piece + pcapng.packet(self._numbers[place], time, packet.data, packet.length, leaving=packet.leaving,
                                      comment=self._comment(packet))
 
@@ -82,12 +84,12 @@ class Writer:
         return self._names[address]
 
 
-def merge(sources: Iterable[tuple[Source, Iterable[bytes]]], directory: Directory) -> Iterator[bytes]:
+def merge(sources: Iterable[tuple[Source, Iterable[bytes]]], directory: Directory, tally: Tally) -> Iterator[bytes]:
     """The pieces of the file; the nodes' news must have been heard."""
     pairs, flows = list(sources), Flows()
     for source, _ in pairs:
         flows.learn(source.spool.translated)
-    writer = Writer(directory, flows)
+    writer = Writer(directory, flows, tally)
     yield writer.head()
     streams = [_in_order(source, blocks) for source, blocks in pairs]
     for time, _, source, packet in heapq.merge(*streams, key=lambda each: each[0]):

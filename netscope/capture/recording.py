@@ -16,11 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from netscope.capture.merging import Source, merge
 from netscope.capture.spool import Spool
+from netscope.capture.tally import Tally
 from netscope.capture.tapping import Wish
 from netscope.directory import Directory
-from nodecore.errors import Unreachable
+from nodecore.errors import Unreachable, UserError
 
 ROUNDS = 3  # of comparing clocks; the quickest counts
 SECONDS_TO_END = 10.0
@@ -33,8 +36,12 @@ class Tap:
         self.node, self.ahead = node, 0
         self._heard = b""
         words = [word.replace("{node}", node) for word in shlex.split(via)]
-        self._child = subprocess.Popen([*words[:-1], "tap", *_options(wish), "--", *wish.hosts], stdin=subprocess.PIPE,
-                                       stdout=out, stderr=subprocess.PIPE, bufsize=0, process_group=0)
+        try:
+            self._child = subprocess.Popen([*words[:-1], "tap"], stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE,
+                                           bufsize=0, process_group=0)
+        except OSError as error:
+            raise UserError(f"--via: {via!r} cannot be started: {error.strerror}") from None
+        self._say(msgspec.json.encode(wish) + b"\n")
 
     @property
     def out(self) -> int:
@@ -44,15 +51,11 @@ class Tap:
 
     def compare_clocks(self) -> None:
         """Also waits until it captures; from then on its packets may come."""
-        assert self._child.stdin
         assert self._child.stderr
         found = []
         for _ in range(ROUNDS):
             begin = time.time_ns()
-            try:
-                self._child.stdin.write(b"time\n")
-            except BrokenPipeError:
-                raise self._gone(b"") from None
+            self._say(b"time\n")
             line = self._child.stderr.readline()
             while line.startswith(b"fault "):
                 self._heard += line
@@ -62,8 +65,16 @@ class Tap:
                 raise self._gone(line)
             found.append((end - begin, int(line) - (begin + end) // 2))
         self.ahead = min(found)[1]
-        self._child.stdin.write(b"go\n")
+        self._say(b"go\n")
         os.set_blocking(self._child.stderr.fileno(), False)
+
+    def _say(self, words: bytes) -> None:
+        assert self._child.stdin
+        try:
+            while words:
+                words = words[self._child.stdin.write(words) or 0 :]
+        except BrokenPipeError:
+            raise self._gone(b"") from None
 
     def faults(self) -> list[str]:
         """What it noticed since the last time."""
@@ -75,36 +86,33 @@ class Tap:
     def _gone(self, line: bytes) -> Unreachable:
         assert self._child.stderr
         words = (line + (self._child.stderr.read() or b"")).decode(errors="replace").strip().splitlines()
-        return Unreachable(f"{self.node}: {words[-1] if words else 'its tap ended without a word'}")
+        last = words[-1].removeprefix("netscope: ") if words else "its tap ended without a word"
+        return Unreachable(f"{self.node}: {last}")
 
     def stop(self) -> None:
         """Let it write what it has."""
         assert self._child.stdin
         self._child.stdin.close()
 
-    def end(self) -> None:
-        """The same, and wait until it has."""
+    def end(self) -> str:
+        """The same, and wait until it has; its last words where it failed."""
         self.stop()
         try:
-            self._child.wait(SECONDS_TO_END)
+            failed = self._child.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait()
+            failed = self._child.wait()
+        return str(self._gone(b"")) if failed else ""
 
 
-def _options(wish: Wish) -> list[str]:
-    found = ["--live"] * wish.live + ["--resets"] * wish.resets
-    found += ["--protocol", wish.protocol] * bool(wish.protocol)
-    found += [word for port in wish.ports for word in ("--port", str(port))]
-    if limits := wish.limits:
-        found += ["--ring", f"{limits.bytes},{limits.packets},{limits.seconds}"]
-    return found + [word for url in wish.metrics for word in ("--metrics", url)]
+def record(directory: Directory, nodes: Sequence[str], via: str, wish: Wish, wait: Callable[[Sequence[Tap]], None],
+           out: BinaryIO, tally: Tally) -> None:
+    """Capture until `wait`, which is called when every node is ready, returns; write the file.
 
-
-def record(directory: Directory, via: str, wish: Wish, wait: Callable[[Sequence[Tap]], None], out: BinaryIO) -> int:
-    """Capture until `wait`, which is called when every node is ready, returns; write the file; say how many packets were lost."""
-    with tempfile.TemporaryDirectory(prefix="netscope-") as scratch, ExitStack() as stack:
-        files = [(node, Path(scratch) / str(number)) for number, node in enumerate(directory.nodes)]
+    A node that went away in the middle is told at the end: the file has what came from it until then.
+    """
+    with tempfile.TemporaryDirectory(prefix=".netscope-", dir=_beside(out)) as scratch, ExitStack() as stack:
+        files = [(node, Path(scratch) / str(number)) for number, node in enumerate(nodes)]
         taps = []
         for node, path in files:
             with path.open("wb") as spooled:
@@ -115,15 +123,22 @@ def record(directory: Directory, via: str, wish: Wish, wait: Callable[[Sequence[
         wait(taps)
         for tap in taps:
             tap.stop()
-        for tap in taps:
-            tap.end()
+        gone = [words for tap in taps if (words := tap.end())]
         pairs = []
         for tap, (node, path) in zip(taps, files, strict=True):
             spool, file = Spool(), stack.enter_context(path.open("rb"))
             spool.scan(file)
-            if not spool.over:
-                raise Unreachable(f"{node}: its tap ended before it had told all")
+            if not spool.over and not gone:
+                gone.append(f"{node}: its tap ended before it had told all")
             pairs.append((Source(node, spool, tap.ahead), Spool().read(file)))
-        for piece in merge(pairs, directory):
+        tally.lost = {source.node: source.spool.lost for source, _ in pairs}
+        for piece in merge(pairs, directory, tally):
             out.write(piece)
-        return sum(source.spool.lost for source, _ in pairs)
+        tally.over = True
+        if gone:
+            raise Unreachable("; ".join(gone))
+
+
+def _beside(out: BinaryIO) -> str | None:
+    """Where the file goes there is room for its packets, too."""
+    return str(Path(out.name).absolute().parent) if Path(out.name).is_file() else None

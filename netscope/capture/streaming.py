@@ -11,9 +11,11 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+
+import click
+import msgspec
 
 from netscope.capture.blocks import packets
 from netscope.capture.files import Files
@@ -21,57 +23,65 @@ from netscope.capture.joining import Flows
 from netscope.capture.merging import Source, Waiting, Writer
 from netscope.capture.recording import Tap
 from netscope.capture.spool import Spool
+from netscope.capture.tally import Tally
 from netscope.capture.tapping import Wish
 from netscope.directory import Directory
+from nodecore.errors import Unreachable
 
 DELAY = 1_500_000_000  # ns: longer than nodes take to tell of a new translation
 PAUSE = 0.1
 PIPE = 1 << 20
 
 
-def stream(directory: Directory, via: str, wish: Wish, seconds: float, files: Files,
-           begun: Callable[[], None] = lambda: None) -> int:
-    """Capture for so long, or until Ctrl-C or nobody reads any more; say how many packets were lost."""
+def stream(directory: Directory, nodes: Sequence[str], via: str, wish: Wish, seconds: float, files: Files, tally: Tally,
+           begun: Callable[[], None] = lambda: None) -> None:
+    """Capture for so long, or until Ctrl-C or nobody reads any more; losses are told as they are known."""
     with ExitStack() as stack:
         taps = []
-        for node in directory.nodes:
-            taps.append(Tap(node, via, replace(wish, live=True), subprocess.PIPE))
+        for node in nodes:
+            taps.append(Tap(node, via, msgspec.structs.replace(wish, live=True), subprocess.PIPE))
             stack.callback(taps[-1].end)
         for tap in taps:
             tap.compare_clocks()
         begun()
-        work = _Stream(taps, directory, files)
+        work = _Stream(taps, directory, files, tally)
         with suppress(KeyboardInterrupt, BrokenPipeError):
             work.run(time.monotonic() + seconds)
         for tap in taps:
             tap.stop()
         work.finish()
-        return work.lost
+        tally.over = True
+        if gone := [words for tap in taps if (words := tap.end())]:
+            raise Unreachable("; ".join(gone))
 
 
 class _Stream:
-    def __init__(self, taps: list[Tap], directory: Directory, files: Files) -> None:
+    def __init__(self, taps: list[Tap], directory: Directory, files: Files, tally: Tally) -> None:
         self._sources = {tap.out: Source(tap.node, Spool(), tap.ahead) for tap in taps}
         self._open = set(self._sources)
         self._heap: list[Waiting] = []
         self._count = 0
         self._flows = Flows()
         self._files = files
-        files.writers(lambda: Writer(directory, self._flows), [*self._sources.values()])
+        self._tally, self._ending = tally, False
+        files.writers(lambda: Writer(directory, self._flows, tally), [*self._sources.values()])
 
-    @property
-    def lost(self) -> int:
-        return sum(source.spool.lost for source in self._sources.values())
+    def _tell_lost(self) -> None:
+        for words in self._tally.grew({source.node: source.spool.lost for source in self._sources.values()}):
+            click.echo(words, err=True)
 
     def run(self, deadline: float) -> None:
         while self._open and time.monotonic() < deadline:
             self._read()
+            self._tell_lost()
             self._write(time.time_ns() - DELAY)
 
     def finish(self) -> None:
         """What is still on its way."""
+        self._ending = True
         while self._open:
             self._read()
+        self._tell_lost()
         try:
             self._write(None)
             self._files.close()
@@ -85,6 +95,8 @@ class _Stream:
             data = os.read(fd, PIPE)
             if not data:
                 self._open.discard(fd)
+                if not self._ending:
+                    click.echo(f"{source.node}: no more comes from there", err=True)
             known = len(source.spool.translated)
             blocks = list(source.spool.feed(data))
             self._flows.learn(source.spool.translated[known:])

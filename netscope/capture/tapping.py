@@ -1,7 +1,8 @@
 """A node's side of a capture: blocks from the kernel's ring to stdout, until stdin ends; or the last of them, then.
 
-Lines on stdin: `time` is answered on stderr (ns since 1970), so clocks are compared; after `go` packets may come, which until
-then wait in the ring, as nobody reads them yet. Faults that are watched for are told on stderr as well, as `fault WORDS`.
+Lines on stdin: first the wish as JSON, which no shell on the way has to understand; `time` is answered on stderr (ns since 1970),
+so clocks are compared; after `go` packets may come, which until then wait in the ring, as nobody reads them yet. Faults that are
+watched for are told on stderr as well, as `fault WORDS`.
 
 Must not know: other nodes. Read next: `spool.py`, `keeping.py`, `faults.py`.
 """
@@ -14,50 +15,55 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from netscope import bpf
+import msgspec
+
+from netscope import bpf, filters
 from netscope.capture.keeping import Kept, Limits
 from netscope.capture.spool import News, Spool, Translated, framed, told
-from netscope.flow import PROTOCOLS
+from nodecore.errors import Fault, UserError
 from nodecore.kernel.ring import Ring
-from nodecore.net import parse_address
 
 PAUSE = 0.05
 NEWS = 1.0  # seconds between looks for news, where packets are passed on at once
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked of a node: whose packets (everybody's without hosts), of which protocol and ports, inside tunnels as well;
-    what to keep back, and which faults to watch for.
+class Wish(msgspec.Struct, frozen=True):
+    """What is asked of a node: the packets that this program takes, which counts from their network header; whose translations
+    (everybody's without hosts); what to keep back, and which faults to watch for.
     """
 
-    hosts: Sequence[str]
-    protocol: str = ""
-    ports: Sequence[int] = ()
+    hosts: tuple[str, ...] = ()
+    program: bytes = bpf.of_everything()
     limits: Limits | None = None
     live: bool = False
     resets: bool = False
-    metrics: Sequence[str] = ()
+    metrics: tuple[str, ...] = ()
 
 
-def tap(wish: Wish) -> None:
-    """Capture."""
-    ring = Ring(_program(wish))
+def tap() -> None:
+    """Capture what the first line asks for."""
+    wish = _wish()
+    ring = Ring(filters.whole_frames(wish.program))
     try:
         with os.fdopen(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
             _Tap(wish, ring, lambda data: _write(out.fileno(), data)).run()
     except BrokenPipeError:
         pass  # whoever asked is gone
+    except OSError as error:  # a full disk
+        raise Fault(f"writing what was captured: {error.strerror}") from None
     finally:
         ring.close()
 
 
-def _program(wish: Wish) -> bytes:
-    if not wish.hosts and not wish.protocol and not wish.ports:
-        return bpf.of_everything()
-    return bpf.of_hosts(map(parse_address, wish.hosts), PROTOCOLS.get(wish.protocol, 0), wish.ports)
+def _wish() -> Wish:
+    line = b""
+    while not line.endswith(b"\n"):  # no byte more: what follows is for select
+        piece = os.read(0, 1)
+        if not piece:
+            raise UserError("a tap is started by `netscope capture`, which says on its stdin what is wanted")
+        line += piece
+    return msgspec.json.decode(line, type=Wish)
 
 
 class _Tap:
@@ -124,7 +130,7 @@ def _watch(wish: Wish) -> Callable[[], None]:
         return lambda: None
     from netscope.capture.faults import Watch
 
-    return Watch(wish.hosts if wish.resets else None, wish.metrics).look
+    return Watch(filters.all_of((wish.program, bpf.of_resets())) if wish.resets else None, wish.metrics).look
 
 
 def _translated(hosts: Sequence[str]) -> list[Translated]:

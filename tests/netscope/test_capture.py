@@ -19,15 +19,19 @@ import pytest
 from labs import until
 from net_by_hand import VIA, Net
 
+from netscope import bpf
 from netscope.capture import freezing
 from netscope.capture.faults import Watch, failures
 from netscope.capture.files import Files, Rotation
 from netscope.capture.keeping import Limits
 from netscope.capture.recording import Tap, record
 from netscope.capture.streaming import stream
+from netscope.capture.tally import Tally
 from netscope.capture.tapping import Wish
 from netscope.command import command
+from netscope.flow import TCP, UDP
 from nodecore.errors import UserError
+from nodecore.net import parse_address
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 SENT = 1000
@@ -54,10 +58,12 @@ def send(net: Net, count: int, *, flows: bool = False) -> None:
 
 
 def capture(net: Net, path: Path, act: Callable[[Sequence[Tap]], object], limits: Limits | None = None, *,
-            resets: bool = False, protocol: str = "", ports: Sequence[int] = ()) -> None:
-    wish = Wish([net.plan.pod(1)], protocol, ports, limits, resets=resets)
+            resets: bool = False, protocol: int = 0, ports: Sequence[int] = ()) -> None:
+    program = bpf.of_ends([(parse_address(net.plan.pod(1)), 0)], protocol, ports)
+    wish, tally = Wish((net.plan.pod(1),), program, limits, resets=resets), Tally()
     with path.open("wb") as file:
-        assert record(net.directory, VIA, wish, lambda taps: void(act(taps)), file) == 0
+        record(net.directory, net.directory.nodes, VIA, wish, lambda taps: void(act(taps)), file, tally)
+    assert tally.lost == dict.fromkeys(net.directory.nodes, 0)
 
 
 def void(_: object) -> None:
@@ -136,9 +142,9 @@ def test_a_ring_keeps_the_last(net: Net, tmp_path: Path, limits: Limits) -> None
 
 def test_a_filter_looks_into_the_tunnel(net: Net, tmp_path: Path) -> None:
     path = tmp_path / "filtered.pcapng"
-    capture(net, path, lambda _: send(net, 5), protocol="udp", ports=[8080])
+    capture(net, path, lambda _: send(net, 5), protocol=UDP, ports=[8080])
     assert Counter(point for point, *_ in read(net, path)) == dict.fromkeys(POINTS[1:], 5)  # before NAT it is port 80
-    capture(net, path, lambda _: send(net, 5), protocol="tcp")
+    capture(net, path, lambda _: send(net, 5), protocol=TCP)
     assert read(net, path) == []
 
 
@@ -176,7 +182,9 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=act, daemon=True)
     files = Closed(str(tmp_path / "live.pcapng"), Rotation(bytes=20_000, keep=3))
-    assert stream(net.directory, VIA, Wish([net.plan.pod(1)]), 30.0, files, thread.start) == 0
+    wish, tally = Wish((net.plan.pod(1),), bpf.of_ends([(parse_address(net.plan.pod(1)), 0)])), Tally()
+    stream(net.directory, net.directory.nodes, VIA, wish, 30.0, files, tally, thread.start)
+    assert not any(tally.lost.values())
     thread.join()
     kept = sorted(tmp_path.iterdir())
     assert seen_before_the_end[0]
@@ -190,7 +198,11 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "complaint"), [
     (["-w", "-", "--ring-mb", "1"], "--ring-mb"), (["-w", "x.pcapng", "--freeze-on", "rain"], "--freeze-on: 'rain' is none of"),
-    (["-w", "x.pcapng", "--files", "3"], "--files"),
+    (["-w", "x.pcapng", "--files", "3"], "--files"), (["-w", "no/where/x.pcapng"], "--write: 'no/where' is no directory"),
+    (["-w", "x.pcapng", "-f", "tcp port http and and"], "--filter: .*syntax error"),
+    (["-w", "x.pcapng", "--outer-filter", "ether host 1:2:3:4:5:6"], "--outer-filter: .*ethernet addresses"),
+    (["-w", "x.pcapng", "-f", "vlan 5"], "--filter: .*no VLAN support"), (["-w", "x.pcapng", "-f", "ip6 protochain 6"], "a loop"),
+    (["-w", "x.pcapng", "--host", "a", "--freeze-on", "probe failure"], "--freeze-on"),
 ])
 def test_flags_that_make_no_sense_are_named(words: list[str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
