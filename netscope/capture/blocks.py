@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 BLOCK = struct.Struct("=12xII")  # packets, and the place of the first
 PACKET = struct.Struct("=6IHH4xIH")  # next, seconds, ns, captured, length, status, places of frame and IP header, VLAN, its kind
+NEWEST = struct.Struct("=40xII")
 SENDER = struct.Struct("=2x2xIHB")  # sockaddr_ll: interface, hardware type, packet type
 SENDER_AT = 48
 TAG = struct.Struct("!HH")
@@ -36,6 +37,12 @@ class Packet(NamedTuple):
     network: int
     length: int
     data: bytes
+
+
+def newest(block: bytes) -> int:
+    """When the last packet of a block came (ns since 1970)."""
+    seconds, nanoseconds = NEWEST.unpack_from(block)
+    return int(seconds * SECOND + nanoseconds)
 
 
 def packets(block: bytes) -> Iterator[Packet]:

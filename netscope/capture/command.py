@@ -127,6 +127,8 @@ def run(options: Options, directory: Directory, places: Sequence[Place], nodes: 
     finally:
         if tally.over:
             click.echo(f"{options.path}: {tally}", err=True)
+        elif (path := Path(options.path)).is_file() and not path.stat().st_size:
+            path.unlink()  # nothing was begun
 
 
 def _begun(nodes: Sequence[str]) -> None:
@@ -138,8 +140,8 @@ def _at_the_end(options: Options, directory: Directory, nodes: Sequence[str], wi
     faults = freezing.parse(options.freeze_on) if options.freeze_on else frozenset()
 
     def wait(taps: Sequence[Tap]) -> None:
-        _begun(nodes)
         with suppress(KeyboardInterrupt):
+            _begun(nodes)
             if not faults:
                 time.sleep(options.seconds or SECONDS)
             elif words := freezing.wait(taps, faults, options.kubeconfig, options.seconds or FOR_EVER):

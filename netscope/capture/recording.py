@@ -25,7 +25,7 @@ from netscope.capture.tapping import Wish
 from netscope.directory import Directory
 from nodecore.errors import Unreachable, UserError
 
-ROUNDS = 3  # of comparing clocks; the quickest counts
+ROUNDS = 10  # of comparing clocks; the quickest counts
 SECONDS_TO_END = 10.0
 
 
@@ -50,7 +50,7 @@ class Tap:
         return self._child.stdout.fileno()
 
     def compare_clocks(self) -> None:
-        """Also waits until it captures; from then on its packets may come."""
+        """Also waits until it captures; from then on its packets may come. A clock that may be right is taken to be right."""
         assert self._child.stderr
         found = []
         for _ in range(ROUNDS):
@@ -64,7 +64,8 @@ class Tap:
             if not line.strip().isdigit():
                 raise self._gone(line)
             found.append((end - begin, int(line) - (begin + end) // 2))
-        self.ahead = min(found)[1]
+        took, ahead = min(found)
+        self.ahead = ahead if abs(ahead) > took // 2 else 0
         self._say(b"go\n")
         os.set_blocking(self._child.stderr.fileno(), False)
 

@@ -32,12 +32,16 @@ class Translated(msgspec.Struct, frozen=True, array_like=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """New interfaces by number, translations not told before, how many more packets there was no room for; `over`: the last."""
+    """New interfaces by number, translations not told before, how many more packets there was no room for; `over`: the last.
+
+    `until`: all that was captured before that time (ns, the node's clock) has been told, with its translations.
+    """
 
     interfaces: dict[int, str] = {}
     translated: tuple[Translated, ...] = ()
     lost: int = 0
     over: bool = False
+    until: int = 0
 
 
 class Spool:
@@ -48,6 +52,7 @@ class Spool:
         self.translated: list[Translated] = []
         self.lost = 0
         self.over = False
+        self.until = 0
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -94,6 +99,7 @@ class Spool:
         self.translated += news.translated
         self.lost += news.lost
         self.over |= news.over
+        self.until = max(self.until, news.until)
 
 
 def framed(block: bytes) -> bytes:

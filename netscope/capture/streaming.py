@@ -1,6 +1,7 @@
 """`netscope capture --live`: the file is written while packets come, and another one begun when it is large or old enough.
 
-Every node's packets wait a second and a half: for the others', so that they can be put in order, and for news of translations.
+Packets wait until every node has said that it has told all that came before them, translations included: some tenths of a second.
+A node that says nothing for ten seconds is waited for no more.
 Read next: `merging.py`, `files.py`.
 """
 
@@ -28,7 +29,7 @@ from netscope.capture.tapping import Wish
 from netscope.directory import Directory
 from nodecore.errors import Unreachable
 
-DELAY = 1_500_000_000  # ns: longer than nodes take to tell of a new translation
+PATIENCE = 10_000_000_000  # ns that a silent node is waited for
 PAUSE = 0.1
 PIPE = 1 << 20
 
@@ -43,9 +44,9 @@ def stream(directory: Directory, nodes: Sequence[str], via: str, wish: Wish, sec
             stack.callback(taps[-1].end)
         for tap in taps:
             tap.compare_clocks()
-        begun()
         work = _Stream(taps, directory, files, tally)
         with suppress(KeyboardInterrupt, BrokenPipeError):
+            begun()
             work.run(time.monotonic() + seconds)
         for tap in taps:
             tap.stop()
@@ -74,7 +75,13 @@ class _Stream:
         while self._open and time.monotonic() < deadline:
             self._read()
             self._tell_lost()
-            self._write(time.time_ns() - DELAY)
+            self._write(self._complete())
+
+    def _complete(self) -> int:
+        """Every node has told all that came before that time."""
+        latest = time.time_ns() - PATIENCE
+        known = (source.spool.until - source.ahead for fd, source in self._sources.items() if fd in self._open)
+        return max(min(known, default=latest), latest)
 
     def finish(self) -> None:
         """What is still on its way."""

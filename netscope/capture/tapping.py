@@ -19,13 +19,15 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from netscope import bpf, filters
+from netscope.capture.blocks import newest
 from netscope.capture.keeping import Kept, Limits
 from netscope.capture.spool import News, Spool, Translated, framed, told
 from nodecore.errors import Fault, UserError
 from nodecore.kernel.ring import Ring
 
 PAUSE = 0.05
-NEWS = 1.0  # seconds between looks for news, where packets are passed on at once
+NEWS = 0.7  # seconds between looks for news, where packets are passed on at once
+BLOCK_TIME = 100_000_000  # ns: longer than the kernel keeps a block that is not full
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -71,7 +73,7 @@ class _Tap:
         self._wish, self._ring, self._write = wish, ring, write
         self._kept = Kept(wish.limits) if wish.limits else None
         self._known = Spool()  # what has been told
-        self._next_news = 0.0
+        self._next_news, self._told_until = 0.0, 0
         self._watch = _watch(wish)
         self._passes = False
 
@@ -90,12 +92,16 @@ class _Tap:
         self._tell(over=True, translated=_translated(self._wish.hosts))
 
     def _once(self) -> None:
-        """The next block, if there is one; and news, where packets are passed on at once."""
+        """The next block, if there is one; and news, where packets are passed on at once, and how far all has been told."""
         if self._wish.live and time.monotonic() > self._next_news:
+            self._told_until = time.time_ns() - BLOCK_TIME
             self._tell(over=False, translated=_translated(self._wish.hosts))
             self._next_news = time.monotonic() + NEWS
         if block := self._ring.take(PAUSE):
             self._pass(block)
+        if self._told_until and (not block or newest(block) > self._told_until):
+            self._write(told(News(until=self._told_until)))
+            self._told_until = 0
 
     def _goes_on(self) -> bool:
         """Tell the time as often as asked; no more when stdin has ended."""

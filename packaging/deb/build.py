@@ -51,7 +51,7 @@ PACKAGES = {each.name: each for each in (
     Package("minik8s", "a mini Kubernetes: control plane and kubelet", OURS,
             "flanneld-py (= {version}), kube-proxy-py (= {version})",
             "etcd-server, containerd, containernetworking-plugins, kubernetes-client", "cluster", PARTS, users=True),
-    Package("netscope", "shows the way of a packet through a Kubernetes node", ("nodecore", "netscope")),
+    Package("netscope", "shows the way of a packet through a Kubernetes node", ("nodecore", "netscope"), recommends="libpcap0.8"),
 )}
 
 
