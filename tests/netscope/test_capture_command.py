@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -283,8 +282,8 @@ def test_a_node_that_goes_away_is_told_and_the_others_go_on(net: Net, tmp_path: 
     path = tmp_path / "gone.pcapng"
     with capture(net, "--live", "-w", str(path)) as child:
         tap = next(pid for pid in os.listdir("/proc") if pid.isdigit() and _is_tap(pid, child.pid, net.name("b")))
-        send(net, b"one")
-        time.sleep(1)
+        send(net, b"the first")
+        until(lambda: path.read_bytes().count(b"the first") == len(way(net)))
         os.kill(int(tap), signal.SIGKILL)
         assert child.stderr
         assert child.stderr.readline() == f"{net.name('b')}: no more comes from there\n"
