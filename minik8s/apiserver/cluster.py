@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
 from minik8s.apiserver.kinds import converting
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
 from minik8s.apiserver.kinds.registry import Registry
+from minik8s.apiserver.request.call import Call
+from minik8s.apiserver.request.seats import vital
 from minik8s.apiserver.request.status import not_found
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.compaction import compact_for_ever
@@ -23,8 +26,10 @@ from minik8s.apiserver.storage.objects import Storage
 from minik8s.apiserver.storage.watchcache import WatchCache
 from nodecore.errors import NotFound
 from nodecore.etcd.client import EtcdClient
+from nodecore.loop.rounds import Rounds
 
 Object = dict[str, Any]
+SHORT, LONG = 200, 4
 EAGER = ("namespaces", "nodes", "pods", "services", "endpoints", "endpointslices", "secrets", "serviceaccounts", "clusterroles",
          "clusterrolebindings", "roles", "rolebindings")
 
@@ -65,6 +70,7 @@ class Cluster:
         self._lifetime = Lifetime(etcd, passing_after)
         self.feed = Feed(etcd)
         self.caches: dict[tuple[str, str, str], WatchCache] = {}
+        self._pieces, self._long = Rounds(1), asyncio.Semaphore(LONG)
         self.settled = asyncio.Event()  # every definition there was at the start is served
         self._needed = [self.cache(BY_PLURAL[plural]) for plural in EAGER]
 
@@ -93,6 +99,17 @@ class Cluster:
         """Wait until that is so."""
         for cache in self._needed:
             await cache.ready()
+
+    def turn(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """What a list is made in: of long ones a few at a time, lest all others wait for all of them."""
+        cache = self.begun(call.kind)
+        if cache is None or len(cache) <= SHORT or vital(call.user, call.target):
+            return nullcontext()
+        return self._long
+
+    async def breathe(self) -> None:
+        """Between two pieces of what a watch begins with: of all watches one piece is made in each round of the loop."""
+        await self._pieces.turn()
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What must run for ever."""

@@ -7,8 +7,10 @@ Must not know: what requests mean. Read next: `handler.py`, which answers those 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from minik8s.apiserver.request.call import JSON, Answer, refusal
@@ -18,6 +20,8 @@ from nodecore.kube.http import aiohttp, web
 log = logging.getLogger(__name__)
 HEAD_LIMIT = 64 * 1024
 KEPT_ALIVE = 120.0
+PIECE = 256 * 1024
+STUCK_SECONDS = 30.0
 LINE_SECONDS, LONGEST = 10.0, 200
 NOISE = (aiohttp.http.HttpProcessingError, web.PayloadAccessError, aiohttp.ClientError, OSError)
 
@@ -105,7 +109,37 @@ def plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in first)
 
 
-def respond(answer: Answer) -> web.Response:
-    """An answer in one piece."""
+class Long(web.StreamResponse):
+    """A list, sent piece by piece as the client takes it; one that takes nothing for a while is cut off."""
+
+    def __init__(self, answer: Answer, size: int, headers: Mapping[str, str]) -> None:
+        super().__init__(status=answer.status, headers=headers)
+        self.content_length = size
+        self._answer = answer
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        """Begin, for whom the rest is meant for."""
+        self._transport = request.transport
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send it; others are served meanwhile."""
+        for piece in self._answer.pieces(PIECE):
+            try:
+                async with asyncio.timeout(STUCK_SECONDS):
+                    await self.write(piece)
+            except TimeoutError:
+                if self._transport:
+                    self._transport.abort()
+                raise ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s") from None
+            await asyncio.sleep(0)
+        await super().write_eof()
+
+
+def respond(answer: Answer, *, whole: bool = True) -> web.StreamResponse:
+    """An answer as a response; in one piece if need be."""
     headers = {"Content-Type": answer.content or JSON, "Cache-Control": "no-cache, private", **answer.headers}
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
+    size = answer.size
+    if size > PIECE and not whole:
+        return Long(answer, size, headers)
+    return web.Response(status=answer.status, body=b"".join(answer.pieces(size)), headers=headers)

@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from minik8s.apiserver import documents
 from minik8s.apiserver.auth.authenticate import NOBODY
@@ -32,7 +32,7 @@ from minik8s.apiserver.request import bodies, routes
 from minik8s.apiserver.request.audit import Audit
 from minik8s.apiserver.request.call import Call, refusal
 from minik8s.apiserver.request.routes import Target
-from minik8s.apiserver.request.seats import READING, Limits, Seats, patience
+from minik8s.apiserver.request.seats import READING, Limits, Seats, patience, vital
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
 from minik8s.apiserver.verbs.dispatch import Dispatch
 from minik8s.apiserver.verbs.proxying import proxy
@@ -40,11 +40,12 @@ from minik8s.apiserver.verbs.stream import PATHS as STREAMS
 from minik8s.apiserver.verbs.stream import carry
 from minik8s.apiserver.verbs.watching import Watching
 from nodecore.kube.http import web
+from nodecore.loop.rounds import Rounds
 from nodecore.loop.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 BODY_SECONDS = 30
-Response = TypeVar("Response", bound=web.StreamResponse)
+BEGUN = 16  # lists and writes in one round of the event loop
 
 
 class Handler:
@@ -59,6 +60,7 @@ class Handler:
         self._ended = Wakeup()
         self._audit, self._limit = audit, limits.seconds
         self._reads, self._writes = Seats(limits.reads), Seats(limits.writes)
+        self._begun = Rounds(BEGUN)
         self._streams: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -117,7 +119,7 @@ class Handler:
         if review and not target.name and bool(target.namespace) == review.resource.namespaced:
             if verb != "create":
                 raise method_not_allowed()
-            async def reviewed() -> web.Response:
+            async def reviewed() -> web.StreamResponse:
                 return respond(await self._dispatch.review(review, await _body(request), content, user, target.namespace))
 
             return await self._seated(verb, user, target, request.query, reviewed)
@@ -139,7 +141,7 @@ class Handler:
         return await self._seated(verb, user, target, request.query, partial(self._whole, request, call))
 
     async def _seated(self, verb: str, user: User, target: Target, query: Mapping[str, str],
-                      work: Callable[[], Awaitable[web.Response]]) -> web.Response:
+                      work: Callable[[], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
         """An answer in one piece, if there is a seat, and in time."""
         seats, seconds = self._reads if verb in READING else self._writes, patience(query, self._limit)
         if not seats.take(user, target):
@@ -147,6 +149,8 @@ class Handler:
         self._metrics.begin(verb)
         try:
             async with asyncio.timeout(seconds) as limit:
+                if verb != "get" and not vital(user, target):
+                    await self._begun.turn()
                 return await work()
         except TimeoutError:
             if not limit.expired():
@@ -157,10 +161,10 @@ class Handler:
             seats.leave(user)
             self._metrics.end(verb)
 
-    async def _whole(self, request: web.BaseRequest, call: Call) -> web.Response:
+    async def _whole(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         """A request that is answered in one piece; a write goes on to its end even if the client leaves."""
         if call.verb in READING:
-            return _warned(respond(await self._dispatch.read(call)), call)
+            return _warned(respond(await self._dispatch.read(call), whole=request.method == "HEAD"), call)
         body = await _body(request)
         whole = Call(call.kind, call.target, call.verb, call.query, call.user, body, call.content, call.accept, call.agent)
         return _warned(respond(await self._dispatch.write_to_the_end(whole)), whole, whole.kind.unheeded)
@@ -249,7 +253,7 @@ async def _body(request: web.BaseRequest) -> bytes:
     return whole
 
 
-def _warned(response: Response, call: Call, more: str = "") -> Response:
+def _warned(response: web.StreamResponse, call: Call, more: str = "") -> web.StreamResponse:
     for warning in filter(None, (call.kind.warning, more, *call.warnings[:20])):
         plain = "".join(letter if letter.isprintable() else " " for letter in warning[:500])
         quoted = plain.replace("\\", "\\\\").replace('"', '\\"')

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from minik8s.apiserver.admission.podsecurity_rules import broken
+from minik8s.apiserver.admission.quota_usage import in_scope, not_kept
 from tests.apiserver.apiprocess import Answer, ApiServer
 from tests.labs import until
 
@@ -122,6 +123,38 @@ def test_a_quota_this_server_cannot_keep_is_refused_by_name(api: ApiServer, ns: 
     assert "CrossNamespacePodAffinity" in refused.body["message"]
 
 
+def by_class(operator: str, *values: str, scope: str = "PriorityClass") -> dict[str, Any]:
+    return {"scopeSelector": {"matchExpressions": [{"scopeName": scope, "operator": operator, "values": list(values)}]}}
+
+
+@pytest.mark.parametrize(("quota", "yes", "no"), [
+    (by_class("In", "high", "low"), {"priorityClassName": "high"}, {"priorityClassName": "other"}),
+    (by_class("NotIn", "high"), {}, {"priorityClassName": "high"}),
+    (by_class("Exists"), {"priorityClassName": "high"}, {}), (by_class("DoesNotExist"), {}, {"priorityClassName": "high"}),
+    ({"scopes": ["PriorityClass"]}, {"priorityClassName": "high"}, {}),
+    ({"scopes": ["Terminating"]}, {"activeDeadlineSeconds": 5}, {}),
+    ({"scopes": ["NotTerminating"]}, {}, {"activeDeadlineSeconds": 5}),
+    ({"scopes": ["BestEffort"]}, {"containers": [{}]}, {"containers": [{"resources": {"limits": {"cpu": "1"}}}]}),
+    (by_class("Exists", scope="NotBestEffort"), {"containers": [{"resources": {"requests": {"cpu": "1"}}}]},
+     {"containers": [{}]}),
+    ({"scopes": ["Terminating"], **by_class("In", "high")}, {"activeDeadlineSeconds": 5, "priorityClassName": "high"},
+     {"priorityClassName": "high"}),
+])
+def test_scopes_of_quotas(quota: dict[str, Any], yes: dict[str, Any], no: dict[str, Any]) -> None:
+    assert not_kept(quota) == ""
+    assert in_scope({"spec": quota}, {"kind": "Pod", "spec": yes})
+    assert not in_scope({"spec": quota}, {"kind": "Pod", "spec": no})
+    assert not in_scope({"spec": quota}, {"kind": "Secret"})
+
+
+@pytest.mark.parametrize(("quota", "word"), [
+    (by_class("In"), "In takes some values"), (by_class("Exists", "x"), "Exists takes no values"), (by_class("Gt", "1"), "Gt"),
+    (by_class("In", "x", scope="BestEffort"), "In is none for scope BestEffort"), (by_class("Exists", scope="Odd"), "scope Odd"),
+])
+def test_scopes_that_are_none(quota: dict[str, Any], word: str) -> None:
+    assert word in not_kept(quota)
+
+
 GOOD: dict[str, Any] = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]},
                         "seccompProfile": {"type": "RuntimeDefault"}}
 
@@ -138,6 +171,14 @@ GOOD: dict[str, Any] = {"allowPrivilegeEscalation": False, "runAsNonRoot": True,
     ({"securityContext": {"sysctls": [{"name": "kernel.msgmax"}]}}, "baseline", "forbidden sysctls (kernel.msgmax)"),
     ({"securityContext": {"seLinuxOptions": {"user": "x"}}}, "baseline", "seLinuxOptions"),
     ({"ephemeralContainers": [{"name": "e", "securityContext": {"procMount": "Unmasked"}}]}, "baseline", "procMount"),
+    ({"containers": [{"name": "a", "securityContext": {"appArmorProfile": {"type": "Unconfined"}}}]}, "baseline",
+     "forbidden AppArmor profile"),
+    ({"securityContext": {"windowsOptions": {"hostProcess": True}}}, "baseline", "hostProcess"),
+    ({"initContainers": [{"name": "i", "securityContext": {"seLinuxOptions": {"type": "spc_t"}}}]}, "baseline", "seLinuxOptions"),
+    ({"hostIPC": True}, "baseline", "host namespaces (hostIPC=true)"),
+    ({"containers": [{"name": "a", "securityContext": {**GOOD, "runAsNonRoot": None}}]}, "restricted", "runAsNonRoot != true"),
+    ({"containers": [{"name": "a", "securityContext": {**GOOD, "seccompProfile": None}}]}, "restricted",
+     'seccompProfile (pod or container "a" must set'),
     ({"containers": [{"name": "a"}]}, "restricted", "allowPrivilegeEscalation != false"),
     ({"containers": [{"name": "a", "securityContext": {**GOOD, "runAsUser": 0}}]}, "restricted", "runAsUser=0"),
     ({"containers": [{"name": "a", "securityContext": {**GOOD, "capabilities": {}}}]}, "restricted", "unrestricted capabilities"),

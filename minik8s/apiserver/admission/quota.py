@@ -11,7 +11,7 @@ import time
 from fractions import Fraction
 
 from minik8s.apiserver.admission.asked import CREATE, UPDATE, Asked, Object, every
-from minik8s.apiserver.admission.quota_usage import COUNTED, SCOPES, in_scope, missing, usage, words
+from minik8s.apiserver.admission.quota_usage import COUNTED, in_scope, missing, not_kept, usage, words
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from nodecore.kube.quantity import parse_quantity
@@ -93,10 +93,8 @@ class Quota:
 
 def _supported(asked: Asked) -> None:
     spec = asked.obj.get("spec") or {}
-    wrong = [each for each in spec.get("scopes") or () if each not in SCOPES]
-    if wrong or spec.get("scopeSelector"):
-        raise asked.refuse(f"{f'scope {wrong[0]}' if wrong else 'scopeSelector'} is not supported by this server; "
-                           f"supported scopes: {', '.join(SCOPES)}")
+    if wrong := not_kept(spec):
+        raise asked.refuse(wrong)
     unknown = [key for key in spec.get("hard") or {} if not any(key in keys for keys in COUNTED.values())]
     if unknown:
         raise asked.refuse(f"spec.hard: {unknown[0]} is not counted by this server")

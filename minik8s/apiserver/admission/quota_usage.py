@@ -13,7 +13,8 @@ from nodecore.kube.quantity import parse_quantity
 from nodecore.kube.resource import Resource
 
 Object = dict[str, Any]
-SCOPES = ("BestEffort", "NotBestEffort", "Terminating", "NotTerminating")
+SCOPES = ("BestEffort", "NotBestEffort", "Terminating", "NotTerminating", "PriorityClass")
+OPERATORS = {"Exists": False, "DoesNotExist": False, "In": True, "NotIn": True}  # whether it takes values
 COMPUTE = ("cpu", "memory", "ephemeral-storage")
 POD_KEYS = ("pods", "count/pods", *COMPUTE, *(f"{part}.{each}" for part in ("requests", "limits") for each in COMPUTE))
 COUNTED: dict[str, tuple[str, ...]] = {
@@ -84,8 +85,8 @@ def missing(resource: Resource, obj: Object, hard: Iterable[str]) -> list[str]:
 
 def in_scope(quota: Object, obj: Object) -> bool:
     """Whether an object is of the sort a quota counts."""
-    scopes = (quota.get("spec") or {}).get("scopes") or ()
-    if not scopes:
+    wanted = requirements(quota.get("spec") or {})
+    if not wanted:
         return True
     spec = obj.get("spec") or {}
     if obj.get("kind") != "Pod":
@@ -94,7 +95,34 @@ def in_scope(quota: Object, obj: Object) -> bool:
     effort = not any(each.get(part) for each in resources for part in ("requests", "limits"))
     ends = spec.get("activeDeadlineSeconds") is not None
     truth = {"BestEffort": effort, "NotBestEffort": not effort, "Terminating": ends, "NotTerminating": not ends}
-    return all(truth.get(scope, False) for scope in scopes)
+    return all(_of_class(spec.get("priorityClassName") or "", operator, values) if scope == "PriorityClass" else
+               truth.get(scope, False) for scope, operator, values in wanted)
+
+
+def _of_class(name: str, operator: str, values: tuple[str, ...]) -> bool:
+    """Whether a pod's priority class, if it has one, is such."""
+    if operator in ("In", "NotIn"):
+        return (name in values) == (operator == "In")
+    return bool(name) == (operator == "Exists")
+
+
+def requirements(spec: Object) -> list[tuple[str, str, tuple[str, ...]]]:
+    """The scopes of a quota, each with an operator and its values: those of `scopes` are to exist."""
+    chosen = (spec.get("scopeSelector") or {}).get("matchExpressions") or ()
+    return [(scope, "Exists", ()) for scope in spec.get("scopes") or ()] + [
+        (str(each.get("scopeName")), str(each.get("operator")), tuple(each.get("values") or ())) for each in chosen]
+
+
+def not_kept(spec: Object) -> str:
+    """What of a quota's scopes cannot be kept, and why; empty when all can."""
+    for scope, operator, values in requirements(spec):
+        if scope not in SCOPES:
+            return f"scope {scope} is not supported by this server; supported scopes: {', '.join(SCOPES)}"
+        if operator not in OPERATORS or (scope != "PriorityClass" and operator != "Exists"):
+            return f"scopeSelector: operator {operator} is none for scope {scope}"
+        if OPERATORS[operator] != bool(values):
+            return f"scopeSelector: operator {operator} takes {'some' if OPERATORS[operator] else 'no'} values"
+    return ""
 
 
 def words(key: str, amount: Fraction) -> str:

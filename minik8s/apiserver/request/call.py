@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -61,12 +61,29 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response."""
+    """A whole response. That to a list has its `items` apart: they follow the body, with commas between and `]}` behind."""
 
     status: int
     body: bytes
     content: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    items: Sequence[bytes] = ()
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return len(self.body) + (sum(map(len, self.items)) + len(self.items) + 1 if self.items else 0)
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """All of it, about so many bytes at a time."""
+        piece, length = [self.body], 0
+        for at, item in enumerate(self.items):
+            piece += (b",", item) if at else (item,)
+            length += len(item)
+            if length >= size:
+                yield b"".join(piece)
+                piece, length = [], 0
+        yield b"".join([*piece, b"]}" if self.items else b""])
 
 
 def dry_run(values: list[Any]) -> bool:

@@ -7,6 +7,7 @@ Must not know: HTTP's machinery, forms. Read next: `request/listoptions.py`, `st
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.listoptions import ListOptions, list_options
 from minik8s.apiserver.request.selectors import Matches
 from minik8s.apiserver.request.status import Refused, bad_request, expired
+from minik8s.apiserver.storage.watchcache_window import Entry
 from nodecore.errors import Expired, Invalid, Unreachable
 
 Object = dict[str, Any]
+BREATH = 200
 FROM_NOW = -1  # as a token's revision: go on with what there is now
 TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without the "
@@ -83,12 +86,22 @@ async def _first_page(cluster: Cluster, call: Call, matches: Matches | None, opt
     await freshen(cluster, call, options.version)
     cache, folder, limit = cluster.cache(call.kind), call.kind.folder(call.target.namespace), options.limit
     snapshot = cache.snapshot(folder)
-    found = [entry for entry in snapshot.entries if matches is None or matches(entry.object)]
+    found = snapshot.entries if matches is None else await _chosen(snapshot.entries, matches)
     revision = max(snapshot.revision, 1)
     if not limit or len(found) <= limit:
         return Page([entry.data for entry in found], revision)
     remaining = 0 if matches else len(found) - limit
     return Page([entry.data for entry in found[:limit]], revision, _token(revision, found[limit].key, folder), remaining)
+
+
+async def _chosen(entries: list[Entry], matches: Matches) -> list[Entry]:
+    """Those that match; other requests are served meanwhile."""
+    found: list[Entry] = []
+    for at in range(0, len(entries), BREATH):
+        if at:
+            await asyncio.sleep(0)
+        found += [entry for entry in entries[at:at + BREATH] if matches(entry.object)]
+    return found
 
 
 async def _at(cluster: Cluster, call: Call, matches: Matches | None, options: ListOptions, revision: int, start: str) -> Page:

@@ -6,7 +6,7 @@ Must not know: HTTP's machinery. Read next: `paging.py`, `watching.py`, `request
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,6 +79,11 @@ def partial(obj: Object, form: Form) -> Object:
 
 async def list_(cluster: Cluster, call: Call) -> Answer:
     """Answer with a list."""
+    async with cluster.turn(call):
+        return await _list(cluster, call)
+
+
+async def _list(cluster: Cluster, call: Call) -> Answer:
     form = wanted(call)
     page = await page_of(cluster, call)
     meta: Object = {"resourceVersion": str(page.revision)}
@@ -87,25 +92,34 @@ async def list_(cluster: Cluster, call: Call) -> Answer:
         if page.remaining:
             meta["remainingItemCount"] = page.remaining
     if form.table:
-        objects = (msgspec.json.decode(item) for item in page.items)
-        return Answer(200, msgspec.json.encode(tabled(call, form, objects, meta)), form.content)
+        table = tabled(call, form, (), meta)
+        rows = await _each(page.items, lambda objects: map(msgspec.json.encode, tabled(call, form, objects, meta)["rows"]))
+        return _whole(table, "rows", rows, form)
     resource = call.kind.resource
     name, version, items = f"{resource.kind}List", resource.api_version, page.items
     if form.partial:
         name, version = "PartialObjectMetadataList", f"meta.k8s.io/{form.version}"
     if form.binary:
-        return Answer(200, await _binary(name, version, meta, items), form.content)
+        encode = protobuf_out.item_of(version, name)
+        made = await _each(items, lambda objects: map(encode, objects))
+        return Answer(200, protobuf_out.joined(version, name, meta, made), form.content)
     if form.partial:
-        items = [msgspec.json.encode(partial(msgspec.json.decode(item), form)) for item in items]
-    head = msgspec.json.encode({"kind": name, "apiVersion": version, "metadata": meta})
-    return Answer(200, head[:-1] + b',"items":[' + b",".join(items) + b"]}", form.content)
+        items = await _each(items, lambda objects: (msgspec.json.encode(partial(obj, form)) for obj in objects))
+    return _whole({"kind": name, "apiVersion": version, "metadata": meta}, "items", items, form)
 
 
-async def _binary(name: str, version: str, meta: Object, items: list[bytes]) -> bytes:
-    """A list in protobuf; other requests are served meanwhile."""
-    encode, made = protobuf_out.item_of(version, name), []
-    for at, item in enumerate(items, 1):
-        made.append(encode(msgspec.json.decode(item)))
-        if at % BREATH == 0:
+async def _each(items: list[bytes], make: Callable[[list[Object]], Iterable[bytes]]) -> list[bytes]:
+    """What is made of each object; other requests are served meanwhile."""
+    made: list[bytes] = []
+    for at in range(0, len(items), BREATH):
+        if at:
             await asyncio.sleep(0)
-    return protobuf_out.joined(version, name, meta, made)
+        made += make([msgspec.json.decode(item) for item in items[at:at + BREATH]])
+    return made
+
+
+def _whole(head: Object, name: str, items: list[bytes], form: Form) -> Answer:
+    """A document with a list as its last field."""
+    head.pop(name, None)
+    begun = msgspec.json.encode(head)[:-1] + b',"%b":[' % name.encode()
+    return Answer(200, begun, form.content, items=items) if items else Answer(200, begun + b"]}", form.content)

@@ -78,9 +78,10 @@ class Watching:
         return self._initial(snapshot), events
 
     def _initial(self, snapshot: Snapshot) -> Iterator[bytes]:
-        found = [entry for entry in snapshot.entries if self._matches is None or self._matches(entry)]
-        for at in range(0, len(found), PIECE):
-            yield b"".join([self._line("ADDED", entry) for entry in found[at:at + PIECE]])
+        entries = snapshot.entries
+        for at in range(0, len(entries), PIECE):
+            yield b"".join([self._line("ADDED", entry) for entry in entries[at:at + PIECE]
+                            if self._matches is None or self._matches(entry)])
         if self._options.initial and self._bookmarks:
             yield self._bookmark(snapshot.revision, {"k8s.io/initial-events-end": "true"})
 
@@ -93,7 +94,9 @@ class Watching:
         end = loop.time() + self._seconds
         try:
             for piece in first:
-                await _in_time(send, piece)
+                if piece:
+                    await _in_time(send, piece)
+                await self._cluster.breathe()
             while events is not None and loop.time() < end and not self._stopped:
                 try:
                     async with asyncio.timeout_at(min(end, loop.time() + BOOKMARK_PERIOD)) as self._waiting:
