@@ -150,15 +150,20 @@ class Plane:
         return self.agents[-1]
 
     def kubectl(self, *argv: str, body: Any = None, check: bool = True) -> str:
+        """What it prints, warnings in the end."""
+        done = self._ran(*argv, body=body, check=check)
+        return done.stdout + done.stderr
+
+    def _ran(self, *argv: str, body: Any = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [KUBECTL, "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self.directory / "kubectl"), *argv], text=True,
             input=json.dumps(body) if body is not None else None, capture_output=True, timeout=240)
         if check:
             assert done.returncode == 0, f"kubectl {' '.join(argv)}: {done.stderr}{done.stdout}\n{self.tails()}"
-        return done.stdout + done.stderr
+        return done
 
     def get(self, *argv: str) -> Any:
-        return json.loads(self.kubectl("get", *argv, "-o", "json"))
+        return json.loads(self._ran("get", *argv, "-o", "json").stdout)
 
     def apply(self, *bodies: dict[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", body={"apiVersion": "v1", "kind": "List", "items": list(bodies)})

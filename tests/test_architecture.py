@@ -6,9 +6,13 @@ Plain `ast`, nothing of the project is imported. The rules are in docs/explanati
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("nodecore", "flanneld_py", "proxy", "minik8s.apiserver", "minik8s.controllers", "minik8s.scheduler",
@@ -35,15 +39,30 @@ def module_of(path: Path) -> str:
     return dotted.removesuffix(".__init__")
 
 
-TREES = {path: ast.parse(path.read_text(), filename=str(path)) for path in sources()}
-MODULES = {module_of(path): path for path in TREES}
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Every file, parsed when it is first asked for."""
+    return {path: ast.parse(path.read_text(), filename=str(path)) for path in sources()}
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """Every module's file."""
+    return {module_of(path): path for path in sources()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten() -> Iterator[None]:
+    """So many objects would slow down every test that comes after these in the same process."""
+    yield
+    trees.cache_clear()
 
 
 def imports(path: Path) -> set[str]:
     """Every module a file imports, wherever the statement stands; `from a import b` counts as a.b where that is a module."""
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -53,7 +72,7 @@ def imports(path: Path) -> set[str]:
                 base = ".".join([*parents, base] if base else parents)
             for alias in node.names:
                 whole = f"{base}.{alias.name}"
-                found.add(whole if whole in MODULES else base)
+                found.add(whole if whole in modules() else base)
     return found
 
 
@@ -64,7 +83,7 @@ def part_of(module: str) -> str | None:
 def test_parts_meet_over_the_api_and_the_kernel_only() -> None:
     wrong = [
         f"{relative(path)} imports {target}"
-        for path in TREES
+        for path in trees()
         if (own := part_of(module_of(path)))
         for target in imports(path)
         if (other := part_of(target)) and other not in (own, "nodecore")
@@ -73,7 +92,7 @@ def test_parts_meet_over_the_api_and_the_kernel_only() -> None:
 
 
 def test_pure_modules_touch_nothing() -> None:
-    pure = [path for path, tree in TREES.items() if PURE.search(ast.get_docstring(tree) or "")]
+    pure = [path for path, tree in trees().items() if PURE.search(ast.get_docstring(tree) or "")]
     wrong = [f"{relative(path)} imports {name}" for path in pure for name in imports(path) if name.split(".")[0] in IMPURE]
     assert wrong == []
     assert len(pure) > 190
@@ -83,7 +102,7 @@ def test_only_adapters_touch_the_kernel() -> None:
     """The lab prepares machines rather than running on one, and the node's shell is its adapter."""
     allowed = (ADAPTERS, "minik8s/lab/")
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         if relative(path).startswith(allowed):
             continue
         wrong += [f"{relative(path)} imports {name}" for name in imports(path) if name.split(".")[0] in KERNEL_LIBRARIES]
@@ -95,7 +114,7 @@ def test_only_adapters_touch_the_kernel() -> None:
 
 def test_aiohttp_comes_through_one_door() -> None:
     """Imported by itself it reads every certificate authority of the machine: see nodecore/kube/http.py."""
-    wrong = [relative(path) for path in TREES if relative(path) != "nodecore/kube/http.py"
+    wrong = [relative(path) for path in trees() if relative(path) != "nodecore/kube/http.py"
              and any(name.split(".")[0] == "aiohttp" for name in imports(path))]
     assert wrong == []
 
@@ -112,7 +131,8 @@ def first_word(call: ast.Call) -> str:
 
 
 def test_no_import_circles() -> None:
-    graph = {module: {name for name in imports(path) if name in MODULES and name != module} for module, path in MODULES.items()}
+    known = modules()
+    graph = {module: {name for name in imports(path) if name in known and name != module} for module, path in known.items()}
     state: dict[str, int] = {}
     circles: list[str] = []
 
@@ -132,12 +152,12 @@ def test_no_import_circles() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    assert [relative(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
+    assert [relative(path) for path, tree in trees().items() if not ast.get_docstring(tree)] == []
 
 
 def test_nothing_grows_out_of_hand() -> None:
-    too_long = [f"{relative(path)}: {lines} lines" for path in TREES if (lines := path.read_text().count("\n")) > 500]
-    for path, tree in TREES.items():
+    too_long = [f"{relative(path)}: {lines} lines" for path in trees() if (lines := path.read_text().count("\n")) > 500]
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
@@ -148,13 +168,13 @@ def test_nothing_grows_out_of_hand() -> None:
 
 def test_names_say_something() -> None:
     hollow = {"utils", "util", "helpers", "helper", "common", "misc", "base", "manager"}
-    assert [relative(path) for path in TREES if path.stem in hollow or path.parent.name in hollow] == []
+    assert [relative(path) for path in trees() if path.stem in hollow or path.parent.name in hollow] == []
 
 
 def test_packages_are_listed() -> None:
     """`proxy` is also a package inside somebody else's distribution: nothing is discovered, all is listed."""
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    present = {relative(path.parent).replace("/", ".") for path in TREES if path.name == "__init__.py"}
+    present = {relative(path.parent).replace("/", ".") for path in trees() if path.name == "__init__.py"}
     assert listed == present
 
 

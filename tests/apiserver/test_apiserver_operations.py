@@ -75,6 +75,7 @@ def test_metrics_have_the_names_monitors_know(api: ApiServer) -> None:
     assert "scanner" not in text
 
 
+@pytest.mark.slow
 def test_an_end_in_good_order(api_etcd: EtcdServer) -> None:
     """Unready at once, answering all the while; watches end as if in time, with the revision to go on from; exit code 0.
 
@@ -198,6 +199,7 @@ def seated(server: ApiServer) -> int:
     return int(found[1]) if found else 0
 
 
+@pytest.mark.slow
 def test_writes_without_an_end_take_the_seats_of_writes_and_no_others(api_etcd: EtcdServer) -> None:
     made = {"metadata": {"generateName": "limited-"}}
     flags = ("--max-mutating-requests-inflight", "3", "--max-requests-inflight", "3")
@@ -212,6 +214,7 @@ def test_writes_without_an_end_take_the_seats_of_writes_and_no_others(api_etcd: 
         until(lambda: server.call("POST", SPACE, made).code == 201)
 
 
+@pytest.mark.slow
 def test_no_request_takes_longer_than_it_or_the_server_says(api_etcd: EtcdServer) -> None:
     with contextlib.closing(ApiServer.start(api_etcd, "--request-timeout", "2s")) as server:
         with half(server) as one, half(server, "?timeout=1s") as two, half(server, "?timeout=1h") as three:

@@ -197,6 +197,7 @@ def test_applied_by_its_lists_keys(api: ApiServer, shared: Widgets) -> None:
     assert [part["name"] for part in dropped["spec"]["parts"]] == ["a"]
 
 
+@pytest.mark.slow
 def test_kubectl_and_a_custom_kind(api: ApiServer, shared: Widgets) -> None:
     manifest = json.dumps(shared.widget("by-kubectl", mode="fast"))
     assert "created" in api.kubectl("apply", "-f", "-", stdin=manifest).stdout

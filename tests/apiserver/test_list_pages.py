@@ -78,6 +78,7 @@ def test_pages_with_a_selector(api: ApiServer) -> None:
     assert names(api, f"limit=1&labelSelector=env%3Dprod&continue={token}") == "c"
 
 
+@pytest.mark.slow
 def test_a_page_that_is_compacted_away_is_expired() -> None:
     """On an etcd of its own: who starts after a compaction knows nothing of what was before."""
     with EtcdServer.start() as etcd:

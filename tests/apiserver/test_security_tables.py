@@ -227,12 +227,11 @@ def test_two_requests_in_one_are_two(api: ApiServer) -> None:
         assert b"HTTP/1.1 200" not in answer, odd
 
 
-@pytest.mark.parametrize(("encoding", "packed"), [
-    ("gzip", gzip.compress(b'{"metadata":{"name":"' + b"a" * 200_000_000 + b'"}}', 1)),
-    ("deflate", zlib.compress(b" " * 200_000_000, 1)),
-], ids=["gzip", "deflate"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.slow
-def test_a_body_that_swells(api: ApiServer, encoding: str, packed: bytes) -> None:
+def test_a_body_that_swells(api: ApiServer, encoding: str) -> None:
+    pack, letter = (gzip.compress, b"a") if encoding == "gzip" else (zlib.compress, b" ")
+    packed = pack(b'{"metadata":{"name":"' + letter * 200_000_000 + b'"}}', 1)
     before = api.resident()
     answer = api.call("POST", f"{SPACE}/configmaps", packed, headers={"Content-Encoding": encoding})
     assert answer.code in (400, 413, 415), answer.body

@@ -195,6 +195,7 @@ async def test_tls_with_client_certificates(tmp_path: Path) -> None:
         await at_some_pace(told)
 
 
+@pytest.mark.slow
 async def test_login_and_its_renewal() -> None:
     with EtcdServer.start(extra=("--auth-token-ttl", "1")) as server:
         def ctl(*argv: str) -> None:

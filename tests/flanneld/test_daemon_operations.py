@@ -76,6 +76,7 @@ def metric(node: Node, name: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.kernel
 @pytest.mark.etcd
 def test_metrics_watchdog_and_reload(site: Site) -> None:
@@ -124,6 +125,7 @@ def test_metrics_watchdog_and_reload(site: Site) -> None:
         assert get(one, "/readyz") == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.kernel
 @pytest.mark.etcd
 def test_show_tells_what_is_and_what_should_be(site: Site) -> None:

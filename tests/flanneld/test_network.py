@@ -79,21 +79,22 @@ def send_a_megabyte(source: Node, target: Node) -> None:
     assert sum(received) == 1 << 20
 
 
-def test_kill_and_restart_lose_no_packet_and_change_nothing(site: Site) -> None:
-    one, two, _ = three(site)
-    before, mac, keys = one.state(), one.mac(), site.etcd.subnets()
+def test_kill_and_restart_lose_no_packet_and_change_nothing(lasting_site: Site) -> None:
+    one, two = lasting_site.nodes
+    before, mac, keys = one.state(), one.mac(), lasting_site.etcd.subnets()
     with pinging(one.pod, two.pod_ip) as out, pinging(two.pod, one.pod_ip) as back:
         one.stop(signal.SIGKILL)
         one.start()
     assert out.sent > 20
     assert (out.lost, back.lost) == (0, 0)
-    assert (one.state(), one.mac(), site.etcd.subnets()) == (before, mac, keys)
+    assert (one.state(), one.mac(), lasting_site.etcd.subnets()) == (before, mac, keys)
 
 
-def test_term_ends_cleanly_and_leaves_the_data_path(site: Site) -> None:
-    one, two, _ = three(site)
+def test_term_ends_cleanly_and_leaves_the_data_path(lasting_site: Site) -> None:
+    one, two = lasting_site.nodes
     assert one.stop(signal.SIGTERM) == 0
     assert ping_once(one.pod, two.pod_ip)
+    one.start()
 
 
 @pytest.mark.parametrize("damage", [
@@ -118,8 +119,8 @@ def test_damage_by_hand_is_healed_within_a_second(lasting_site: Site, damage: st
     assert ping_once(one.pod, two.pod_ip)
 
 
-def test_a_revoked_lease_is_taken_back_without_a_gap(site: Site) -> None:
-    one, two, _ = three(site)
+def test_a_revoked_lease_is_taken_back_without_a_gap(lasting_site: Site) -> None:
+    (one, two), site = lasting_site.nodes, lasting_site
     key = f"{one.subnet}.0-24"
     before = site.etcd.subnets()[key]
     state = one.state()
@@ -153,8 +154,8 @@ def test_a_stolen_lease_makes_us_move(site: Site) -> None:
     until(lambda: ping_once(two.pod, one.pod_ip, 0.3), "the new subnet works")
 
 
-def test_a_pod_is_masqueraded_only_on_its_way_out_of_the_network(site: Site) -> None:
-    one, two, _ = three(site)
+def test_a_pod_is_masqueraded_only_on_its_way_out_of_the_network(lasting_site: Site) -> None:
+    (one, two), site = lasting_site.nodes, lasting_site
     site.switch.run(["ip", "route", "add", f"{two.subnet}.0/24", "via", one.ip])
     assert seen_from(site.switch, "192.168.77.254", one.pod) == one.ip, "a pod on its way out"
     assert seen_from(two.pod, two.pod_ip, one.pod) == one.pod_ip, "pod to pod"
@@ -162,6 +163,8 @@ def test_a_pod_is_masqueraded_only_on_its_way_out_of_the_network(site: Site) -> 
     assert seen_from(two.pod, two.pod_ip, site.switch) == f"{one.subnet}.0", "from outside by way of another node"
     site.switch.run(["ip", "route", "add", f"{one.subnet}.0/24", "via", one.ip])
     assert seen_from(one.pod, one.pod_ip, site.switch) == "192.168.77.254", "from outside to a local pod"
+    for node in (one, two):
+        site.switch.run(["ip", "route", "del", f"{node.subnet}.0/24", "via", one.ip])
 
 
 def seen_from(server_ns, address, client_ns, source: str = "") -> str:

@@ -192,6 +192,7 @@ def test_a_frame_made_by_scapy_is_read_and_drawn() -> None:
     assert len({len(line) for line in drawing.splitlines()}) == 1
 
 
+@pytest.mark.slow
 def test_frames_of_other_backends_and_of_ipv6_are_read() -> None:
     from scapy.layers.inet import IP, TCP, UDP
     from scapy.layers.inet6 import IPv6

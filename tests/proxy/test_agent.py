@@ -194,6 +194,7 @@ def flows(net: World, endpoint: str) -> str:
     return net.spaces["node"].run(listed, check=False).stdout
 
 
+@pytest.mark.slow
 def test_sticky_clients_stay_and_move_when_they_must(net: World, api: Api, agent: Agent) -> None:
     api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], "sessionAffinity": "ClientIP"}})
     agent.start()
@@ -279,6 +280,7 @@ def test_clean_up_and_dry_run(net: World, up: Agent) -> None:
     assert up.table() == ""
 
 
+@pytest.mark.slow
 def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     def told() -> tuple[int, str]:
         argv = up_command(up)

@@ -124,6 +124,7 @@ def test_diff_in_ipvs_mode(net: World, api: Api, agent: Agent) -> None:
     ])
 
 
+@pytest.mark.slow
 def test_a_packet_tells_whether_the_rules_are_in_force(net: World, api: Api, agent: Agent) -> None:
     began = time.monotonic()
     api.put(web(B), WEB)
