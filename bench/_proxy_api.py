@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-PATHS = {"/api/v1/nodes": "Node", "/api/v1/services": "Service", "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice"}
+PATHS = {"/api/v1/nodes": "Node", "/api/v1/services": "Service", "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice",
+         "/apis/discovery.k8s.io/v1beta1/endpointslices": "EndpointSlice"}  # as kube-proxy 1.20 asks
 WRITTEN = "2026-01-01T00:00:00Z"
 
 
@@ -72,6 +73,7 @@ class Api:
     def __init__(self, sock: socket.socket, size: int, *, dual: bool = False) -> None:
         self._sock, self._version = sock, 10
         self._watchers: dict[str, socket.socket] = {}
+        self._slices = "discovery.k8s.io/v1"
         self._ready = threading.Condition()
         self._lists = {
             "Node": listed("Node", []),
@@ -97,8 +99,12 @@ class Api:
             path, _, query = line.split()[1].decode().partition("?")
             while stream.readline().strip():
                 pass
-            kind = PATHS[path]
-            if "watch=" in query:
+            kind = PATHS.get(path, "")
+            if not kind:  # one Node, or an Event
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            elif "watch=" in query:
+                if kind == "EndpointSlice":
+                    self._slices = path.removeprefix("/apis/").removesuffix("/endpointslices")
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
                 with self._ready:
                     self._watchers[kind] = connection
@@ -115,7 +121,8 @@ class Api:
     def change(self, number: int, *pods: int) -> float:
         """Send one Service's new endpoints to who watches; the time at which they left."""
         self._version += 1
-        line = json.dumps({"type": "MODIFIED", "object": endpoint_slice(number, *pods, version=self._version)}).encode() + b"\n"
+        item = endpoint_slice(number, *pods, version=self._version) | {"apiVersion": self._slices}
+        line = json.dumps({"type": "MODIFIED", "object": item}).encode() + b"\n"
         chunk = b"%x\r\n%s\r\n" % (len(line), line)
         begun = time.perf_counter()
         self._watchers["EndpointSlice"].sendall(chunk)
