@@ -14,6 +14,7 @@ from nodecore.daemon.entry import run
 PARTS = {
     "apiserver": "Serve the Kubernetes API out of etcd.",
     "backup": "Write the state of a cluster to a file.",
+    "certs": "When certificates expire, and new ones in time.",
     "controllers": "Run the controllers: Deployments, endpoints, node health and the like.",
     "install": "Install parts as systemd services on this machine.",
     "kubelet": "Run the pods of one node in containerd.",
@@ -25,7 +26,7 @@ PARTS = {
     "token": "Tokens that machines join with.",
     "uninstall": "Remove the services `install` installed.",
 }
-ELSEWHERE = {**{name: f"minik8s.access.{name}:command" for name in ("join", "kubeconfig", "token")},
+ELSEWHERE = {**{name: f"minik8s.access.{name}:command" for name in ("certs", "join", "kubeconfig", "token")},
              "uninstall": "minik8s.install.__main__:uninstall"}
 
 

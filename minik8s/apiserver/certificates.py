@@ -11,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nodecore.errors import UserError
 
 log = logging.getLogger(__name__)
 PERIOD = 5.0
+DAY = 86400.0
+SOON = 180 * DAY
 Stamps = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -66,8 +70,25 @@ class Certificates:
         log.info("certificates have changed: new connections see the new ones")
         return True
 
+    def ending(self, now: float) -> list[str]:
+        """Which authorities that others are checked against expire within `SOON`, and when."""
+        found: list[dict[str, Any]] = self._current.get_ca_certs()
+        return [f"{_name(each)} on {each['notAfter']}" for each in found
+                if ssl.cert_time_to_seconds(each["notAfter"]) - now < SOON]
+
     async def watch(self, period: float = PERIOD) -> None:
-        """Look every few seconds, for ever."""
+        """Look every few seconds, for ever; once a day say which authorities come to their end."""
+        said = float("-inf")
         while True:
+            now = time.time()
+            if now - said >= DAY:
+                said = now
+                for found in self.ending(now):
+                    log.warning("the authority in %s expires, %s: `minik8s certs renew` renews it by its key",
+                                self._paths[-1], found)
             await asyncio.sleep(period)
             self.look()
+
+
+def _name(certificate: dict[str, Any]) -> str:
+    return next((value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"), "?")

@@ -53,17 +53,20 @@ class Authority:
             self._certificate = x509.load_pem_x509_certificate(pair.certificate)
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
-            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
-            builder = _builder(name, name, self._key.public_key(), LIFETIME)
-            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
-            builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
-            self._certificate = builder.sign(self._key, hashes.SHA256())
+            self._certificate = _of_itself(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)]), self._key, LIFETIME)
 
     @property
     def pair(self) -> Pair:
         """The authority's own certificate and key."""
         return Pair(_pem(self._certificate), _key_pem(self._key))
+
+    def renewed(self, lifetime: datetime.timedelta = LIFETIME) -> Authority:
+        """The same authority, key and name, with a certificate that lasts anew.
+
+        What it has signed is good under both, who knows only the old one trusts what it signs now, and its pin stays.
+        """
+        certificate = _of_itself(self._certificate.subject, self._key, lifetime)
+        return Authority(Pair(_pem(certificate), _key_pem(self._key)))
 
     def issue(self, identity: Identity, lifetime: datetime.timedelta = LIFETIME) -> Pair:
         """A new key and a certificate for it, good as a client and, with names, as a server."""
@@ -85,6 +88,14 @@ class Authority:
             names = [general(name) for name in identity.names]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return _pem(builder.sign(self._key, hashes.SHA256()))
+
+
+def _of_itself(name: x509.Name, key: SigningKey, lifetime: datetime.timedelta) -> x509.Certificate:
+    builder = _builder(name, name, key.public_key(), lifetime)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, lifetime: datetime.timedelta) -> x509.CertificateBuilder:

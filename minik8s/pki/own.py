@@ -1,6 +1,6 @@
 """The one-off child: `python -m minik8s.pki.own DIR --name NAME ...` keeps the certificates of a server that was given none.
 
-    ca.crt, ca.key                            made once
+    ca.crt, ca.key                            made once; anew, by the same key, when two thirds of its time are over
     apiserver.crt, apiserver.key              anew when they are not the CA's, lack a name, or two thirds of their time are over
     admin.crt, admin.key, admin.kubeconfig    the same; by them somebody of system:masters finds the server
 
@@ -46,11 +46,15 @@ def ensure(directory: Path, names: tuple[str, ...], server: str) -> float:
     authority = Authority(found)
     if found is None:
         _write(directory, "ca", authority.pair)
+    elif left_of(found) <= 0:
+        authority = authority.renewed()
+        _write(directory, "ca", authority.pair)
     serving, admin = Identity("kube-apiserver", (), names), Identity("kubernetes-admin", ("system:masters",))
     mine, theirs = _kept(directory, "apiserver", authority, serving), _kept(directory, "admin", authority, admin)
     text = kubeconfig(server, authority.pair.certificate, theirs.certificate, theirs.key, admin.common_name, "minik8s")
-    _put(directory / "admin.kubeconfig", text.encode())
-    return max(SOONEST, min(due_in(mine, authority.pair, serving), due_in(theirs, authority.pair, admin)))
+    put(directory / "admin.kubeconfig", text.encode())
+    due = due_in(mine, authority.pair, serving), due_in(theirs, authority.pair, admin), left_of(authority.pair)
+    return max(SOONEST, min(due))
 
 
 def _kept(directory: Path, file: str, authority: Authority, identity: Identity) -> Pair:
@@ -73,6 +77,12 @@ def due_in(pair: Pair, authority: Pair, identity: Identity) -> float:
         return 0.0
     if not held >= {general(name) for name in identity.names}:
         return 0.0
+    return left_of(pair)
+
+
+def left_of(pair: Pair) -> float:
+    """Seconds until two thirds of a certificate's time are over."""
+    certificate = x509.load_pem_x509_certificate(pair.certificate)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return (begin + (end - begin) * 2 / 3 - datetime.datetime.now(datetime.UTC)).total_seconds()
 
@@ -83,11 +93,12 @@ def _read(directory: Path, name: str) -> Pair | None:
 
 
 def _write(directory: Path, name: str, pair: Pair) -> None:
-    _put(directory / f"{name}.key", pair.key)
-    _put(directory / f"{name}.crt", pair.certificate)
+    put(directory / f"{name}.key", pair.key)
+    put(directory / f"{name}.crt", pair.certificate)
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
+    """Write a file as a whole; only certificates are for everybody to read."""
     part = path.with_name(f".{path.name}")
     part.unlink(missing_ok=True)
     part.touch(0o644 if path.suffix == ".crt" else 0o600)
