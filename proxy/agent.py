@@ -77,7 +77,7 @@ async def run(config: Config) -> None:
         node: Informer[Node] = Informer(client, NODES, into=Node, fields=f"metadata.name={config.node}",
                                         on_item=lambda _, node: see(node), on_change=reconciler.mark)
         reconciler.on_outcome = outcomes(reconciler, config, counts)
-        servers = health.serve(config, reconciler, rules, counts, eligible)
+        servers = health.serve(config, reconciler, rules, counts, eligible, writer)
         try:
             await run_tasks({
                 "services": informers[0].run(),

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import REGISTRY, Counter
 from prometheus_client.registry import Collector
@@ -24,6 +25,7 @@ from nodecore.loop.reconcile import Reconciler
 from .config import Config, Listen, to_document
 from .connections import Connections
 from .metrics import Counts
+from .modes import layouts
 from .names import TRAFFIC_TABLE
 from .target import Rules
 from .traffic import ServerTraffic, Traffic
@@ -46,13 +48,12 @@ class Eligibility:
 
 
 def serve(
-    config: Config, reconciler: Reconciler, rules: Rules, counts: Counts, eligible: Eligibility,
+    config: Config, reconciler: Reconciler, rules: Rules, counts: Counts, eligible: Eligibility, writer: Any,
 ) -> list[ThreadingHTTPServer]:
     """Start the servers that are asked for."""
     servers = []
-    if config.traffic_metrics:
-        for collector in collectors(config.mode, rules):
-            REGISTRY.register(collector)
+    for collector in collectors(config, rules, writer):
+        REGISTRY.register(collector)
 
     def healthz() -> health.Reply:
         return _alive(reconciler, counts, counts.probes, eligible)
@@ -69,11 +70,16 @@ def serve(
     return servers
 
 
-def collectors(mode: str, rules: Rules) -> list[Collector]:
-    """What counts traffic in a mode."""
-    if mode == "iptables":
-        return [Traffic(rules, TRAFFIC_TABLE), Connections(rules)]
-    return [ServerTraffic(rules) if mode == "ipvs" else Traffic(rules)]
+def collectors(config: Config, rules: Rules, writer: Any) -> list[Collector]:
+    """What is read when somebody asks: what only a mode has, and what counts traffic in it."""
+    if config.mode == "iptables":
+        from .chain_metrics import ChainMetrics
+
+        counting = [Traffic(rules, TRAFFIC_TABLE), Connections(rules)] if config.traffic_metrics else []
+        return [ChainMetrics(writer, layouts(config)), *counting]
+    if not config.traffic_metrics:
+        return []
+    return [ServerTraffic(rules) if config.mode == "ipvs" else Traffic(rules)]
 
 
 def _serve(config: Config, where: Listen, routes: Mapping[str, health.Route], what: str) -> list[ThreadingHTTPServer]:

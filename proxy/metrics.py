@@ -21,12 +21,20 @@ from nodecore.net import Family
 
 from .endpoints import service_of
 from .snapshot import Route
-from .target import Replace, Rules, Update
+from .target import Replace, RuleOp, Rules, Sweep, Update
 
 SYNC = "sync_proxy_rules"
 TRIGGER = "endpoints.kubernetes.io/last-change-trigger-time"
 LONG_BUCKETS = (*SYNC_BUCKETS[:9], *map(float, (*range(1, 60), *range(60, 120, 5), *range(120, 301, 30))))
 NOTHING: tuple[bool, bool] = (False, False)
+RESTORE = "iptables_restore_failures", "Syncs that failed"
+FAILURES = {  # by what failed: a whole sync, only the writing of what had changed, the removal of what others have left
+    "nftables": {"whole": ("nftables_sync_failures", "Syncs that failed"),
+                 "cleanup": ("nftables_cleanup_failures", "Failed removals of what is left of other modes")},
+    "iptables": {"whole": RESTORE,
+                 "partial": ("iptables_partial_restore_failures", "Syncs of what had changed that failed: all is written then")},
+    "ipvs": {"whole": RESTORE},
+}
 
 
 class Counts:
@@ -50,7 +58,8 @@ class Counts:
         self._came_first = self._covered_first = 0.0  # when the oldest change came that is not written, or is being written
         self._verified = self._histogram("verified_programming_duration_seconds", "From a change that came to a packet that "
                                          "took its rules", LONG_BUCKETS) if verified else None
-        self._failures, _ = (self._counter(f"{SYNC}_{name}", "Syncs that failed") for name in failures_of(mode))
+        self._failures = {part: self._counter(f"{SYNC}_{name}", text) for part, (name, text) in FAILURES[mode].items()}
+        self._update_failed = False  # in the sync that is under way
         for what in self._pending:
             self._gauge(f"{SYNC}_{what}_changes_pending", f"Changes of {what}s not yet written").set_function(
                 partial(self._pending.__getitem__, what))
@@ -124,10 +133,17 @@ class Counts:
         rules.counts = self
         self._gauge("skipped_objects", "What the API asks for and this proxy cannot do").set_function(lambda: len(rules.skipped))
 
+    def failed(self, op: RuleOp) -> None:
+        """A part of a sync was not done."""
+        if isinstance(op, Sweep) and "cleanup" in self._failures:
+            self._failures["cleanup"].inc()
+        self._update_failed = self._update_failed or isinstance(op, Update)
+
     def observe(self, outcome: Outcome) -> None:
         """A sync ended."""
+        update_failed, self._update_failed = self._update_failed, False
         if outcome.error:
-            self._failures.inc()
+            self._failures["partial" if update_failed and "partial" in self._failures else "whole"].inc()
             return
         self.last_good = time.time()
         self._last.set(self.last_good)
@@ -146,12 +162,6 @@ class Counts:
             self._full.observe(outcome.seconds)
         elif any(isinstance(op, Update) for op in outcome.ops):
             self._partial.observe(outcome.seconds)
-
-
-def failures_of(mode: str) -> tuple[str, ...]:
-    """The names of the mode's counters of failures; the first is that of syncs."""
-    return ("iptables_restore_failures", "iptables_partial_restore_failures") if mode == "iptables" else (
-        f"{mode}_sync_failures", f"{mode}_cleanup_failures")
 
 
 def triggered(item: EndpointSlice) -> float:

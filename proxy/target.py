@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
-from nodecore.errors import Fault
+from nodecore.errors import Busy, Fault
 from nodecore.kernel.conntrack import Conntrack
 from nodecore.kernel.model import Sysctl
 from nodecore.kernel.sysctl import read_sysctl, write_sysctl
@@ -136,6 +136,10 @@ class Watcher(Protocol):
 
     def routed(self, key: str, family: Family, routes: Sequence[Route]) -> None:
         """What it came to in a family."""
+        ...
+
+    def failed(self, op: RuleOp) -> None:
+        """It could not be done."""
         ...
 
 
@@ -267,8 +271,13 @@ class Rules:
         try:
             await self._write(op)
         except Fault as error:
+            self._note_failure(op)
             return error
         return None
+
+    def _note_failure(self, op: RuleOp) -> None:
+        if self.counts:
+            self.counts.failed(op)
 
     async def _write(self, op: RuleOp) -> None:
         if isinstance(op, Sysctl):
@@ -282,7 +291,7 @@ class Rules:
             await self._checks.keep(op.wanted)
             return
         if isinstance(op, Sweep):
-            await self._sweep()
+            await self._sweep(op)
             return
         if isinstance(op, Replace):
             await self._writer.replace(op.layout, op.everything)
@@ -293,12 +302,14 @@ class Rules:
             await self.probe.check(op.layout.family)
         ledger.settle()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, op: Sweep) -> None:
         try:
             await self._writer.sweep()
             self._swept = True
         except Fault as error:  # ours stand: no reason to write them again
             log.warning("rules of others stay, until the next look: %s", error)
+            if not isinstance(error, Busy):  # with connections that have to end before
+                self._note_failure(op)
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
 
     async def _forget_flows(self, op: ForgetFlows) -> None:

@@ -98,9 +98,15 @@ class Iptables:
             raise fault(complaint, code, self._wait)
         return text
 
-    async def list_chain(self, variant: Variant, family: Family, table: str, chain: str) -> tuple[str, ...] | None:
-        """The rules of one chain as `iptables -S` writes them, or None where there is no such chain."""
-        argv = [self._program(variant, family), "-w", str(self._wait), "-t", table, "-S", chain]
+    async def list_chain(
+        self, variant: Variant, family: Family, table: str, chain: str, *, counters: bool = False,
+    ) -> tuple[str, ...] | None:
+        """The rules of one chain as `iptables -S` writes them, or None where there is no such chain.
+
+        With counters they end in `-c PACKETS BYTES`, with a target behind it if there is one.
+        """
+        listing = ["-v"] if counters else []
+        argv = [self._program(variant, family), "-w", str(self._wait), "-t", table, *listing, "-S", chain]
         code, text, complaint = await self._run(argv)
         if not code:
             return tuple(line for line in text.splitlines() if line.startswith("-A "))

@@ -64,6 +64,8 @@ Jumps = tuple[tuple[str, str], ...]  # a built-in chain, and our rule in it
 UNSERVED = "-m conntrack --ctstate NEW -j KPY-UNSERVED"
 NAT_JUMPS: Jumps = (("PREROUTING", "-j KPY-SERVICES"), ("OUTPUT", "-j KPY-SERVICES"), ("POSTROUTING", "-j KPY-POSTROUTING"))
 FILTER_JUMPS: Jumps = (("INPUT", UNSERVED), ("FORWARD", UNSERVED), ("FORWARD", "-j KPY-FORWARD"), ("OUTPUT", UNSERVED))
+INVALID = "-m conntrack --ctstate INVALID -j DROP"
+ON_LOOPBACK = f"-m conntrack --ctstate DNAT --ctorigdst {LOOPBACK}"  # goes nowhere: it counts
 LOOPBACK_JUMP = "INPUT", f"! -s {LOOPBACK} -d {LOOPBACK} -j KPY-LOOPBACK"
 NOTHING_HELD: Mapping[str, Held] = {}
 Shared = tuple[Element | Chain, ...]
@@ -220,9 +222,10 @@ class Layout:
 
     def _filter(self) -> Mapping[str, list[str]]:
         return {
-            "UNSERVED": ["-j KPY-D", f"{self._here()} -j KPY-NODEPORTS", "-j KPY-U"],
+            "UNSERVED": [*([ON_LOOPBACK] if self._on_loopback() else []),
+                         "-j KPY-D", f"{self._here()} -j KPY-NODEPORTS", "-j KPY-U"],
             "NODEPORTS": self._node_ports("P"),
-            "FORWARD": [*(["-m conntrack --ctstate INVALID -j DROP"] if self.settings.drop_invalid else []),
+            "FORWARD": [*([INVALID] if self.settings.drop_invalid else []),
                         f"-m mark --mark {self.settings.mark:#x}/{self.settings.mark:#x} -j ACCEPT",
                         "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"],
             "LOOPBACK": ["-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"],

@@ -41,6 +41,7 @@ class IptablesWriter:
         self._nft, self._chains, self._families = nft, chains, families
         self._known: dict[Family, Stamps] = {}  # of the legacy tables after our last write
         self._counts: dict[Family, Counter[str]] = {}  # of our rules, by table
+        self._written: dict[Family, Counter[str]] = {}  # of those, by the last write
         self._suspect: set[Family] = set()  # others have written where our jumps are
         self._counting = False  # with an nft table beside the chains
 
@@ -87,7 +88,7 @@ class IptablesWriter:
         self._known[family] = {}  # before, so that somebody's change during the write puts it in doubt again
         self._suspect.discard(family)
         await self._chains.restore(variant, family, layout.full_script(everything, held))
-        self._counts[family] = layout.rule_counts(everything, fixed=True)
+        self._counts[family] = self._written[family] = layout.rule_counts(everything, fixed=True)
         self._counting = layout.settings.count_traffic
         if self._counting:
             await self._nft.load(counting.own_table(family, everything))
@@ -99,9 +100,18 @@ class IptablesWriter:
         if script := counting.change(layout.family, delta):
             await self._nft.load(script)
         await self._chains.restore(await self._chains.chosen(), layout.family, layout.delta_script(delta))
-        self._counts[layout.family].update(layout.rule_counts(delta))
+        self._counts[layout.family] = self._counts[layout.family] + layout.rule_counts(delta)
+        self._written[layout.family] = layout.rule_counts(Delta(added=delta.added, added_chains=delta.added_chains))
         if stamps == self._known.get(layout.family):
             self._note(layout.family)
+
+    def rules(self) -> Counter[str]:
+        """How many there are of ours, by table."""
+        return sum(self._counts.copy().values(), Counter())
+
+    def written(self) -> Counter[str]:
+        """How many the last write of each family wrote."""
+        return sum(self._written.copy().values(), Counter())
 
     def _note(self, family: Family) -> None:
         if family in self._known:

@@ -101,6 +101,34 @@ def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     assert "there are no rules of ours" in told()[1][0]
 
 
+def metrics(net: World) -> str:
+    with net.spaces["node"].enter():
+        return urllib.request.urlopen("http://127.0.0.1:10249/metrics", timeout=60).read().decode()
+
+
+def value(net: World, name: str) -> float:
+    found = re.search(rf"^kubeproxy_{re.escape(name)} (\S+)$", metrics(net), re.MULTILINE)
+    assert found, name
+    return float(found[1])
+
+
+@pytest.mark.parametrize("mode", EACH)
+def test_tells_how_many_rules_there_are(net: World, api: Api, agent: Agent, mode: str) -> None:
+    agent.mode = mode
+    api.put(web(B, C), WEB)
+    agent.start()
+    lines = saved(net, mode).splitlines()
+    nat = lines[lines.index("*nat") : lines.index("COMMIT", lines.index("*nat"))]
+    there = sum(line.startswith("-A KPY-") for line in nat)
+    assert value(net, 'sync_proxy_rules_iptables_total{table="nat"}') == there
+    assert value(net, 'sync_proxy_rules_iptables_last{table="nat"}') == there
+    api.put(web(B))
+    eventually(lambda: value(net, 'sync_proxy_rules_iptables_total{table="nat"}') < there)
+    assert 0 < value(net, 'sync_proxy_rules_iptables_last{table="nat"}') < there / 2
+    assert value(net, "sync_proxy_rules_iptables_restore_failures_total") == 0
+    assert value(net, "iptables_ct_state_invalid_dropped_packets_total") == 0
+
+
 @pytest.mark.parametrize("mode", EACH)
 def test_counts_connections(net: World, api: Api, agent: Agent, mode: str) -> None:
     agent.mode, agent.flags = mode, ("--traffic-metrics",)
@@ -109,9 +137,7 @@ def test_counts_connections(net: World, api: Api, agent: Agent, mode: str) -> No
     agent.start()
 
     def counted() -> dict[str, float]:
-        with net.spaces["node"].enter():
-            text = urllib.request.urlopen("http://127.0.0.1:10249/metrics", timeout=60).read().decode()
-        found = re.findall(r'^kubeproxy_service_connections_total\{(.*)\} (\S+)$', text, re.MULTILINE)
+        found = re.findall(r'^kubeproxy_service_connections_total\{(.*)\} (\S+)$', metrics(net), re.MULTILINE)
         return {labels: float(count) for labels, count in found if float(count)}
 
     def series(name: str, way: str, endpoint: str = "") -> str:
@@ -242,6 +268,13 @@ def test_node_ports_on_loopback_and_nobody_elses_packets_there(net: World, api: 
             knock(net, private.getsockname()[1])
             with pytest.raises(TimeoutError):
                 private.recv(10)
+            accepted = value(net, "iptables_localhost_nodeports_accepted_packets_total")
+            assert accepted > 0
+            sh(node, f"{mode} -F KPY-UNSERVED")
+            eventually(lambda: "ctorigdst" in saved(net, mode))
+            assert value(net, "iptables_localhost_nodeports_accepted_packets_total") == accepted
+            net.ask("node", "127.0.0.1", 30090)
+            assert value(net, "iptables_localhost_nodeports_accepted_packets_total") == accepted + 1
             agent.kill()
             sh(node, f"{mode} -F KPY-LOOPBACK")
             knock(net, private.getsockname()[1])
