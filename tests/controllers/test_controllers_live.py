@@ -175,8 +175,8 @@ def test_a_drain_waits_for_its_budget(web: Plane, served: Kubelets) -> None:
         return web.kubectl("get", "pdb", "web").splitlines()[1].split()[:4]
     try:
         until(lambda: columns() == ["web", "3", "N/A", "0"], "nothing may go")
-        refused = web.kubectl("drain", "n1", "--timeout=2s", check=False)
-        assert "Cannot evict pod as it would violate the pod's disruption budget" in refused
+        until(lambda: "Cannot evict pod as it would violate the pod's disruption budget" in web.kubectl(
+            "drain", "n1", "--timeout=2s", check=False), "the refusal")
         assert len(images(web)) == 3
         web.kubectl("patch", "pdb", "web", "--type=merge", "-p", '{"spec":{"minAvailable":2}}')
         until(lambda: columns() == ["web", "2", "N/A", "1"], "one may go")

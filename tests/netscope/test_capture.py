@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,24 @@ def test_tshark_reads_it(net: Net, recorded: Path) -> None:
 
 @pytest.mark.parametrize("limits", [Limits(packets=60), Limits(bytes=12_000), Limits(seconds=0.3)])
 def test_a_ring_keeps_the_last(net: Net, tmp_path: Path, limits: Limits) -> None:
+    """In three tenths of a second, or on a machine that is busy elsewhere for as long, in a few seconds."""
+    pace = 1
+
     def act(_: Sequence[Tap]) -> None:
         for _ in range(4):
             send(net, 50)
-            threading.Event().wait(0.12)  # a block that is not full is handed over after 20 ms
+            threading.Event().wait(0.12 * pace)  # a block that is not full is handed over after 20 ms
         send(net, 10)
 
-    capture(net, tmp_path / "ring.pcapng", act, limits)
-    at_pod = [number for point, number, _, _ in read(net, tmp_path / "ring.pcapng") if point == "b pod"]
+    def kept() -> list[int]:
+        path = tmp_path / f"ring-{pace}.pcapng"
+        capture(net, path, act, replace(limits, seconds=limits.seconds * pace))
+        return [number for point, number, _, _ in read(net, path) if point == "b pod"]
+
+    at_pod = kept()
+    if limits.seconds and at_pod[-10:] != list(range(10)):
+        pace = 10
+        at_pod = kept()
     assert at_pod[-10:] == list(range(10))
     assert 10 <= len(at_pod) < 210
 
