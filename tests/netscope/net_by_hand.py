@@ -7,6 +7,7 @@ or the same in IPv6 (`Plan`).
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from nodecore.net import Family
 
 ROOT = Path(__file__).parent.parent.parent
 VIA = f"nsenter --net=/proc/{{node}}/ns/net env PYTHONPATH={ROOT} {sys.executable} -m netscope agent"
+ALONE = os.environ | {"XTABLES_LOCKFILE": f"/tmp/xtables-{os.getpid()}.lock"}  # else other processes' tests hold the only one
 VTEPS = {"a": "0a:00:00:00:00:01", "b": "0a:00:00:00:00:02"}
 
 
@@ -82,7 +84,7 @@ class Net:
     def on(self, letter: str, *commands: str) -> None:
         """Run commands on a node."""
         for command in commands:
-            self.node[letter].run(["sh", "-c", command])
+            self.node[letter].run(["sh", "-c", command], env=ALONE)
 
     def name(self, letter: str) -> str:
         return str(self.node[letter].pid)

@@ -152,7 +152,7 @@ def trace(site: Site) -> Trace:
 
 def on(net: Net, where: str, command: str) -> None:
     spaces = net.pod if where.startswith("pod") else net.node
-    spaces[where[-1]].run(["sh", "-ec", command])
+    spaces[where[-1]].run(["sh", "-ec", command], env=net_by_hand.ALONE)
 
 
 def answers(net: Net) -> bool:

@@ -89,7 +89,7 @@ class Agent:
 
 def use_variant(net: World, variant: str) -> None:
     """Have the node's iptables be of one variant: it is told by a chain of the kubelet's."""
-    net.spaces["node"].run([f"iptables-{variant}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=False)
+    net.spaces["node"].run([f"iptables-{variant}", "-w", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT"], check=False)
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +170,8 @@ def clear_rules(net: World) -> None:
     node.run(["nft", "flush", "ruleset"])
     for program, names in (("iptables-legacy", "ip_tables_names"), ("ip6tables-legacy", "ip6_tables_names")):
         for table in node.run(["cat", f"/proc/net/{names}"], check=False).stdout.split():
-            node.run([program, "-t", table, "-F"])
-            node.run([program, "-t", table, "-X"])
+            node.run([program, "-w", "-t", table, "-F"])
+            node.run([program, "-w", "-t", table, "-X"])
     node.run(["ip", "link", "del", "kube-ipvs0"], check=False)
     node.run(["conntrack", "-F"], check=False)
 

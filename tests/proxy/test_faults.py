@@ -30,7 +30,7 @@ TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
 WEB = service("web", VIP, ("t", "TCP", 80, 30099), ("u", "UDP", 80, 0), type="NodePort")
 NOTICED = {"nftables": 1.0, "iptables-nft": 2.0, "iptables-legacy": 2.0, "ipvs": 20.0}  # seconds; ipvs runs in a slow machine
 PATIENCE = {"ipvs": 60.0}
-FLUSHES = {"iptables-legacy": "iptables-legacy -t nat -F; iptables-legacy -F"}
+FLUSHES = {"iptables-legacy": "iptables-legacy -w -t nat -F; iptables-legacy -w -F"}
 LOG_LINES_AT_REST = 40
 
 

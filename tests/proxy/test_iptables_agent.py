@@ -66,7 +66,7 @@ def test_heals(net: World, up: Agent) -> None:
     good = ours(net, up.mode)
     for what, damage in DAMAGES.items():
         noticed = up.log.read_text().count("writing them anew")
-        sh(net.spaces["node"], f"{up.mode} {damage}")
+        sh(net.spaces["node"], f"{up.mode} -w {damage}")
         eventually(lambda before=noticed: up.log.read_text().count("writing them anew") > before
                    and ours(net, up.mode) == good, what=what)
     if up.mode == "iptables-nft":
@@ -90,8 +90,8 @@ def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     settled(net, "10.96.1.2", 80, mode=mode)
     assert told() == (0, ["the kernel has what it should"])
     up.kill()
-    sh(node, f"{mode} -t nat -D KPY-C-2-1-tcp-80-101 -d {VIP} -p tcp -j DNAT --to-destination {C}:8080")
-    sh(node, f"{mode} -t nat -A KPY-C -d 10.96.9.9 -j RETURN; {mode} -D FORWARD -j KPY-FORWARD")
+    sh(node, f"{mode} -w -t nat -D KPY-C-2-1-tcp-80-101 -d {VIP} -p tcp -j DNAT --to-destination {C}:8080")
+    sh(node, f"{mode} -w -t nat -A KPY-C -d 10.96.9.9 -j RETURN; {mode} -w -D FORWARD -j KPY-FORWARD")
     assert told() == (1, [
         "all Services: filter FORWARD lacks -j KPY-FORWARD",
         "no Service: nat KPY-C has -d 10.96.9.9/32 -j RETURN, which nobody asks for",
@@ -151,7 +151,7 @@ def test_counts_connections(net: World, api: Api, agent: Agent, mode: str) -> No
     assert net.ask("pod-a", "10.96.1.2", 80)[0] == "pod-b"
     wanted[series("many", "10.96.1.2 tcp 80")] = 1
     assert counted() == wanted
-    sh(net.spaces["node"], f"{mode} -t nat -F")
+    sh(net.spaces["node"], f"{mode} -w -t nat -F")
     eventually(lambda: net.ask("pod-a", VIP, 80, timeout=0.5)[0] in ("pod-b", "pod-c"))
     assert sum(counted().values()) == sum(wanted.values()) + 1, "what was counted before all was written anew"
 
@@ -160,8 +160,9 @@ def test_counts_connections(net: World, api: Api, agent: Agent, mode: str) -> No
 def test_rules_of_others_are_no_business_of_ours(net: World, up: Agent) -> None:
     node = net.spaces["node"]
     told = up.log.read_text()
-    sh(node, f"{up.mode} -t nat -N OTHERS; {up.mode} -t nat -A OTHERS -j RETURN; {up.mode} -t nat -I PREROUTING -j OTHERS")
-    sh(node, f"{up.mode} -A FORWARD -s 203.0.113.0/24 -j DROP")
+    for words in ("-N OTHERS", "-A OTHERS -j RETURN", "-I PREROUTING -j OTHERS"):
+        sh(node, f"{up.mode} -w -t nat {words}")
+    sh(node, f"{up.mode} -w -A FORWARD -s 203.0.113.0/24 -j DROP")
     time.sleep(1.5)
     assert "changed by somebody else" not in up.log.read_text().removeprefix(told)
     before = [line for line in saved(net, up.mode).splitlines() if "KPY-" not in line]
@@ -214,7 +215,7 @@ def test_sticky_clients_stay_and_move_when_they_must(net: World, api: Api, agent
 def forward_drops(net: World, request: pytest.FixtureRequest) -> Iterator[str]:
     """A node that forwards nothing of itself, as Docker leaves one behind."""
     for policy in ("DROP", "ACCEPT"):
-        net.spaces["node"].run([request.param, "-P", "FORWARD", policy])
+        net.spaces["node"].run([request.param, "-w", "-P", "FORWARD", policy])
         if policy == "DROP":
             yield request.param
 
@@ -276,7 +277,7 @@ def test_node_ports_on_loopback_and_nobody_elses_packets_there(net: World, api: 
             net.ask("node", "127.0.0.1", 30090)
             assert value(net, "iptables_localhost_nodeports_accepted_packets_total") == accepted + 1
             agent.kill()
-            sh(node, f"{mode} -F KPY-LOOPBACK")
+            sh(node, f"{mode} -w -F KPY-LOOPBACK")
             knock(net, private.getsockname()[1])
             private.settimeout(15)
             assert private.recv(10) == b"!", "or else the test above says nothing"
@@ -374,7 +375,7 @@ def test_modes_are_switched_without_a_moment_without_rules(net: World, api: Api,
         for mode in ("iptables-nft", "nftables", "iptables-legacy", "iptables-nft", "iptables-legacy", "nftables"):
             agent.kill()
             for variant in VARIANTS:
-                node.run([variant, "-t", "mangle", "-X", "KUBE-IPTABLES-HINT"], check=False)
+                node.run([variant, "-w", "-t", "mangle", "-X", "KUBE-IPTABLES-HINT"], check=False)
             agent.mode = mode
             agent.start()
             more()
@@ -392,12 +393,12 @@ def as_go(text: str) -> str:
 @pytest.mark.parametrize("theirs", VARIANTS)
 def test_takes_over_from_go_kube_proxy(net: World, api: Api, agent: Agent, mode: str, theirs: str) -> None:
     node = net.spaces["node"]
-    sh(node, f"{theirs} -N FLANNEL-FWD; {theirs} -A FORWARD -j FLANNEL-FWD")
-    sh(node, f"{theirs} -t nat -A POSTROUTING -s 203.0.113.1 -j RETURN")
+    sh(node, f"{theirs} -w -N FLANNEL-FWD; {theirs} -w -A FORWARD -j FLANNEL-FWD")
+    sh(node, f"{theirs} -w -t nat -A POSTROUTING -s 203.0.113.1 -j RETURN")
     before = saved(net, theirs)
     script = agent.directory / "go.iptables"
     script.write_text(as_go(GO.read_text()))
-    sh(node, f"{theirs}-restore --noflush < {script}")
+    sh(node, f"{theirs}-restore -w --noflush < {script}")
     assert net.ask("pod-a", VIP, 80)[0] in ("pod-b", "pod-c")
     api.put(web(B, C), WEB)
     agent.mode = mode

@@ -46,7 +46,7 @@ def left(net: World, mode: str) -> bool:
 def switch(agent: Agent, mode: str) -> None:
     agent.kill()
     for variant in VARIANTS:
-        agent.net.spaces["node"].run([variant, "-t", "mangle", "-X", "KUBE-IPTABLES-HINT"], check=False)
+        agent.net.spaces["node"].run([variant, "-w", "-t", "mangle", "-X", "KUBE-IPTABLES-HINT"], check=False)
     agent.mode = mode
     agent.start()
 

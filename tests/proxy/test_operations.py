@@ -51,7 +51,7 @@ def start(agent: Agent, *flags: str) -> None:
 
 
 DAMAGE = "nft delete table ip kube-proxy-py"
-DAMAGES = {mode: f"{mode} -t nat -F; nft delete table ip kube-proxy-py-traffic" for mode in VARIANTS}
+DAMAGES = {mode: f"{mode} -w -t nat -F; nft delete table ip kube-proxy-py-traffic" for mode in VARIANTS}
 
 
 @pytest.mark.parametrize("mode", MODES)
