@@ -288,6 +288,7 @@ def test_webhook_conversion_and_other_groups_are_refused_by_name(api: ApiServer)
     assert "the API's own group" in api.call("POST", DEFINITIONS, body).body["message"]
 
 
+@pytest.mark.slow
 def test_another_server_serves_it_too(api: ApiServer, own: Widgets) -> None:
     """One that starts later from the moment it is ready, and what is defined from then on at once."""
     own.define()

@@ -99,6 +99,7 @@ def test_the_spec_stays(api: ApiServer) -> None:
     assert api.call("GET", f"{PATH}/{name}").body["spec"]["username"] == "admin"
 
 
+@pytest.mark.slow
 def test_join_from_the_outside(api: ApiServer, tmp_path: Path) -> None:
     made = minik8s("token", "create", "--kubeconfig", str(api.file("admin.kubeconfig")))
     assert made.returncode == 0, made.stderr

@@ -24,20 +24,20 @@ AS_SYSTEMD = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2]
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--service-cluster-ip-range", "10.96.0.1/16"], "--service-cluster-ip-range"),
-    (["--service-cluster-ip-range", "10.0.0.0/8"], "too large"),
-    (["--service-node-port-range", "9-1"], "--service-node-port-range"),
+    pytest.param(["--service-cluster-ip-range", "10.0.0.0/8"], "too large", marks=pytest.mark.slow),
+    pytest.param(["--service-node-port-range", "9-1"], "--service-node-port-range", marks=pytest.mark.slow),
     (["--etcd-servers", "ftp://x"], "--etcd-servers"),
-    (["--etcd-certfile", "/nowhere"], "--etcd-certfile"),
-    (["--etcd-cafile", "/nowhere"], "/nowhere"),
-    (["--tls-cert-file", "/nowhere"], "--tls-cert-file: /nowhere"),
-    (["--tls-private-key-file", "CA"], "--tls-private-key-file"),
-    (["--client-ca-file", "KEY"], "--client-ca-file"),
-    (["--kubelet-client-certificate", ""], "--kubelet-client-certificate"),
+    pytest.param(["--etcd-certfile", "/nowhere"], "--etcd-certfile", marks=pytest.mark.slow),
+    pytest.param(["--etcd-cafile", "/nowhere"], "/nowhere", marks=pytest.mark.slow),
+    pytest.param(["--tls-cert-file", "/nowhere"], "--tls-cert-file: /nowhere", marks=pytest.mark.slow),
+    pytest.param(["--tls-private-key-file", "CA"], "--tls-private-key-file", marks=pytest.mark.slow),
+    pytest.param(["--client-ca-file", "KEY"], "--client-ca-file", marks=pytest.mark.slow),
+    pytest.param(["--kubelet-client-certificate", ""], "--kubelet-client-certificate", marks=pytest.mark.slow),
     (["--bind-address", "300.1.1.1"], "--bind-address"),
     (["--bind-address", "192.0.2.7", "--advertise-address", "192.0.2.7"], "cannot listen"),
-    (["--advertise-address", "here"], "--advertise-address"),
-    (["--token-auth-file", "CA"], "--token-auth-file"),
-    (["--secure-port", "99999"], "--secure-port"),
+    pytest.param(["--advertise-address", "here"], "--advertise-address", marks=pytest.mark.slow),
+    pytest.param(["--token-auth-file", "CA"], "--token-auth-file", marks=pytest.mark.slow),
+    pytest.param(["--secure-port", "99999"], "--secure-port", marks=pytest.mark.slow),
     (["--no-such-flag"], "--no-such-flag"),
 ])
 def test_a_wrong_flag_is_one_line_and_exit_code_2(api: ApiServer, flags: list[str], words: str) -> None:
@@ -93,6 +93,7 @@ def test_ready_is_told_and_inherited_sockets_are_served(api_etcd: EtcdServer, tm
         api.close()
 
 
+@pytest.mark.slow
 def test_it_stays_ready_while_kinds_are_first_asked_for(api_etcd: EtcdServer) -> None:
     kinds = ("apps/v1/deployments", "apps/v1/statefulsets", "batch/v1/jobs", "batch/v1/cronjobs",
              "policy/v1/poddisruptionbudgets", "storage.k8s.io/v1/storageclasses", "networking.k8s.io/v1/ingresses",

@@ -161,7 +161,10 @@ def answers(net: Net) -> bool:
         return sock.connect_ex((net.plan.service, 80)) == 0
 
 
-CASES = [(family, name) for family, faults in ((Family.IPV4, FAULTS), (Family.IPV6, FAULTS6)) for name in faults]
+QUICK = ("a rule drops it", "a rule refuses it", "no forwarding entry", "no route for the answer", "forwarding is off",
+         "nobody translates the Service", "the pod keeps it")
+CASES = [pytest.param(family, name, marks=() if name in QUICK and family is Family.IPV4 else pytest.mark.slow)
+         for family, faults in ((Family.IPV4, FAULTS), (Family.IPV6, FAULTS6)) for name in faults]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

@@ -72,7 +72,7 @@ def await_state(net: World, family: Family, inside: set[str], outside: set[str])
 @contextlib.contextmanager
 def lines(net: World, family: Family) -> Iterator[None]:
     """A connection each way that must go on until the end."""
-    made = [net.connect(caller, of(family, address), port, 10) for caller, address, port in WAYS]
+    made = [net.connect(caller, of(family, address), port, 60) for caller, address, port in WAYS]
     try:
         for line in made:
             assert line.recv(100)

@@ -165,6 +165,7 @@ def test_an_absent_api_changes_nothing(net: World, up: Agent, api: Api, served: 
     eventually(lambda: element(net, 1) != 0, what="catching up")
 
 
+@pytest.mark.slow
 def test_stale_udp_flows_are_forgotten_and_good_ones_kept(net: World, up: Agent, api: Api) -> None:
     api.put(web(B))
     eventually(lambda: element(net, 1) != 0)
@@ -213,6 +214,7 @@ def test_sticky_clients_stay_and_move_when_they_must(net: World, api: Api, agent
         assert {net.ask("outside", address, port)[0] for _ in range(12)} == {second}, "the old one is back: no reason to move"
 
 
+@pytest.mark.slow
 def test_affinity_times_out(net: World, api: Api, agent: Agent) -> None:
     config = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}
     api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], **config}})
@@ -271,6 +273,7 @@ def test_tells_of_itself(net: World) -> None:
     assert "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1.0" in get(net, 10249, "/metrics")
 
 
+@pytest.mark.slow
 def test_clean_up_and_dry_run(net: World, up: Agent) -> None:
     argv = [*up_command(up), "--dry-run"]
     printed = net.spaces["node"].run(argv).stdout
