@@ -19,11 +19,13 @@ def command(picture: str | None, kubeconfig: str, via: str, bundle: str | None, 
 
     Exit code 3 where a node does not answer another.
     """
-    from netscope import mapdrawing
+    import shutil
+
+    from netscope import mapdrawing, mappicture
     from netscope.map import map_of
 
     drawn = map_of(scene_of(kubeconfig, via, bundle, sending=not still))
     if picture:
-        Path(picture).write_text(mapdrawing.svg(drawn))
-    show(output, drawn, lambda: mapdrawing.draw(drawn))
+        Path(picture).write_text(mappicture.svg(drawn))
+    show(output, drawn, lambda: mapdrawing.draw(drawn, shutil.get_terminal_size((100, 24)).columns))
     sys.exit(0 if all(pair.works for pair in drawn.pairs) else 3)

@@ -20,7 +20,7 @@ from labs import until
 from net_by_hand import VIA, Net
 from scene_by_hand import objects_of, scene_of
 
-from netscope import bundle, mapdrawing
+from netscope import bundle, mapdrawing, mappicture
 from netscope.command import command
 from netscope.commands.doctor import mend
 from netscope.commands.flows import answer
@@ -117,7 +117,7 @@ def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path,
     scene = scene_of(net, nodes)
     drawn = map_of(with_echoes(scene, nodes, 30))
     assert all(pair.works and pair.asked and pair.by == "flannel.1" for pair in drawn.pairs)
-    text = mapdrawing.draw(drawn)
+    text = mapdrawing.draw(drawn, 100)
     service = "default/web 10.96.0.10 80/TCP 80/UDP ─▶ pod/default/b:8080"
     for words in ("flannel.1 VXLAN 1 10.1.0.0", "default/b 10.2.0.2", service):
         assert words in text
@@ -127,8 +127,8 @@ def test_the_map_is_drawn_with_what_answers(net: Net, nodes: Nodes, saved: Path,
     finally:
         net.on("a", f"ip neigh replace 10.2.0.0 lladdr {net_by_hand.VTEPS['b']} dev flannel.1 nud permanent")
     assert [(pair.host is not None, pair.tunnel) for pair in broken.pairs] == [(True, None)] * 2
-    assert "LOST" in mapdrawing.draw(broken)
-    assert 'class="lost"' in mapdrawing.svg(broken)
+    assert "LOST" in mapdrawing.draw(broken, 100)
+    assert 'class="lost"' in mappicture.svg(broken)
     picture = tmp_path / "m.svg"
     assert run("map", "--bundle", saved, "--svg", picture).exit_code == 0
     assert "default/web" in picture.read_text()
