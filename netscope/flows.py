@@ -63,6 +63,11 @@ class Filter:
         return self.protocol in ("", PROTOCOLS.get(connection.protocol)) and self.verdict in ("", verdict)
 
 
+def names_of(directory: Directory) -> dict[str, str]:
+    """Everybody's name by address; of several with one address the first's."""
+    return {address: str(place) for place in reversed(directory.places) for address in place.addresses}
+
+
 def key_of(connection: Connection) -> Key:
     """Who answers whom."""
     server, server_port, client, client_port = connection.answered
@@ -80,21 +85,24 @@ def verdict_of(connection: Connection, *, ended: bool) -> str:
 
 @dataclass(slots=True)
 class Ledger:
-    """Joins what nodes tell, look after look, and knows what was before."""
+    """Joins what nodes tell, look after look, and knows what was before; `lost`: how often news was lost, by node."""
 
     directory: Directory
+    lost: dict[str, int]
+    _names: dict[str, str]
     _before: dict[Key, tuple[int, float]]
     _sent: dict[str, int]
 
     @classmethod
     def new(cls, directory: Directory) -> Ledger:
         """With nothing seen yet."""
-        return cls(directory, {}, {})
+        return cls(directory, {}, names_of(directory), {}, {})
 
     def rows(self, told: Mapping[str, Flows], wanted: Filter, at: float) -> list[Row]:
         """The table at one moment; with rates from the second look on."""
         seen: dict[Key, list[tuple[str, Connection, bool]]] = {}
         for node, flows in told.items():
+            self.lost[node] = self.lost.get(node, 0) + flows.lost
             known = set()
             for each, ended in (*((each, False) for each in flows.now), *((each, True) for each in flows.ended)):
                 if (each.identity, key_of(each)) not in known:
@@ -129,8 +137,12 @@ class Ledger:
             best.state, tuple(sorted({node for node, _, _ in sights})), packets, max(octets) if octets else None, rate,
             again.get(client) if best.protocol == 6 else None)
 
+    def learn(self, directory: Directory) -> None:
+        """Who is there now."""
+        self.directory, self._names = directory, names_of(directory)
+
     def _name(self, address: str) -> str:
-        return self.directory.name_of(address) or address
+        return self._names.get(address, address)
 
 
 def _fullest(sights: Iterable[tuple[str, Connection, bool]]) -> Connection:
@@ -156,6 +168,11 @@ def place_of(directory: Directory, name: str, what: str) -> Place | None:
 HEAD = ("SOURCE", "TARGET", "ENDPOINT", "PROTO", "VERDICT", "STATE", "PACKETS", "PER SECOND", "SENT AGAIN")
 
 
+def busiest(rows: Iterable[Row]) -> list[Row]:
+    """What has the most packets now comes first."""
+    return sorted(rows, key=lambda row: (-(row.per_second or 0), -(row.packets or 0)))
+
+
 def draw(rows: Sequence[Row]) -> str:
     """As a table."""
     lines = [HEAD, *((f"{row.source}:{row.source_port}", f"{row.target}:{row.target_port}",
@@ -168,18 +185,3 @@ def draw(rows: Sequence[Row]) -> str:
 
 def _text(number: int | None) -> str:
     return "-" if number is None else str(number)
-
-
-def metrics(rows: Sequence[Row], *, lost: bool) -> str:
-    """In Prometheus' text form: connections by who, whom and how they stand."""
-    counts: dict[tuple[str, ...], int] = {}
-    for row in rows:
-        labels: tuple[str, ...] = row.source, row.target, row.protocol, row.verdict
-        counts[labels] = counts.get(labels, 0) + 1
-    lines = ["# HELP netscope_flows Connections the nodes know.", "# TYPE netscope_flows gauge"]
-    names = "source", "target", "protocol", "verdict"
-    for these, count in sorted(counts.items()):
-        words = ",".join(f'{name}="{value}"' for name, value in zip(names, these, strict=True))
-        lines.append(f"netscope_flows{{{words}}} {count}")
-    return "\n".join([*lines, "# HELP netscope_news_lost Whether news of connections was lost at the last look.",
-                      "# TYPE netscope_news_lost gauge", f"netscope_news_lost {int(lost)}"])

@@ -21,7 +21,7 @@ def draw(drawn: Map, width: int) -> str:
     for node in drawn.nodes:
         lines += _block(node)
     if drawn.pairs:
-        lines += ["", *_table(drawn, width), "", *(row for line in _sum(drawn) for row in wrap(line, width, subsequent_indent=" " * 6, break_on_hyphens=False))]
+        lines += ["", *_table(drawn, width), "", *_sum(drawn, width)]
     if drawn.services:
         lines += ["", "Services"]
     for service in drawn.services:
@@ -71,10 +71,11 @@ def _cell(pair: MapPair, *, with_link: bool) -> str:
     return f"{ways} {pair.by}".rstrip() if with_link else ways
 
 
-def _sum(drawn: Map) -> Iterator[str]:
+def _sum(drawn: Map, width: int) -> Iterator[str]:
     asked = [pair for pair in drawn.pairs if pair.asked]
     lost = [pair for pair in asked if not pair.works]
     if asked:
         yield f"{len(asked) - len(lost)} of {len(asked)} ways between nodes answer"
-    yield from (f"  LOST from {pair.source} to {pair.target}: {'the host' if pair.host is None else pair.by or 'the tunnel'}"
-                for pair in lost)
+    for pair in lost:
+        words = f"  LOST from {pair.source} to {pair.target}: {'the host' if pair.host is None else pair.by or 'the tunnel'}"
+        yield from wrap(words, width, subsequent_indent=" " * 6, break_on_hyphens=False)

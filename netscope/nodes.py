@@ -6,13 +6,13 @@ Must not know: what is asked. Read next: `netscope/agent.py`.
 from __future__ import annotations
 
 import select
-import shlex
 import subprocess
 from collections.abc import Mapping
 from types import TracebackType
 
 import msgspec
 
+from netscope.door import words_of
 from netscope.records import Answer, Failed, Question
 from nodecore.errors import Fault, Unreachable, UserError
 
@@ -28,7 +28,7 @@ class Nodes:
         try:
             self._agents = {
                 name: subprocess.Popen(
-                    [word.replace("{node}", name) for word in shlex.split(via)],
+                    words_of(via, name),
                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
                     process_group=0)
                 for name in names}

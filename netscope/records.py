@@ -168,12 +168,11 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Flows(msgspec.Struct, tag=True, frozen=True):
-    """All there are; those that began and ended since the last `Watch`; whether some news was lost; TCP's counters."""
+    """All there are; those that ended since the last `Watch`; how often news was lost; TCP's counters."""
 
     now: tuple[Connection, ...]
-    begun: tuple[Connection, ...] = ()
     ended: tuple[Connection, ...] = ()
-    lost: bool = False
+    lost: int = 0
     sent: tuple[Sent, ...] = ()
 
 

@@ -19,16 +19,15 @@ COUNTERS = ("OutSegs", "RetransSegs", "OutRsts")
 
 
 class Watching:
-    """From its first look on, it hears of every connection that begins or ends."""
+    """From its first look on, it hears of every connection that ends."""
 
     def __init__(self) -> None:
         self._table = FlowTable()
 
     def look(self) -> Flows:
         """Now."""
-        begun, ended, lost = self._table.news()
-        return Flows(tuple(map(_connection, self._table.flows())), tuple(map(_connection, begun)), tuple(map(_connection, ended)),
-                     lost, tuple(_sent()))
+        ended, lost = self._table.ended()
+        return Flows(tuple(map(_connection, self._table.flows())), tuple(map(_connection, ended)), lost, tuple(_sent()))
 
 
 def _connection(flow: Tracked) -> Connection:

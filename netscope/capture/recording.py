@@ -7,7 +7,6 @@ Read next: `netscope/capture/merging.py`; `streaming.py`, where the file is writ
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ from netscope.capture.spool import Spool
 from netscope.capture.tally import Tally
 from netscope.capture.tapping import Wish
 from netscope.directory import Directory
+from netscope.door import words_of
 from nodecore.errors import Unreachable, UserError
 
 ROUNDS = 10  # of comparing clocks; the quickest counts
@@ -35,9 +35,8 @@ class Tap:
     def __init__(self, node: str, via: str, wish: Wish, out: int | BinaryIO) -> None:
         self.node, self.ahead = node, 0
         self._heard = b""
-        words = [word.replace("{node}", node) for word in shlex.split(via)]
         try:
-            self._child = subprocess.Popen([*words[:-1], "tap"], stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE,
+            self._child = subprocess.Popen(words_of(via, node, "tap"), stdin=subprocess.PIPE, stdout=out, stderr=subprocess.PIPE,
                                            bufsize=0, process_group=0)
         except OSError as error:
             raise UserError(f"--via: {via!r} cannot be started: {error.strerror}") from None

@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 KUBECONFIG = click.option("--kubeconfig", default="", help="The cluster's API; KUBECONFIG, where it is not given.")
 VIA = click.option("--via", default=SSH, envvar="NETSCOPE_VIA", show_default=True,
-                   help="The command that starts an agent on {node}; or NETSCOPE_VIA.")
+                   help="The command that starts an agent on {node}, or `kubectl`; or NETSCOPE_VIA.")
 BUNDLE = click.option("--bundle", "bundle", type=click.Path(exists=True, dir_okay=False),
                       help="Look at a bundle, not at the cluster.")
 OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,

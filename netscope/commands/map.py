@@ -26,6 +26,16 @@ def command(picture: str | None, kubeconfig: str, via: str, bundle: str | None, 
 
     drawn = map_of(scene_of(kubeconfig, via, bundle, sending=not still))
     if picture:
-        Path(picture).write_text(mappicture.svg(drawn))
+        write(Path(picture), mappicture.svg(drawn))
     show(output, drawn, lambda: mapdrawing.draw(drawn, shutil.get_terminal_size((100, 24)).columns))
     sys.exit(0 if all(pair.works for pair in drawn.pairs) else 3)
+
+
+def write(path: Path, text: str) -> None:
+    """The picture; where it cannot be written, that is one line."""
+    from nodecore.errors import UserError
+
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"--svg: {path}: {error.strerror}") from None

@@ -50,7 +50,7 @@ class FlowTable:
     """Listens from the moment it is made, in the network namespace this thread is in."""
 
     def __init__(self) -> None:
-        self._news = open_socket(GROUP_NEW, GROUP_DESTROY)
+        self._news = open_socket(GROUP_DESTROY)
 
     def flows(self) -> list[Tracked]:
         """All there are now, of both families."""
@@ -59,17 +59,16 @@ class FlowTable:
             found = (_tracked(attributes(body, NFGENMSG)) for head in heads for body in sock.dump(CT_GET, head, "conntrack"))
             return [flow for flow in found if flow]
 
-    def news(self) -> tuple[list[Tracked], list[Tracked], bool]:
-        """What began and what ended since the last time, and whether some news was lost."""
-        begun: list[Tracked] = []
-        ended: list[Tracked] = []
-        lost = False
+    def ended(self) -> tuple[list[Tracked], int]:
+        """What ended since the last time, and how often news of that was lost: how much, nobody knows."""
+        found: list[Tracked] = []
+        lost = 0
         for item in heard(self._news):
-            lost = lost or item is OVERFLOW
-            flow = _tracked(item.attributes)
-            if flow and item.kind in (CT_NEW, CT_DELETE):
-                (begun if item.kind == CT_NEW else ended).append(flow)
-        return begun, ended, lost
+            if item is OVERFLOW:
+                lost += 1
+            elif item.kind == CT_DELETE and (flow := _tracked(item.attributes)):
+                found.append(flow)
+        return found, lost
 
     def close(self) -> None:
         """Listen no more."""

@@ -24,8 +24,10 @@ from netscope import bundle, mapdrawing, mappicture
 from netscope.command import command
 from netscope.commands.doctor import mend
 from netscope.commands.flows import answer
+from netscope.directory import Directory
 from netscope.doctor import findings_in
-from netscope.flows import Filter, Ledger, Row, draw, metrics, place_of
+from netscope.flowmetrics import metrics
+from netscope.flows import Filter, Ledger, Row, draw, place_of
 from netscope.gather import with_echoes
 from netscope.map import map_of
 from netscope.mending import safe_commands
@@ -163,8 +165,9 @@ def test_a_connection_is_told_once_by_its_names(net: Net, nodes: Nodes) -> None:
     assert later.per_second
     assert later.retransmissions == 0
     assert "service/default/web:80" in draw(rows)
-    assert 'netscope_flows{source="pod/default/a",target="service/default/web",protocol="tcp",verdict="answered"} 1' in (
-        metrics(rows, lost=False))
+    page = metrics(rows, {}, ledger.lost, directory).splitlines()
+    assert 'netscope_flows{source="pod/default/a",target="service/default/web",protocol="tcp",verdict="answered"} 1' in page
+    assert {f'netscope_flow_news_lost_total{{node="{name}"}} 0' for name in directory.nodes} <= set(page)
 
 
 def test_a_connection_nobody_answers_is_told(net: Net, nodes: Nodes) -> None:
@@ -179,12 +182,16 @@ def test_a_connection_nobody_answers_is_told(net: Net, nodes: Nodes) -> None:
 
 def test_prometheus_is_answered() -> None:
     end = f"127.0.0.1:{free_ports(1)[0]}"
-    latest = [metrics([], lost=True)]
+    latest = [metrics([], {}, {"n\"1": 2}, Directory(()))]
     answer(end, latest)
     with urllib.request.urlopen(f"http://{end}/metrics") as reply:
-        assert reply.read().decode().endswith("\nnetscope_news_lost 1\n")
+        assert reply.read().decode().endswith('\nnetscope_flow_news_lost_total{node="n\\"1"} 2\n')
     with pytest.raises(UserError, match="HOST:PORT"):
         answer("here", latest)
+    port = free_ports(1)[0]
+    answer(str(port), latest)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
+        assert reply.status == 200
 
 
 def test_only_what_is_safe_is_mended(net: Net, nodes: Nodes) -> None:
