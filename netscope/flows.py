@@ -14,7 +14,6 @@ import msgspec
 from netscope.directory import Directory, Place
 from netscope.records import Connection, Flows
 from nodecore.errors import UserError
-from nodecore.net import parse_address
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 TUNNEL_PORTS = (8472, 4789)
@@ -54,7 +53,9 @@ class Filter:
     def wants(self, connection: Connection, verdict: str) -> bool:
         """Whether a connection is among them."""
         client, _, asked, port = connection.asked
-        if parse_address(client).is_loopback or (not self.tunnels and connection.protocol == 17 and port in TUNNEL_PORTS):
+        if client == "::1" or client.startswith("127."):
+            return False
+        if not self.tunnels and connection.protocol == 17 and port in TUNNEL_PORTS:
             return False
         if self.source and client not in self.source.addresses:
             return False

@@ -34,6 +34,7 @@ from netscope.mending import safe_commands
 from netscope.nodes import Nodes
 from netscope.records import Flows, Mend, Mended, Watch
 from nodecore.errors import UserError
+from nodecore.kernel.flowtable import FlowTable
 from nodecore.kube.workload import Pod
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -213,3 +214,19 @@ def test_what_is_not_safe_is_refused(nodes: Nodes, net: Net, fix: str) -> None:
     answer = nodes.ask(net.name("a"), Mend(fix.split("; ")[-1].split()), 10)
     assert isinstance(answer, Mended)
     assert "is not one of the commands that are safe" in answer.trouble
+
+
+def test_news_that_was_lost_is_counted(net: Net) -> None:
+    """Hundreds of connections end at once, and the kernel has room for a few."""
+    with net.node["a"].enter():
+        table = FlowTable()
+    table._news.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with net.pod["a"].enter(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for port in range(1, 400):
+            sock.sendto(b"x", ("10.2.0.2", port))
+    until(lambda: int(net.node["a"].run(["conntrack", "-C"]).stdout) > 300)
+    net.on("a", "conntrack -F 2>/dev/null")
+    ended, lost = table.ended()
+    assert lost
+    assert len(ended) < 300
+    table.close()
