@@ -3,6 +3,7 @@
     async with forwarder(server.client_port) as way:
         EtcdClient(EtcdConfig((f"http://127.0.0.1:{way.port}",)))
         way.cut(); ...; way.mend()
+        way.pause(); ...; way.resume()                    # connections stay, but nothing gets through
 
 `listen` is a listening socket, and `dial` makes a connected one, where either end is in another network namespace.
 """
@@ -23,6 +24,8 @@ class Forwarder:
         self._dial = dial
         self._whole = True
         self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     def cut(self) -> None:
         """Reset every connection and refuse new ones."""
@@ -32,6 +35,14 @@ class Forwarder:
 
     def mend(self) -> None:
         self._whole = True
+
+    def pause(self) -> None:
+        """Let nothing through, and keep it."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """What was kept, and all from now on."""
+        self._flowing.set()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._whole:
@@ -57,6 +68,7 @@ class Forwarder:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
+                await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
         except ConnectionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -111,3 +112,23 @@ def test_heartbeats_outlive_a_flood(server: ApiServer) -> None:
     assert counts["201"] > 50
     assert grown < 250_000_000
     assert "Traceback" not in server.file("log").read_text()
+
+
+def test_those_who_read_nothing_cost_next_to_nothing(server: ApiServer) -> None:
+    """Each has asked for a list of some megabytes that is not made for it alone; others are served meanwhile."""
+    assert len(json.dumps(server.call("GET", "/api/v1/pods").body)) > 3_000_000
+    before, held = server.resident(), []
+    try:
+        for _ in range(60):
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", server.port))
+            line = server.context().wrap_socket(sock, server_hostname="127.0.0.1")
+            line.sendall(b"GET /api/v1/pods HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert line.recv(12) == b"HTTP/1.1 200"
+            held.append(line)
+        assert server.call("GET", "/api/v1/pods?limit=10").code == 200
+        assert server.resident() - before < 90_000_000
+    finally:
+        for line in held:
+            line.close()

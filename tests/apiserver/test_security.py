@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -10,8 +11,12 @@ from typing import Any
 
 import pytest
 
+from minik8s.apiserver.auth import jwt
+from minik8s.apiserver.auth.accounts import KEPT_AT
 from minik8s.pki.authority import Authority, Identity
+from nodecore.etcd.client import EtcdClient, EtcdConfig
 from tests.apiserver.apiprocess import ApiServer
+from tests.etcdserver import EtcdServer
 from tests.labs import until
 from tests.promised import in_time
 
@@ -32,22 +37,50 @@ VERBS: dict[str, tuple[str, str, Any]] = {
     "review": ("POST", "/apis/authentication.k8s.io/v1/tokenreviews", {"spec": {"token": "x"}}),
     "sar": ("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": {"user": "x"}}),
     "metrics": ("GET", "/metrics", None), "node": ("DELETE", "/api/v1/nodes/node-2", None),
+    "attach": ("POST", f"{CORE}/pods/x/attach", None), "portforward": ("POST", f"{CORE}/pods/x/portforward", None),
+    "proxy": ("GET", f"{CORE}/pods/x/proxy/", None), "proxy to a service": ("GET", f"{CORE}/services/x/proxy/", None),
+    "proxy to a node": ("GET", "/api/v1/nodes/node-2/proxy/metrics", None),
+    "status": ("PUT", f"{CORE}/pods/x/status", {}), "debug": ("PATCH", f"{CORE}/pods/x/ephemeralcontainers", {}),
+    "finalize": ("PUT", "/api/v1/namespaces/default/finalize", {}), "definition": (
+        "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {"metadata": {"name": "x"}}),
+    "webhook": ("POST", "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations", {"metadata": {"name": "x"}}),
     "scale": ("PUT", "/apis/apps/v1/namespaces/default/deployments/x/scale", {}),
 }
-IDENTITIES = {"": 401, "nobody": 403, "account": 403, "proxy": 403, "forged": 401, "garbage": 401, "basic": 401}
+IDENTITIES = {"": 401, "nobody": 403, "account": 403, "proxy": 403, "forged": 401, "garbage": 401, "basic": 401,
+              "expired": 401, "not yet": 401, "revoked": 401, "another audience": 401}
 
 
 @pytest.fixture(scope="module")
-def account(api: ApiServer) -> str:
+def bearers(api: ApiServer, api_etcd: EtcdServer) -> dict[str, str]:
+    """What is said in the header, by who says it: an account without rights, and all that is not to be believed."""
     until(lambda: api.call("GET", f"{CORE}/serviceaccounts/default").code == 200, what="the account")
-    return str(api.call("POST", f"{CORE}/serviceaccounts/default/token", {}).body["status"]["token"])
+
+    def token(account: str) -> str:
+        return str(api.call("POST", f"{CORE}/serviceaccounts/{account}/token", {}).body["status"]["token"])
+
+    good = token("default")
+    api.call("POST", f"{CORE}/serviceaccounts", {"metadata": {"name": "revoked"}})
+    revoked = token("revoked")
+    assert api.call("DELETE", f"{CORE}/serviceaccounts/revoked").code == 200
+    claims = json.loads(jwt.decode(good.split(".")[1]))
+    key = jwt.load_private(asyncio.run(kept(api_etcd, KEPT_AT)), "test")
+    signed = {what: jwt.sign({**claims, **other}, key) for what, other in {
+        "expired": {"exp": int(time.time()) - 60}, "not yet": {"nbf": int(time.time()) + 600},
+        "another audience": {"aud": ["vault"]}}.items()}
+    return {name: f"Bearer {text}" for name, text in {"account": good, "forged": f"{good[:-6]}AAAAAA", "garbage": "x.y",
+                                                      "revoked": revoked, **signed}.items()} | {"basic": "Basic eDp5"}
+
+
+async def kept(etcd: EtcdServer, key: str) -> bytes:
+    async with EtcdClient(EtcdConfig(etcd.endpoints)) as client:
+        found = await client.get(key)
+    assert found
+    return found.value
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_verbs_by_identity(api: ApiServer, account: str, verb: str) -> None:
+def test_verbs_by_identity(api: ApiServer, bearers: dict[str, str], verb: str) -> None:
     method, path, body = VERBS[verb]
-    bearers = {"account": f"Bearer {account}", "forged": f"Bearer {account[:-6]}AAAAAA",
-               "garbage": "Bearer x.y", "basic": "Basic eDp5"}
     for who, code in IDENTITIES.items():
         headers = {"Authorization": bearers[who]} if who in bearers else None
         answer = api.call(method, path, body, user="" if who in bearers else who, headers=headers,
@@ -65,11 +98,13 @@ def test_a_node_and_others_objects(api: ApiServer, verb: str) -> None:
 
 
 def test_a_certificate_of_another_ca(api: ApiServer) -> None:
+    """It gets no further than the handshake, whatever it would ask."""
     pair = Authority().issue(Identity("admin", ("system:masters",)))
     api.file("stranger.crt").write_bytes(pair.certificate)
     api.file("stranger.key").write_bytes(pair.key)
-    with pytest.raises(OSError, match=r"(?i)unknown ca|alert|reset|closed|EOF|broken"):
-        api.call("GET", "/version", user="stranger")
+    for method, path, body in (*VERBS.values(), ("GET", "/version", None)):
+        with pytest.raises(OSError, match=r"(?i)unknown ca|alert|reset|closed|EOF|broken"):
+            api.call(method, path, body, user="stranger")
     assert api.call("GET", "/version").code == 200
 
 
