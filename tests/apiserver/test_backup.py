@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from minik8s.backup import dump
 from tests.apiserver.apiprocess import ApiServer
 from tests.etcdserver import EtcdServer, etcd_server
+from tests.labs import until
 
 __all__ = ["etcd_server"]
 pytestmark = pytest.mark.etcd
@@ -20,6 +23,30 @@ SPACE = "/api/v1/namespaces/default/configmaps"
 def minik8s(command: str, etcd: EtcdServer, file: Path, *more: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "minik8s", command, "--etcd-servers", etcd.endpoint, str(file), *more]
     return subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+
+
+class Writer(threading.Thread):
+    """Makes one object after the other: w0, w1, ...; some before and some after what is done meanwhile."""
+
+    def __init__(self, api: ApiServer) -> None:
+        super().__init__()
+        self.api, self.made, self.over = api, 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            meta = {"name": f"w{self.made}", "labels": {"writer": "yes"}}
+            self.made += self.api.call("POST", SPACE, {"metadata": meta}).code == 201
+
+    def __enter__(self) -> Writer:
+        self.start()
+        until(lambda: self.made > 5, seconds=30)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        made = self.made
+        until(lambda: self.made > made, seconds=30)
+        self.over.set()
+        self.join(30)
 
 
 @pytest.mark.slow
@@ -33,9 +60,10 @@ def test_there_and_back(etcd_server: EtcdServer, tmp_path: Path) -> None:
         for n in range(30):
             one.call("POST", SPACE, {"metadata": {"name": f"n{n}"}})
         kept = one.call("GET", f"{SPACE}/kept").body
-        done = minik8s("backup", etcd_server, file)
+        with Writer(one) as writer:
+            done = minik8s("backup", etcd_server, file)
         assert done.returncode == 0, done.stderr
-        late = one.call("POST", SPACE, {"metadata": {"name": "late"}}).body["metadata"]["resourceVersion"]
+        assert one.call("POST", SPACE, {"metadata": {"name": "late"}}).code == 201
         refused = minik8s("restore", etcd_server, file)
         assert (refused.returncode, refused.stderr) == (
             2, "minik8s: etcd holds keys below /registry/ already; --force puts the backup in their place\n")
@@ -49,12 +77,16 @@ def test_there_and_back(etcd_server: EtcdServer, tmp_path: Path) -> None:
             found = again.call("GET", f"{SPACE}/kept").body
             assert (found["data"], found["metadata"]["uid"]) == (kept["data"], kept["metadata"]["uid"])
             assert again.call("GET", f"{SPACE}/late").code == 404
+            written = again.call("GET", f"{SPACE}?labelSelector=writer").body["items"]
+            numbers = [int(each["metadata"]["name"][1:]) for each in written]
+            assert sorted(numbers) == list(range(len(numbers))), "what there was at one moment, though writes went on"
+            assert 0 < len(numbers) <= writer.made
             assert again.call("GET", "/api/v1/namespaces/default/events/passing").code == 200
             assert int(found["metadata"]["resourceVersion"]) > 0
             old = kept["metadata"]["resourceVersion"]
             watch = again.call("GET", f"{SPACE}?watch=1&resourceVersion={old}&timeoutSeconds=1").body
             assert (watch["type"], watch["object"]["code"]) == ("ERROR", 410)
-            assert int(again.call("GET", SPACE).body["metadata"]["resourceVersion"]) > int(late)
+            assert int(again.call("GET", SPACE).body["metadata"]["resourceVersion"]) > dump.read(file)[0].revision
         finally:
             again.close()
 
