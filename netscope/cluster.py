@@ -5,6 +5,8 @@ Read next: `netscope/scene.py`.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from netscope.directory import Directory
@@ -12,7 +14,7 @@ from netscope.policies import NetworkPolicy
 from netscope.scene import Objects, directory_of
 from nodecore.errors import Denied, NotFound
 from nodecore.kube import resource as r
-from nodecore.kube.config import load
+from nodecore.kube.config import KubeConfig, in_cluster, load
 from nodecore.kube.objects import EndpointSlice, Node, Service
 from nodecore.kube.reading import Reader
 from nodecore.kube.workload import Anything, Pod
@@ -34,8 +36,16 @@ def read_objects(kubeconfig: str) -> Objects:
                        _perhaps(reader, r.NAMESPACES, Anything))
 
 
+def config_of(kubeconfig: str) -> KubeConfig:
+    """As kubectl looks for it: what is given, `KUBECONFIG`, the pod's ServiceAccount, `~/.kube/config`."""
+    mine = Path("~/.kube/config").expanduser()
+    if not (kubeconfig or os.environ.get("KUBECONFIG") or in_cluster()) and mine.is_file():
+        return load(str(mine))
+    return load(kubeconfig)
+
+
 def _reader(kubeconfig: str) -> Reader:
-    return Reader(load(kubeconfig), user_agent="netscope")
+    return Reader(config_of(kubeconfig), user_agent="netscope")
 
 
 def _addressed(reader: Reader) -> Objects:

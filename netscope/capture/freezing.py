@@ -53,12 +53,12 @@ class Probes:
         threading.Thread(target=lambda: asyncio.run(self._watch()), daemon=True).start()
 
     async def _watch(self) -> None:
+        from netscope.cluster import config_of
         from nodecore.kube import resource
         from nodecore.kube.client import KubeClient
-        from nodecore.kube.config import load
 
         known: dict[str, int] | None = None
-        async with KubeClient(load(self._kubeconfig), user_agent="netscope") as client:
+        async with KubeClient(config_of(self._kubeconfig), user_agent="netscope") as client:
             while not self.words:
                 with suppress(Fault):  # the API is away: probes are asked for when it is back
                     found = (await client.list(resource.EVENTS, fields="reason=Unhealthy")).items

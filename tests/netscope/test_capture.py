@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
@@ -242,6 +243,38 @@ def test_failed_syncs_are_told(capfd: pytest.CaptureFixture[str]) -> None:
         Watch(None, [url])
         until(lambda: capfd.readouterr().err.startswith(f"fault sync failure {url} counts 1 more\n"))
         server.shutdown()
+
+
+class Api(BaseHTTPRequestHandler):
+    """A cluster with one failed probe of long ago, and from the third question on a new one."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        Api.asked += 1
+        events = [{"metadata": {"uid": uid}, "count": 1, "message": "HTTP 500", "involvedObject": {"namespace": "x", "name": uid}}
+                  for uid in ("old", "new")[: 1 + (Api.asked > 2)]]
+        body = json.dumps({"kind": "EventList", "metadata": {"resourceVersion": "1"}, "items": events}).encode()
+        self.send_response(200 if "fieldSelector=reason%3DUnhealthy" in self.path else 400)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+def test_it_freezes_on_a_failed_probe(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "config").write_text(json.dumps({
+            "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+            "users": [{"name": "u", "user": {}}]}))
+        words = freezing.wait([], freezing.parse("probe failure"), str(tmp_path / "config"), 30)
+        server.shutdown()
+    assert words == "probe failure of x/new: HTTP 500"
 
 
 def test_failed_syncs_are_counted_by_their_names() -> None:
