@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.apiserver.apiprocess import ApiServer
-from tests.apiserver.test_crd import Widgets
+from tests.apiserver.test_crd import Widgets, definition
+from tests.labs import until
 
 kubernetes = pytest.importorskip("kubernetes", reason="the Python client is not installed")
 lightkube = pytest.importorskip("lightkube", reason="lightkube is not installed")
@@ -63,6 +64,27 @@ def test_the_official_client_watches(client: Any) -> None:
     assert seen == [("ADDED", "s", {}), ("MODIFIED", "s", {"a": "b"}), ("DELETED", "s", {"a": "b"})]
 
 
+def test_the_official_clients_informer_keeps_a_copy(client: Any) -> None:
+    core, told = kubernetes.client.CoreV1Api(client), []
+    kept = kubernetes.informer.SharedInformer(core.list_namespaced_service_account, SPACE, resync_period=1,
+                                              label_selector="informed")
+    for kind in ("ADDED", "DELETED"):
+        kept.add_event_handler(kind, lambda obj, kind=kind: told.append((kind, obj.metadata.name)))
+    kept.start()
+    try:
+        core.create_namespaced_service_account(SPACE, {"metadata": {"name": "a", "labels": {"informed": ""}}})
+        until(lambda: kept.cache.get_by_key(f"{SPACE}/a"), what="the copy has it")
+        core.patch_namespaced_service_account("a", SPACE, {"metadata": {"labels": {"informed": "twice"}}})
+        until(lambda: kept.cache.get_by_key(f"{SPACE}/a").metadata.labels == {"informed": "twice"}, what="the copy has changed")
+        core.create_namespaced_service_account(SPACE, {"metadata": {"name": "b", "labels": {"informed": ""}}})
+        until(lambda: set(kept.cache.list_keys()) == {f"{SPACE}/a", f"{SPACE}/b"}, what="both are there")
+        core.delete_namespaced_service_account("a", SPACE)
+        until(lambda: kept.cache.list_keys() == [f"{SPACE}/b"], what="one is gone")
+    finally:
+        kept.stop()
+    assert told == [("ADDED", "a"), ("ADDED", "b"), ("DELETED", "a")]
+
+
 def test_the_dynamic_client_finds_custom_kinds(api: ApiServer, client: Any) -> None:
     widgets = Widgets(api)
     widgets.define()
@@ -80,6 +102,7 @@ def test_the_dynamic_client_finds_custom_kinds(api: ApiServer, client: Any) -> N
 
 async def test_lightkube_lists_watches_and_applies(api: ApiServer, client: Any) -> None:
     from lightkube.models.meta_v1 import ObjectMeta
+    from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
     from lightkube.resources.core_v1 import ConfigMap
     from lightkube.types import PatchType
 
@@ -94,5 +117,9 @@ async def test_lightkube_lists_watches_and_applies(api: ApiServer, client: Any) 
     async for kind, obj in made.watch(ConfigMap, fields={"metadata.name": "light"}):
         assert (kind, obj.metadata.name) == ("ADDED", "light")
         break
+    own = CustomResourceDefinition.from_dict(definition("light.example.com"))
+    await made.create(own)
+    await made.wait(CustomResourceDefinition, "widgets.light.example.com", for_conditions=["Established"])
+    await made.delete(CustomResourceDefinition, "widgets.light.example.com")
     await made.delete(ConfigMap, "light")
     await made.close()
