@@ -31,7 +31,7 @@ from .cri import Runtime
 from .log_lines import LogOptions
 from .logs import stream_log
 from .passthrough import pass_through
-from .records import RUNNING, Actual, Container, name_of
+from .records import RUNNING, Container, name_of
 from .times import seconds_of
 from .worker import PodWorker
 
@@ -39,6 +39,7 @@ STATUS = {NotFound: 404, Invalid: 400, Denied: 403, Busy: 429}
 SPOKEN = {"v4.channel.k8s.io", "v4.base64.channel.k8s.io", "base64.channel.k8s.io", "channel.k8s.io"}
 FORWARD_SPOKEN = {"v4.channel.k8s.io", "v4.base64.channel.k8s.io"}
 TRUSTED_GROUPS, TRUSTED_NAMES = {"system:masters"}, {"kube-apiserver-kubelet-client", "system:kube-apiserver"}
+WAITING = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -139,7 +140,7 @@ class Api:
     async def logs(self, request: web.Request) -> web.StreamResponse:
         """A container's log."""
         options, worker, name = log_options(request.query), self._worker(request), request.match_info["container"]
-        run = chosen_run(worker.actual, name, previous=options.previous)
+        run = chosen_run(worker, name, previous=options.previous)
 
         def running() -> bool:
             now = next((item for item in worker.actual.containers if item.id == run.id), None)
@@ -186,11 +187,15 @@ class Api:
         return await pass_through(request, await self._kubelet.runtime.port_forward_url(box.id, [int(text) for text in texts]))
 
 
-def chosen_run(actual: Actual, name: str, *, previous: bool) -> Container:
+def chosen_run(worker: PodWorker, name: str, *, previous: bool) -> Container:
     """The run whose log is wanted."""
-    run = actual.previous(name) if previous else actual.latest(name)
+    pod = worker.pod["metadata"]["name"]
+    run = worker.actual.previous(name) if previous else worker.actual.latest(name)
+    if run is None and previous:
+        raise Invalid(f'previous terminated container "{name}" in pod "{pod}" not found')
     if run is None:
-        raise Invalid(f"previous terminated container {name} not found" if previous else f"container {name} is waiting to start")
+        reason = worker.waiting_for(name)
+        raise Invalid(f'container "{name}" in pod "{pod}" is waiting to start: {WAITING.get(reason, reason)}')
     return run
 
 

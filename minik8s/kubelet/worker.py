@@ -96,6 +96,10 @@ class PodWorker:
                 self._leaving.set()
             self._dirty.set()
 
+    def waiting_for(self, name: str) -> str:
+        """Why a container is not there yet."""
+        return self._waiting.get(name, ("ContainerCreating", ""))[0]
+
     def vanish(self) -> None:
         """The API no longer has the pod."""
         self.gone = True

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from minik8s.apiserver.kinds.catalogue import KINDS, Kind
+from minik8s.apiserver.kinds.definitions import is_, kinds_of
 from tests.apiserver.apiprocess import Answer, ApiServer
-from tests.apiserver.every_kind import OBJECTS, TESTED, name_of, undisturbed
+from tests.apiserver.every_kind import OBJECTS, name_of, undisturbed
+from tests.apiserver.test_crd import Widgets, definition
+from tests.labs import until
 
 pytestmark = pytest.mark.etcd
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
@@ -22,6 +25,8 @@ JSON_PATCH, APPLY = "application/json-patch+json", "application/apply-patch+yaml
 SPACE = "every-kind"
 GONE = "?gracePeriodSeconds=0&propagationPolicy=Background"
 Object = dict[str, Any]
+CUSTOM = kinds_of(definition("every.example.com"))[0]
+EVERY = (*KINDS, CUSTOM)
 
 
 class Life:
@@ -38,9 +43,29 @@ class Life:
 
     def object(self, number: int = 1, **meta: Any) -> Object:
         resource = self.kind.resource
-        body = OBJECTS[resource.group if resource.group == "events.k8s.io" else resource.plural]
         own = {"name": self.name(number), "labels": {"suite": "every"}, **meta}
+        if resource.plural == "customresourcedefinitions":
+            return {**self.definition(self.name(number)), "metadata": own}
+        place = resource.group if resource.group == "events.k8s.io" else resource.plural
+        body = {"spec": {"color": "red"}} if self.kind.custom else OBJECTS[place]
         return {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": own, **json.loads(json.dumps(body))}
+
+    def definition(self, name: str) -> Object:
+        plural, _, group = name.partition(".")
+        found = definition(group)
+        found["spec"]["names"] = {"plural": plural, "kind": plural.capitalize()}
+        return found
+
+    def make(self, body: Object, query: str = "") -> Object:
+        """Made, and as it is once nobody else writes into it."""
+        return self.settled(self.good("POST", self.collection + query, body))
+
+    def settled(self, obj: Object) -> Object:
+        path = f"{self.collection}/{obj['metadata']['name']}"
+        if self.kind.resource.plural == "customresourcedefinitions":
+            until(lambda: is_(self.good("GET", path), "Established"), what="the definition is established")
+            return self.good("GET", path)
+        return obj
 
     def call(self, method: str, path: str, body: Any = None, content: str = "application/json",
              accept: str = "application/json") -> Answer:
@@ -70,13 +95,22 @@ class Life:
         self.first = Life.lives = Life.lives + 10
 
 
+class Custom(Widgets):
+    """The custom kind that lives through the same."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self.api, self.group = api, CUSTOM.resource.group
+        self.collection = CUSTOM.resource.path(SPACE)
+
+
 @pytest.fixture(scope="session")
 def space(api: ApiServer) -> str:
     assert api.call("POST", "/api/v1/namespaces", {"metadata": {"name": SPACE}}).code in (201, 409)
+    Custom(api).define()
     return SPACE
 
 
-@pytest.fixture(params=TESTED, ids=["/".join(filter(None, kind.place)) for kind in TESTED])
+@pytest.fixture(params=EVERY, ids=["/".join(filter(None, kind.place)) for kind in EVERY])
 def life(api: ApiServer, space: str, request: pytest.FixtureRequest) -> Iterator[Life]:
     life = Life(api, request.param)
     yield life
@@ -86,7 +120,7 @@ def life(api: ApiServer, space: str, request: pytest.FixtureRequest) -> Iterator
 
 @undisturbed
 def test_a_whole_life(life: Life) -> None:
-    made = life.good("POST", life.collection + "?fieldValidation=Strict", life.object())
+    made = life.make(life.object(), "?fieldValidation=Strict")
     resource = life.kind.resource
     assert (made["kind"], made["apiVersion"]) == (resource.kind, resource.api_version)
     assert life.call("POST", life.collection, life.object()).code == 409
@@ -103,6 +137,9 @@ def test_a_whole_life(life: Life) -> None:
         (MERGE, {"metadata": {"annotations": {"p0": "x"}}}), (STRATEGIC, {"metadata": {"annotations": {"p1": "x"}}}),
         (JSON_PATCH, [{"op": "add", "path": "/metadata/annotations/p2", "value": "x"}]),
     )):
+        if life.kind.custom and content == STRATEGIC:
+            assert life.call("PATCH", life.path(), patch, content).code == 415
+            continue
         patched = life.good("PATCH", life.path(), patch, content)
         assert patched["metadata"]["annotations"][f"p{number}"] == "x"
     if "generation" in patched["metadata"]:
@@ -119,6 +156,7 @@ def test_applied_on_the_server(life: Life) -> None:
     body = life.object()
     made = life.good("PATCH", life.path() + "?fieldManager=one", body, APPLY)
     assert {each["manager"] for each in made["metadata"]["managedFields"]} == {"one"}
+    made = life.settled(made)
     again = life.good("PATCH", life.path() + "?fieldManager=one", body, APPLY)
     assert again == made, "nothing changed"
     other = {**body, "metadata": {"name": life.name(), "labels": {"suite": "other"}}}
@@ -133,7 +171,7 @@ def test_applied_on_the_server(life: Life) -> None:
 @undisturbed
 def test_watch_and_table(life: Life) -> None:
     version = life.good("GET", life.collection)["metadata"]["resourceVersion"]
-    life.good("POST", life.collection, life.object())
+    life.make(life.object())
     life.good("PATCH", life.path(), {"metadata": {"labels": {"b": "c"}}}, MERGE)
     life.good("DELETE", life.path() + GONE)
     query = f"?watch=true&resourceVersion={version}&timeoutSeconds=60&fieldSelector=metadata.name={life.name()}"
@@ -160,6 +198,8 @@ def watched(life: Life, query: str, accept: str, count: int) -> list[Object]:
     reply = connection.getresponse()
     assert reply.status == 200
     found = [json.loads(reply.readline()) for _ in range(count)]
+    while life.kind.resource.plural == "customresourcedefinitions" and found[-1]["type"] != "DELETED":  # its status is written
+        found[1:] = [found[-1], json.loads(reply.readline())]
     connection.close()
     return found
 
@@ -180,11 +220,12 @@ def test_status_is_apart(life: Life) -> None:
     if not life.kind.has_status:
         assert life.call("GET", life.path() + "/status").code == 404
         return
-    made = life.good("POST", life.collection, life.object())
+    made = life.make(life.object())
     status = life.good("GET", life.path() + "/status").get("status", {})
     condition = {"type": "Tested", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "reason": "R", "message": ""}
     patch = {"status": {"conditions": [condition]}, "metadata": {"labels": {"from": "status"}}}
-    if life.kind.resource.kind in ("ResourceQuota", "PersistentVolume", "VolumeAttachment", "CronJob", "Ingress"):
+    if life.kind.resource.kind in ("ResourceQuota", "PersistentVolume", "VolumeAttachment", "CronJob", "Ingress",
+                                   "CustomResourceDefinition", "Widget"):
         patch["status"] = {}
     changed = life.good("PATCH", life.path() + "/status", patch, MERGE)
     assert changed.get("spec") == made.get("spec")
@@ -205,6 +246,7 @@ def test_what_is_not_served_is_refused_by_name(api: ApiServer) -> None:
 
 def test_every_kind_is_tested() -> None:
     assert {kind.resource.plural for kind in KINDS} - {"customresourcedefinitions"} <= OBJECTS.keys()
+    assert set(EVERY) > set(KINDS)
 
 
 def test_an_event_is_one_object_in_two_groups(api: ApiServer, space: str) -> None:

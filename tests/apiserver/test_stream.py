@@ -121,6 +121,10 @@ def test_logs(api: ApiServer, kubelet: FakeKubelet) -> None:
                      b"6\r\nhello\n\r\n0\r\n\r\n")
     assert api.kubectl("logs", "s", "--tail=3").stdout == "hello\n"
     assert kubelet.heads[-1].startswith(b"GET /containerLogs/default/s/c?tailLines=3 HTTP/1.1\r\n")
+    for refusal in (b"Content-Length: 7\r\n\r\nnot yet", b"Transfer-Encoding: chunked\r\n\r\n7\r\nnot yet\r\n0\r\n\r\n"):
+        kubelet.reply = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n" + refusal
+        told = api.kubectl("logs", "s", check=False)
+        assert (told.returncode, told.stderr) == (1, "Error from server (BadRequest): not yet\n")
     message = api.call("GET", f"{PODS}/two/log").body["message"]
     assert message == "a container name must be specified for pod two, choose one of: [a b]"
     assert api.call("GET", f"{PODS}/s/log?container=other").code == 400

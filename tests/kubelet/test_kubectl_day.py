@@ -67,6 +67,7 @@ async def test_logs_exec_attach_and_copies(day: Stage) -> None:
     await day.kubectl("cp", f"{pod}:/etc/hosts", str(hosts))
     assert pod in hosts.read_text()
     assert "not found" in await day.kubectl("logs", "nobody", check=False)
+    assert f'previous terminated container "main" in pod "{pod}" not found' in await day.kubectl("logs", "-p", pod, check=False)
 
 
 async def test_it_is_looked_into(day: Stage) -> None:

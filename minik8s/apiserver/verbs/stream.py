@@ -98,9 +98,30 @@ async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context:
     try:
         writer.write(_head(request, kubelet, path, upgrade=call.target.subresource != "log"))
         await writer.drain()
+        if call.target.subresource == "log":
+            assert isinstance(request.transport, asyncio.Transport)
+            request.transport.write(await _good_head(kubelet, reader))
         await join(request, reader, writer)
     finally:
         writer.transport.abort()
+
+
+async def _good_head(kubelet: Kubelet, reader: asyncio.StreamReader) -> bytes:
+    """The head of a kubelet's answer; what it refuses is refused in its words."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        code = int(head.split(maxsplit=2)[1])
+        if code < 300:
+            return head
+        async with asyncio.timeout(CONNECT_SECONDS):
+            body = await reader.read(CHUNK)
+            while len(body) < CHUNK and (more := await reader.read(CHUNK)):
+                body += more
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, TimeoutError, ValueError, IndexError) as error:
+        raise Refused(500, f'Get "https://{kubelet.text}": {error or "timed out"}') from None
+    if b"transfer-encoding: chunked" in head.lower():
+        body = b"".join(body.split(b"\r\n")[1::2])
+    raise Refused(code if code in (400, 403, 404, 429) else 500, body.decode(errors="replace").strip()[:CHUNK])
 
 
 async def _connect(kubelet: Kubelet, context: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
