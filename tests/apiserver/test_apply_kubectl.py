@@ -134,6 +134,9 @@ def test_edit_keeps_owners(api: ApiServer, kubectl: Run) -> None:
 def test_strict_and_warned(kubectl: Run) -> None:
     odd = WEB.replace("replicas: 2", "replicas: 2\n  replicaz: 3")
     assert ".spec.replicaz: field not declared in schema" in kubectl(*SERVER, stdin=odd, code=1)
+    told = kubectl(*SERVER, stdin=WEB.replace("containerPort: 80", "containerPort: x"), code=1)
+    assert "failed to create typed patch object" in told
+    assert ".spec.template.spec.containers[0].ports[0].containerPort: expected int32, got string" in told
     assert 'unknown field "spec.replicaz"' in kubectl("create", "-f", "-", stdin=odd, code=1)
     warned = kubectl("create", "--validate=warn", "-f", "-", stdin=odd)
     assert 'Warning: unknown field "spec.replicaz"' in warned

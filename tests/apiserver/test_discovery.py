@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minik8s.apiserver.kinds.catalogue import KINDS
+from minik8s.apiserver.kinds.catalogue import KINDS, REVIEWS
 from minik8s.apiserver.kinds.discovery import rank
 from tests.apiserver.apiprocess import ApiServer
 
@@ -90,3 +90,17 @@ def test_api_resources_shows_categories(api: ApiServer) -> None:
 def test_explain(api: ApiServer, what: str, old_kubectl: str) -> None:
     for binary in ("kubectl", old_kubectl):
         assert "DESCRIPTION" in api.kubectl("explain", what, binary=binary).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("debian", [False, True], ids=["here", "debian"])
+def test_explain_knows_every_kind_down_to_its_leaves(api: ApiServer, old_kubectl: str, debian: bool) -> None:
+    """Today's kubectl by the third OpenAPI, Debian's by the second."""
+    wrong = []
+    for item in (*KINDS, *REVIEWS):
+        resource = item.resource
+        argv = ("explain", resource.plural, f"--api-version={resource.api_version}", "--recursive")
+        done = api.kubectl(*argv, binary=old_kubectl if debian else "kubectl", check=False)
+        if done.returncode or not {resource.kind, "FIELDS:", "metadata", "ownerReferences"} <= set(done.stdout.split()):
+            wrong.append(f"{resource.plural}: {done.stdout[:300]}{done.stderr[:300]}")
+    assert not wrong, "\n".join(wrong)

@@ -14,9 +14,10 @@ from minik8s.apiserver.kinds import custom_fitting
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
-from minik8s.apiserver.schema.validation import MOST, FieldError
+from minik8s.apiserver.schema.validation import MOST, TYPE, FieldError
 
 Object = dict[str, Any]
+APPLIED = "application/apply-patch"
 
 
 def belongs(kind: Kind, obj: Object) -> None:
@@ -52,6 +53,14 @@ def _patched_wrongly(obj: Object, message: str) -> Refused:
     return Refused(422, f' "" is invalid: patch: {text}', details={"causes": [cause]})
 
 
+def _untyped(call: Call, obj: Object, wrong: FieldError) -> str:
+    """What is said of a configuration that is applied and has a value of the wrong type."""
+    resource = call.kind.resource
+    place = f"{call.target.namespace}/{obj['metadata'].get('name', '')}; {resource.api_version}, Kind={resource.kind}"
+    got, _, rest = wrong.message.removeprefix("json: cannot unmarshal ").partition(" into ")
+    return f"failed to create typed patch object ({place}): .{wrong.field}: expected {rest.rpartition(' of type ')[2]}, got {got}"
+
+
 def _misfits(call: Call, obj: Object) -> list[FieldError]:
     """All that does not fit; of very many unknown fields only the first ones, but then whatever else is wrong."""
     gvk = call.kind.gvk
@@ -76,6 +85,9 @@ def fits(call: Call, obj: Object, *, twice: Sequence[FieldError] = ()) -> None:
     mode, gvk = call.strictness, call.kind.gvk
     found = [*_misfits(call, obj), *twice]
     message = schema.refusal(gvk, found, strict=mode == "Strict")
+    wrong = next((each for each in found if each.kind == TYPE), None)
+    if wrong and call.verb == "patch" and call.content.startswith(APPLIED):
+        raise bad_request(_untyped(call, obj, wrong))
     if message:
         raise _patched_wrongly(obj, message) if call.verb == "patch" else bad_request(message)
     if any(each.kind == "unknown" for each in found):
