@@ -11,7 +11,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from minik8s.apiserver.request.call import JSON, Answer, refusal
 from minik8s.apiserver.request.status import Refused, of
@@ -45,6 +48,9 @@ class Noise:
 
 
 noise = Noise()
+EMPTY: CIMultiDict[str] = CIMultiDict()
+NO_HEADERS = CIMultiDictProxy(EMPTY)
+NO_URL = URL("/")
 
 
 class Few(list[Any]):
@@ -134,6 +140,13 @@ class Long(web.StreamResponse):
                 raise ConnectionAbortedError(f"the client took nothing for {STUCK_SECONDS:g} s") from None
             await asyncio.sleep(0)
         await super().write_eof()
+
+
+def forget_heads(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Drop what was said at the beginning of a stream that may last for hours: 2 kB of it."""
+    asked, answered = cast("Any", request), cast("Any", response)
+    asked._message = asked._message._replace(headers=NO_HEADERS, raw_headers=(), url=NO_URL)
+    asked._headers, asked._rel_url, answered._headers = NO_HEADERS, NO_URL, EMPTY
 
 
 def respond(answer: Answer, *, whole: bool = True) -> web.StreamResponse:

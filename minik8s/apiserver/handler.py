@@ -24,7 +24,7 @@ from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.auth.questions import attributes
 from minik8s.apiserver.certificates import Certificates
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.connections import respond
+from minik8s.apiserver.connections import forget_heads, respond
 from minik8s.apiserver.health import Health
 from minik8s.apiserver.kinds.catalogue import BY_RESOURCE, REVIEW_BY_RESOURCE
 from minik8s.apiserver.kinds.registry import refusal as not_served
@@ -72,7 +72,8 @@ class Handler:
         code = 500
         response: web.StreamResponse | None = None
         try:
-            response = await self._answer(request, path, target, verb)
+            found = await self._answer(request, path, target, verb)
+            response = await self._watch(request, found) if isinstance(found, Call) else found
             code = response.status
         except asyncio.CancelledError:
             code = 499
@@ -100,7 +101,8 @@ class Handler:
         except OSError as error:
             log.error("audit log: %s", error)
 
-    async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse | Call:
+        """The answer; or the call for a watch, begun by who awaits this: ten thousand of them hold on to all they are in."""
         certificate = request.transport.get_extra_info("peercert") if request.transport else None
         user = request["user"] = await self._guard.user(certificate, request.headers)
         await self._guard.permit(user, attributes(verb, target, request.query) if target else Attributes(verb, path=path))
@@ -112,7 +114,7 @@ class Handler:
             return respond(found)
         return await self._resource(request, target, verb, user)
 
-    async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse:
+    async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse | Call:
         place = (target.group, target.version, target.plural)
         content = request.headers.get("Content-Type", "")
         review = REVIEW_BY_RESOURCE.get(place)
@@ -137,7 +139,7 @@ class Handler:
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
         if verb == "watch":
-            return await self._watch(request, call)
+            return call
         return await self._seated(verb, user, target, request.query, partial(self._whole, request, call))
 
     async def _seated(self, verb: str, user: User, target: Target, query: Mapping[str, str],
@@ -179,6 +181,8 @@ class Handler:
         self._watchings.add(watching)
         try:
             await response.prepare(request)
+            if not self._audit:
+                forget_heads(request, response)
             await watching.run(first, events, response.write)
             await response.write_eof()
         except ConnectionError as error:

@@ -187,14 +187,22 @@ class CacheWatch:
     async def batch(self) -> list[CacheEvent]:
         """All events that are there, at least one: for a server that writes them in one go."""
         while not (events := self.pending()):
-            if self._cache.ended:
-                raise Expired("the resource is served no more")
-            waiter = self._cache.changes.begin()
+            waiter = self.begin()
             try:
                 await waiter
             finally:
-                self._cache.changes.end(waiter)
+                self.end(waiter)
         return events
+
+    def begin(self) -> asyncio.Future[None]:
+        """What `batch` awaits, for ten thousand who cannot afford a coroutine more; each must `end` it."""
+        if self._cache.ended:
+            raise Expired("the resource is served no more")
+        return self._cache.changes.begin()
+
+    def end(self, waiter: asyncio.Future[None]) -> None:
+        """It is awaited no longer."""
+        self._cache.changes.end(waiter)
 
     def pending(self) -> list[CacheEvent]:
         """All events that are there, perhaps none, without waiting."""

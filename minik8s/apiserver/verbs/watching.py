@@ -101,8 +101,13 @@ class Watching:
                 try:
                     async with asyncio.timeout_at(min(end, loop.time() + BOOKMARK_PERIOD)) as self._waiting:
                         while True:
-                            lines = list(self._lines(await events.batch()))
-                            if lines:
+                            while not (batch := events.pending()):
+                                waiter = events.begin()
+                                try:
+                                    await waiter
+                                finally:
+                                    events.end(waiter)
+                            if lines := list(self._lines(batch)):
                                 self._metrics.watch_events[self._call.kind.place] += len(lines)
                                 await self._send(send, b"".join(lines))
                 except TimeoutError:
