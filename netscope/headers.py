@@ -8,14 +8,16 @@ Must not know: where the bytes come from. Read next: `records.py`.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from zlib import crc32
 
 from netscope.flow import ICMP, ICMPV6, PORTED, SCTP, TCP, UDP
 
 IP_IN_IP, IP6_IN_IP = 4, 41
 VXLAN_PORT = 8472
 VXLAN_AND_ETHERNET = 8 + 14
+KNOWN_BY = 64  # bytes of a payload
 ECHOES = {(ICMP, 8): "request", (ICMP, 0): "reply", (ICMPV6, 128): "request", (ICMPV6, 129): "reply"}
 CHUNKS = {1: "INIT", 2: "INIT ACK", 6: "ABORT", 7: "SHUTDOWN", 10: "COOKIE ECHO"}
 FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
@@ -53,12 +55,25 @@ class Headers:
         return self.source, self.source_port, self.target, self.target_port
 
 
-def read(data: bytes) -> Headers | None:
-    """The headers, or None where no protocol of ours can be found."""
+def read(data: bytes, *, by_payload: bool = False) -> Headers | None:
+    """The headers, or None where no protocol of ours can be found.
+
+    `by_payload`: a datagram without an identification (IPv6, and IPv4 that may not be taken apart) is known by what it carries.
+    """
     try:
-        return _ip(data, None)
+        found = _ip(data, None)
+        if by_payload and found and found.protocol == UDP and not found.stamp:
+            return replace(found, stamp=crc32(_payload(data, found)))
+        return found
     except (struct.error, IndexError, ValueError):
         return None
+
+
+def _payload(data: bytes, found: Headers) -> bytes:
+    """The length of a datagram and its first bytes."""
+    ports = struct.pack("!HH", found.source_port, found.target_port)
+    begin = data.index(ports, 60 if found.tunnel and found.tunnel.vni is not None else 20)
+    return data[begin + 4 : begin + 6] + data[begin + 8 : begin + 8 + KNOWN_BY]
 
 
 def _ip(data: bytes, tunnel: Tunnel | None) -> Headers | None:

@@ -1,8 +1,9 @@
 """Many nodes' packets in the order of time, by one clock, as one pcapng; every packet says whose it is.
 
-A packet's comment names both ends and bears its stamp (TCP sequence number or IP identification, which translation and tunnels
-leave alone): `frame.comment contains "tcp 1a2b3c4d"` in Wireshark shows all sights of one packet, on every node. Where it was
-translated, the flow is named as well (`joining.py`). What a node had no room for is written into the file at its end.
+A packet's comment names both ends and bears its stamp (TCP sequence number, IP identification, or a sum of a datagram's payload,
+which translation and tunnels leave alone): `frame.comment contains "tcp 1a2b3c4d"` in Wireshark shows all sights of one packet, on
+every node. Where it was translated, the flow is named as well (`joining.py`). What a node had no room for is written into the file
+at its end.
 
 Pure. Must not know: files. Read next: `spool.py`, `pcapng.py`.
 """
@@ -70,7 +71,7 @@ class Writer:
                 yield pcapng.statistics(number, self._last, source.spool.lost, f"{source.node}: {source.spool.lost} lost")
 
     def _comment(self, packet: Packet) -> str:
-        headers = read(packet.data[packet.network : packet.network + HEADERS])
+        headers = read(packet.data[packet.network : packet.network + HEADERS], by_payload=True)
         if headers is None:
             return ""
         ends = [self._name(address) for address in (headers.source, headers.target)]

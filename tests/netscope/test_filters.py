@@ -14,6 +14,7 @@ import pytest
 from netscope import bpf, filters
 from netscope.capture.expression import compiled
 from netscope.flow import ICMP, TCP, UDP
+from netscope.headers import read
 from nodecore.kernel.packetsocket import SO_ATTACH_FILTER
 from nodecore.net import parse_address
 
@@ -118,3 +119,14 @@ def test_a_packet_is_cut() -> None:
 def test_what_the_kernel_knows_beside_the_packet_stays_there() -> None:
     program = compiled("inbound and ip", "--filter")
     assert next(k for *_, k in bpf.INSTRUCTION.iter_unpack(filters.moved(program, 50))) >= filters.BESIDE
+
+
+def test_a_datagram_without_an_identification_is_known_by_what_it_carries(packets: dict[str, bytes]) -> None:
+    stamps = {read(packet, by_payload=True).stamp for packet in wrapped(packets["six"])}  # type: ignore[union-attr]
+    translated = packets["six"][:42] + b"\x1f\x90\0\x0c\xab\xcd" + packets["six"][48:]  # another port and checksum
+    stamps |= {read(packet, by_payload=True).stamp for packet in wrapped(translated)}  # type: ignore[union-attr]
+    assert len(stamps) == 1
+    assert stamps != {0}
+    other = read(packets["six"][:-1] + b"y", by_payload=True)
+    assert other
+    assert other.stamp not in stamps
