@@ -176,12 +176,16 @@ def busiest(rows: Iterable[Row]) -> list[Row]:
 
 def draw(rows: Sequence[Row]) -> str:
     """As a table."""
-    lines = [HEAD, *((f"{row.source}:{row.source_port}", f"{row.target}:{row.target_port}",
+    lines = [HEAD, *((_end(row.source, row.source_port), _end(row.target, row.target_port),
                       row.endpoint if row.endpoint != row.target else "", row.protocol, row.verdict, row.state,
                       _text(row.packets), "-" if row.per_second is None else f"{row.per_second:.1f}", _text(row.retransmissions))
                      for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(HEAD))]
     return "\n".join("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _end(who: str, port: int) -> str:
+    return f"{who}:{port}" if port else who
 
 
 def _text(number: int | None) -> str:

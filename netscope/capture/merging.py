@@ -1,9 +1,9 @@
 """Many nodes' packets in the order of time, by one clock, as one pcapng; every packet says whose it is.
 
 A packet's comment names both ends and bears its stamp (TCP sequence number, IP identification, or a sum of a datagram's payload,
-which translation and tunnels leave alone): `frame.comment contains "tcp 1a2b3c4d"` in Wireshark shows all sights of one packet, on
-every node. Where it was translated, the flow is named as well (`joining.py`). What a node had no room for is written into the file
-at its end.
+which translation and tunnels leave alone): `frame.comment contains "tcp 1a2b3c4d"` in Wireshark shows all sights of one packet,
+on every node. Where it was translated, the flow is named as well (`joining.py`). What a node had no room for is written into the
+file at its end.
 
 Pure. Must not know: files. Read next: `spool.py`, `pcapng.py`.
 """
