@@ -46,3 +46,26 @@ def parse_whole(value: str | int | float, *, what: str = "quantity") -> int:
     """In whole units, rounded up: bytes of memory, a number of pods."""
     amount = parse_quantity(value, what=what)
     return -((-amount.numerator) // amount.denominator)
+
+
+@lru_cache(maxsize=4096)
+def canonical(text: str) -> str:
+    """The one way in which the API writes an amount: `0.5` is `500m`, `1024Mi` is `1Gi`, `2000m` is `2`; rounded up to `n`."""
+    amount, found = parse_quantity(text), _FORM.match(text.strip())
+    binary, exponent = bool(found and (found[4] or "").endswith("i")), bool(found and found[3])
+    if binary and amount.denominator == 1 and abs(amount) >= 1024:
+        return _written(int(amount), 1024, ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"))
+    nano = -((-amount.numerator * 10**9) // amount.denominator)
+    if exponent:
+        return _written(nano, 1000, tuple(f"e{power}" if power else "" for power in range(-9, 40, 3)))
+    return _written(nano, 1000, ("n", "u", "m", "", "k", "M", "G", "T", "P", "E"))
+
+
+def _written(number: int, base: int, suffixes: tuple[str, ...]) -> str:
+    """The number in the largest unit in which it is whole."""
+    if not number:
+        return "0"
+    at = 0
+    while number % base == 0 and at + 1 < len(suffixes):
+        number, at = number // base, at + 1
+    return f"{number}{suffixes[at]}"

@@ -131,6 +131,9 @@ CASES = [
          lambda shop: shop.get("deploy d1")["spec"]["template"]["spec"]["containers"][0]["image"] == "y"),
     Case("set resources deployment/d1 --limits=cpu=1", "resource requirements updated",
          lambda shop: shop.get("deploy d1")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"cpu": "1"}),
+    Case("set resources deployment/d1 --requests=cpu=0.5,memory=1024Mi", "resource requirements updated",
+         lambda shop: shop.get("deploy d1")["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"] == {
+             "cpu": "500m", "memory": "1Gi"}),
     Case("label pod p1 a=b", "pod/p1 labeled", lambda shop: labels(shop, "pod p1") == {"a": "b"}),
     Case("annotate node n1 a=b", "annotated", lambda shop: shop.get("node n1")["metadata"]["annotations"]["a"] == "b"),
     Case("edit configmap other", "configmap/other edited", lambda shop: shop.get("cm other")["data"] == {"edited": "v"}),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodecore.errors import UserError
-from nodecore.kube.quantity import parse_milli, parse_quantity, parse_whole
+from nodecore.kube.quantity import canonical, parse_milli, parse_quantity, parse_whole
 
 
 @pytest.mark.parametrize(("text", "amount"), [
@@ -30,3 +30,14 @@ def test_what_is_none_is_named(text: str) -> None:
 def test_milli_and_whole_round_up(number: int) -> None:
     assert parse_milli(f"{number}m") == number
     assert parse_whole(f"{number}m") == -(-number // 1000)
+
+
+@pytest.mark.parametrize(("text", "written"), [
+    ("0.5", "500m"), ("1024Mi", "1Gi"), ("2000m", "2"), ("1", "1"), ("100000", "100k"), ("33554432", "33554432"), (".05", "50m"),
+    ("1.5Gi", "1536Mi"), ("0.5Ki", "512"), ("0.1Ki", "102400m"), ("1e3", "1e3"), ("1e2", "100"), ("0Gi", "0"),
+    ("1023Mi", "1023Mi"), ("-1.5", "-1500m"), ("+5", "5"), ("0.0000000001", "1n"), ("1E", "1E"),
+])
+def test_the_one_way_of_writing(text: str, written: str) -> None:
+    assert canonical(text) == written
+    assert canonical(written) == written
+    assert abs(parse_quantity(written) - parse_quantity(text)) < Fraction(1, 10**9)

@@ -14,7 +14,7 @@ from minik8s.apiserver.kinds import custom_fitting
 from minik8s.apiserver.kinds.catalogue import Kind
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Cause, Refused, bad_request, invalid
-from minik8s.apiserver.schema.validation import MOST, TYPE, FieldError
+from minik8s.apiserver.schema.validation import AMOUNT, MOST, NULL, TYPE, FieldError
 
 Object = dict[str, Any]
 APPLIED = "application/apply-patch"
@@ -65,8 +65,8 @@ def _misfits(call: Call, obj: Object) -> list[FieldError]:
     """All that does not fit; of very many unknown fields only the first ones, but then whatever else is wrong."""
     gvk = call.kind.gvk
     found = schema.validate(gvk, obj)
-    if any(each.kind == "null" for each in found):
-        schema.zero_nulls(gvk, obj)
+    if any(each.kind in (NULL, AMOUNT) for each in found):
+        schema.settle(gvk, obj)
         found = schema.validate(gvk, obj)
     if len(found) < MOST or call.strictness == "Strict":
         return found

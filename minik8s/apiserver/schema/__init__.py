@@ -27,8 +27,8 @@ from minik8s.apiserver.schema.validation import FieldError, duplicates, refusal
 
 __all__ = [
     "GVK", "OPENAPI_V2_TYPE", "FieldError", "decode_protobuf", "duplicates", "forget", "json_patch", "learn", "merge_patch",
-    "openapi_v2_protobuf", "openapi_v3", "openapi_v3_index", "prepare", "prune", "refusal", "strategic_merge", "table",
-    "validate", "zero_nulls",
+    "openapi_v2_protobuf", "openapi_v3", "openapi_v3_index", "prepare", "prune", "refusal", "settle", "strategic_merge",
+    "table", "validate",
 ]
 
 
@@ -57,6 +57,6 @@ def prune(gvk: tuple[str, str, str], obj: dict[str, Any]) -> None:
     pruning.prune(shapes(), gvk, obj)
 
 
-def zero_nulls(gvk: tuple[str, str, str], obj: dict[str, Any]) -> None:
-    """Put zero values where lists and maps of the object hold nulls."""
-    pruning.zero_nulls(shapes(), gvk, obj)
+def settle(gvk: tuple[str, str, str], obj: dict[str, Any]) -> None:
+    """Put zero values where lists and maps of the object hold nulls, and write amounts as the API does."""
+    pruning.settle(shapes(), gvk, obj)

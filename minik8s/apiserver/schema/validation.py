@@ -2,7 +2,7 @@
 
 `unknown` and `duplicate` count only under fieldValidation=Strict (Warn makes them Warning headers), `type` always rejects
 (400), `required` is a 422 with causes. Null counts as absent, but in lists and maps, where `pruning.py` has an answer to
-`null`; `status` owes nothing. Pure.
+`null`, as it has to an `amount` that the API writes otherwise; `status` owes nothing. Pure.
 Must not know: HTTP, defaults, what values mean. Read next: `shapes.py`.
 """
 
@@ -23,10 +23,10 @@ import msgspec
 
 from minik8s.apiserver.schema.shapes import Field, Shape, Shapes
 from nodecore.errors import UserError
-from nodecore.kube.quantity import parse_quantity
+from nodecore.kube.quantity import canonical, parse_quantity
 
 MOST, MOST_TOLD = 1000, 100
-UNKNOWN, DUPLICATE, TYPE, REQUIRED, NULL = "unknown", "duplicate", "type", "required", "null"
+UNKNOWN, DUPLICATE, TYPE, REQUIRED, NULL, AMOUNT = "unknown", "duplicate", "type", "required", "null", "amount"
 LENIENT = {("discovery.v1.EndpointSlice", "endpoints"), ("authentication.v1.TokenRequestSpec", "audiences"),
            ("events.v1.Event", "eventTime")}
 APART = re.compile(rb'"\s+:')
@@ -83,6 +83,8 @@ def _holds(types: dict[str, Shape], field: Field, value: Any) -> bool:
         return isinstance(value, list) and _hold(types, field.item, value)
     if kind == "map":
         return isinstance(value, dict) and _hold(types, field.item, value.values())
+    if kind == "quantity":
+        return _quantity(value) is None and canonical(str(value)) == value
     return CHECKS.get(kind, _never)(value) is None
 
 
@@ -194,6 +196,8 @@ class _Walk:
             problem = CHECKS.get(field.type, _never)(value)
             if problem is not None:
                 yield FieldError(TYPE, path, problem or _unmarshal(field, value, where))
+            elif field.type == "quantity" and canonical(str(value)) != value:
+                yield FieldError(AMOUNT, path, "")
 
 
 def _unmarshal(field: Field, value: Any, where: str) -> str:
