@@ -28,7 +28,8 @@ from nodecore.kube.objects import EndpointSlice, Service
 from nodecore.net import Family
 from proxy.config import Locality
 from proxy.ledger import Ledger
-from proxy.render.nftables import Layout, Settings
+from proxy.render.nftables import Layout
+from proxy.render.settings import Settings
 from proxy.snapshot import Snapshot
 
 SIZES = (1_000, 10_000)

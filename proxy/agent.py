@@ -156,7 +156,7 @@ def settled(config: Config, node: Node) -> Config | None:
         networks = tuple(parse_network(text, what="InternalIP") for text in addresses)
         if not networks:
             return None
-        config = replace(config, node_port_addresses=networks)
+        config = replace(config, node_port_addresses=(*config.node_port_addresses, *networks))
     return config
 
 

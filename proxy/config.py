@@ -27,7 +27,7 @@ LATER = {
 LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq")  # a kernel's, ip_vs_NAME
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
-PRIMARY = "primary"
+ALL, PRIMARY, LOOPBACK = "all", "primary", "localhost"  # words of --nodeport-addresses
 LOCALHOST = "iptables-localhost-nodeports"
 BY_NAME = {flag.name: flag for flag in FLAGS}
 
@@ -231,22 +231,23 @@ def _networks(value: Any, what: str) -> tuple[IPNetwork, ...]:
 
 
 def _node_port_addresses(value: Any) -> tuple[tuple[IPNetwork, ...], bool]:
-    """The networks, and whether NodePorts answer on the node's primary addresses instead."""
+    """The networks, none for all addresses, and whether NodePorts answer on the node's primary addresses."""
     what = "--nodeport-addresses"
     texts = [part.strip() for text in (value if isinstance(value, list | tuple) else [value]) for part in str(text).split(",")]
     texts = [text for text in texts if text]
-    words = [text for text in texts if "/" not in text]
-    for word in words:
-        if word not in ("all", PRIMARY):
-            raise UserError(f"{what}: {word!r} is neither `all` nor `{PRIMARY}` nor a CIDR")
-    if words and len(texts) > 1:
-        raise UserError(f"{what}: `{words[0]}` stands alone")
-    return (() if words else _networks(texts, what)), PRIMARY in words
+    words = {text for text in texts if "/" not in text}
+    for word in words - {ALL, PRIMARY, LOOPBACK}:
+        raise UserError(f"{what}: {word!r} is neither `{ALL}` nor `{PRIMARY}` nor `{LOOPBACK}` nor a CIDR")
+    whole = sorted(words - {LOOPBACK})
+    if whole and set(texts) - {whole[0], LOOPBACK}:
+        raise UserError(f"{what}: `{whole[0]}` goes with nothing but `{LOOPBACK}`")
+    networks = [text for text in texts if text not in words] + ["127.0.0.0/8"] * (LOOPBACK in words)
+    return () if ALL in words else _networks(networks, what), PRIMARY in words
 
 
 def _has_loopback(networks: tuple[IPNetwork, ...], on_primary: bool) -> bool:  # noqa: FBT001
     """Whether NodePorts may answer on IPv4's loopback: on all addresses, or where a network says so."""
-    return not on_primary and (not networks or any(network.is_loopback and network.version == 4 for network in networks))
+    return any(network.is_loopback and network.version == 4 for network in networks) or not (networks or on_primary)
 
 
 def parse_listen(text: str, what: str, port: int) -> Listen | None:

@@ -161,9 +161,8 @@ def _masquerade(way: Way, caller: Caller, config: Config, *, local: bool) -> tup
     return False, "the caller's address is kept"
 
 
-def rules(fragments: Iterable[Fragment], way: Way, protocol: str) -> list[str]:
-    """What of a Service port's fragments takes packets that come this way, in the words of the mode."""
-    claim = " . ".join(filter(None, (way.address, protocol, str(way.port))))
+def rules(fragments: Iterable[Fragment], claim: str) -> list[str]:
+    """What of a Service port's fragments takes packets that come one way, in the words of the mode."""
     found = [element for fragment in fragments if fragment.claim == claim for element in fragment.elements]
     lines = [f"{item.container}: {line}" for item in found for line in item.value.splitlines() if item.value.startswith("-")]
     return lines or [f"{item.container}: {item.key} : {item.value}" for item in found if item.key == claim and item.value]

@@ -49,8 +49,8 @@ FLAGS = (
     Flag("pod-bridge-interface", "detectLocal.bridgeInterface", "", "With BridgeInterface: the bridge of the pods."),
     Flag("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", "",
          "With InterfaceNamePrefix: how the pods' interfaces begin."),
-    Flag("nodeport-addresses", "nodePortAddresses", (), "Networks whose local addresses answer for NodePorts, or one of the "
-         "words all (but loopback; the default here) and primary (the Node's own).", many=True),
+    Flag("nodeport-addresses", "nodePortAddresses", (), "Networks whose local addresses answer for NodePorts, or the words all "
+         "(but loopback; the default here), primary (the Node's own), localhost (127.0.0.0/8).", many=True),
     Flag("iptables-localhost-nodeports", "iptables.localhostNodePorts", ON, "In iptables mode: NodePorts answer on 127.0.0.1 "
          "too; sets net.ipv4.conf.all.route_localnet."),
     Flag("masquerade-all", "*.masqueradeAll", OFF, "Masquerade whatever goes to a ClusterIP."),

@@ -41,6 +41,7 @@ def tell(snapshot: Snapshot, config: Config, wanted: explain.Destination,
          callers: list[explain.Caller]) -> tuple[list[str], bool]:
     """The answer, and whether any Service has that address."""
     from proxy.modes import layouts
+    from proxy.render.ways import claim_of
 
     routes = [route for key in sorted(snapshot.dirty) for route in snapshot.routes(key, wanted.family)[0]]
     matches = explain.find(routes, wanted)
@@ -53,7 +54,7 @@ def tell(snapshot: Snapshot, config: Config, wanted: explain.Destination,
     layout = next((layout for layout in layouts(config) if layout.family is wanted.family), None)
     if layout is None:
         raise UserError(f"--cluster-cidr: has no network of IPv{wanted.family.value}, so that the proxy leaves that alone")
-    rules = explain.rules(layout.fragments(first.route), first.way, wanted.protocol)
+    rules = explain.rules(layout.fragments(first.route), claim_of(first.route.port, first.way))
     for caller in callers:
         drawn = explain.draw(wanted, first, caller, explain.decide(first, caller, config), rules)
         lines += [*([""] if lines else []), *drawn]

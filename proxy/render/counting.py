@@ -57,7 +57,7 @@ def chains(family: Family) -> Iterator[str]:
             port = f"meta l4proto . ct original proto-dst . {place}"
             rules.append(f"meta l4proto {protocol} ct original {ip} daddr . {port} @{TRAFFIC[index]} return")
             rules.append(f"meta l4proto {protocol} {port} @{NODE_PORT_TRAFFIC[index]} return")
-        yield from chain_lines(chain, "", *rules)
+        yield from chain_lines(chain, *rules)
 
 
 def own_table(family: Family, everything: Delta) -> str:

@@ -84,11 +84,12 @@ class Layout:
     def _cluster(self, route: Route, way: Way) -> _Part:
         verdict = f"goto {CLUSTER}" if route.cluster.endpoints else _refusal(route.cluster)
         made = self._server(route.port, way.address, way.port, route.cluster)
-        return made + _Part((Element(SERVICES, _key(route.port, way), verdict),), (Element(names.CLUSTER_IPS, way.address),))
+        return made + _Part((Element(SERVICES, claim_of(route.port, way), verdict),), (Element(names.CLUSTER_IPS, way.address),))
 
     def _external(self, route: Route, way: Way, anywhere: Choice, local: Choice | None) -> _Part:
-        key = _key(route.port, way)
-        made = _guard(key, way) + self._server(route.port, way.address, way.port, anywhere if local is None else local)
+        key = claim_of(route.port, way)
+        made = _Part(nftables.guard_elements(key, way))
+        made += self._server(route.port, way.address, way.port, anywhere if local is None else local)
         if local is None:
             return made + _one(SERVICES, key, f"goto {EXTERNAL}" if anywhere.endpoints else _refusal(anywhere))
         made += _one(LOCAL_SERVICES, key, ACCEPT if local.endpoints else DROP)
@@ -106,7 +107,7 @@ class Layout:
         return next((f"{ANYWHERE[self.family]} . {way.port}" for way in port.ways if way.kind is Kind.NODE_PORT), "")
 
     def _node_port(self, port: ServicePort, way: Way, anywhere: Choice, local: Choice | None) -> _Part:
-        key = f"{port.protocol} . {way.port}"
+        key = claim_of(port, way)
         made = self._server(port, ANYWHERE[self.family], way.port, anywhere)
         made += _one(NODE_PORTS, key, f"goto {NODE_PORT}" if anywhere.endpoints else _refusal(anywhere))
         if local is None:
@@ -140,10 +141,6 @@ class Layout:
         """Change what has changed of the nft table, in one transaction; empty where nothing has."""
         words = nftables.Layout(self.family, self.settings).delta_script(Delta(_for_nft(delta.removed), _for_nft(delta.added)))
         return words if words.strip() else ""
-
-    def removal_script(self) -> str:
-        """Remove the nft table, whether there is one or not."""
-        return nftables.Layout(self.family).removal_script()
 
     def _containers(self) -> Iterator[str]:
         address = "ipv4_addr" if self.family is Family.IPV4 else "ipv6_addr"
@@ -210,19 +207,8 @@ def _one(container: str, key: str, value: str) -> _Part:
     return _Part((Element(container, key, value),))
 
 
-def _key(port: ServicePort, way: Way) -> str:
-    return f"{way.address} . {port.protocol} . {way.port}"
-
-
 def _refusal(choice: Choice) -> str:
     return DROP if choice.elsewhere else REFUSE
-
-
-def _guard(key: str, way: Way) -> _Part:
-    """Who may come this way, where not everybody may; a Service that calls itself by its load balancer always may."""
-    if way.sources is None:
-        return _Part()
-    return _Part(nftables.guard_elements(key, way))
 
 
 def _for_nft(elements: Iterable[Element]) -> tuple[Element, ...]:

@@ -41,8 +41,7 @@ from ..snapshot import Route
 from . import counting
 from .nftread import Container, There, changes, declared
 from .nftwords import chain_lines, element_words
-from .settings import UNSAID
-from .settings import Settings as Settings
+from .settings import UNSAID, Settings
 from .ways import callers_of, claim_of, cluster_networks, local_of, node_port_networks
 
 REFUSE, DROP = f"goto {names.REFUSE}", "drop"
@@ -87,7 +86,7 @@ class Layout:
                 parts = [self._path(names.CLUSTER, key, port, route.cluster), self._counted(route, way)]
                 return _joined(key, parts, names.NO_ENDPOINTS, address)
             case _:
-                parts = [_guard(key, way), self._counted(route, way)]
+                parts = [_Part(guard_elements(key, way)), self._counted(route, way)]
                 if local:
                     parts += self._path(names.CLUSTER, key, port, anywhere), self._path(names.EXTERNAL_LOCAL, key, port, local)
                 else:
@@ -194,10 +193,6 @@ class Layout:
             *(f"delete chain {self.table} {name}" for name in sorted(gone)), "",
         ))
 
-    def removal_script(self) -> str:
-        """Remove the table, whether there is one or not."""
-        return f"add table {self.table}\ndelete table {self.table}\n"
-
     def _words(self, delta: Delta) -> Iterator[str]:
         yield from element_words(self.table, "delete", delta.removed)
         for chain in delta.added_chains:
@@ -268,25 +263,25 @@ class Layout:
         stranger = f"{outside(self.family, self.settings)} fib saddr type != local".strip()
         for path in PATHS:
             target = f"{self._key(path)} . meta priority map @{path.endpoints}"
-            yield from chain_lines(path.go, "", *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
+            yield from chain_lines(path.go, *self._mark(path), f"meta l4proto @{names.PROTOCOLS} dnat {ip} to {target}")
         yield from chain_lines(
-            names.SERVICES, "", f"{self._key(names.CLUSTER)} @{names.GUARDED} jump {names.GUARD}",
+            names.SERVICES, f"{self._key(names.CLUSTER)} @{names.GUARDED} jump {names.GUARD}",
             f"{stranger} {self._key(names.EXTERNAL_LOCAL)} vmap @{names.EXTERNAL_LOCAL.verdicts}",
             f"{self._key(names.CLUSTER)} vmap @{names.CLUSTER.verdicts}", f"{here} jump {names.NODE_PORTS}",
         )
-        yield from chain_lines(names.GUARD, "", f"{self._key(names.CLUSTER)} . {ip} saddr @{names.ALLOWED} return", DROP)
+        yield from chain_lines(names.GUARD, f"{self._key(names.CLUSTER)} . {ip} saddr @{names.ALLOWED} return", DROP)
         yield from chain_lines(
-            names.NODE_PORTS, "", f"{stranger} {self._key(names.NODE_PORT_LOCAL)} vmap @{names.NODE_PORT_LOCAL.verdicts}",
+            names.NODE_PORTS, f"{stranger} {self._key(names.NODE_PORT_LOCAL)} vmap @{names.NODE_PORT_LOCAL.verdicts}",
             f"{self._key(names.NODE_PORT)} vmap @{names.NODE_PORT.verdicts}",
         )
         yield from chain_lines(
-            names.UNSERVED, "", f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
+            names.UNSERVED, f"{self._key(names.CLUSTER)} vmap @{names.NO_ENDPOINTS}",
             f"{ip} daddr @{names.CLUSTER_IPS} goto {names.REFUSE}",
             f"{here} meta l4proto . th dport vmap @{names.NO_ENDPOINT_NODE_PORTS}",
         )
-        yield from chain_lines(names.REFUSE, "", "meta l4proto tcp reject with tcp reset", "reject")
+        yield from chain_lines(names.REFUSE, "meta l4proto tcp reject with tcp reset", "reject")
         yield from chain_lines(
-            names.MASQUERADE, "", f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random",
+            names.MASQUERADE, f"meta mark set meta mark xor {self.settings.mark:#x}", "masquerade fully-random",
         )
         if self.settings.count_traffic:
             yield from counting.chains(self.family)
@@ -302,7 +297,9 @@ class _Part:
 
 
 def guard_elements(key: str, way: Way) -> tuple[Element, ...]:
-    """Who may come this way, in sets; nobody else may."""
+    """Who may come this way, where not everybody may."""
+    if way.sources is None:
+        return ()
     return (Element(names.GUARDED, key), *(Element(names.ALLOWED, f"{key} . {caller}") for caller in callers_of(way)))
 
 
@@ -326,13 +323,6 @@ def node_port_set(family: Family, settings: Settings) -> Iterator[str]:
     if networks := node_port_networks(settings, family):
         yield (f"set {names.NODE_PORT_ADDRESSES} {{ type {address}; flags interval; auto-merge; "
                f"elements = {{ {', '.join(map(str, networks))} }}; }}")
-
-
-def _guard(key: str, way: Way) -> _Part:
-    """Who may come this way, where not everybody may; a Service that calls itself by its load balancer always may."""
-    if way.sources is None:
-        return _Part()
-    return _Part(guard_elements(key, way))
 
 
 def _joined(key: str, parts: list[_Part], refusals: str, shared: tuple[Element, ...] = ()) -> Fragment:

@@ -24,5 +24,5 @@ def element_words(table: str, verb: str, elements: Iterable[Element]) -> Iterato
 def chain_lines(name: str, *rules: str) -> Iterator[str]:
     """A chain with its rules, of which the first may be its hook."""
     yield f"chain {name} {{"
-    yield from filter(None, rules)
+    yield from rules
     yield "}"

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
-from nodecore.kernel.ports import Network, Variant
+from nodecore.kernel.ports import Network
 from nodecore.net import Family, IPNetwork
 
 from ..ledger import Delta
 from ..render.ipvs import Layout
 from .tables import KnownTables
-from .takeover import remove
+from .takeover import remove, tables_of
 from .virtual_servers import Servers, VirtualServers
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,4 @@ class IpvsWriter:
 
     async def sweep(self) -> None:
         """Everything but our tables."""
-        await remove(self._nft, self._chains, keeps=self._keeps, servers=False)
-
-    def _keeps(self, variant: Variant | None, family: Family) -> bool:
-        return variant is None and family in self._families
+        await remove(self._nft, self._chains, keeps=tables_of(self._families), servers=False)

@@ -17,7 +17,6 @@ from nodecore.errors import Fault, Invalid
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.nftdump import chain_names, read_elements, set_names, verdict
-from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 
 from .. import names
@@ -25,7 +24,7 @@ from ..ledger import Delta
 from ..render.nftables import Layout
 from ..render.nftread import Container, There, Words
 from .tables import KnownTables
-from .takeover import remove
+from .takeover import remove, tables_of
 
 log = logging.getLogger(__name__)
 ANONYMOUS = "__"  # begins the names of sets that are part of a rule
@@ -100,10 +99,8 @@ class NftablesWriter:
 
     async def sweep(self) -> None:
         """Everything but our tables."""
-        await remove(self._nft, self._chains, keeps=self._keeps)
+        await remove(self._nft, self._chains, keeps=tables_of(self._families))
 
-    def _keeps(self, variant: Variant | None, family: Family) -> bool:
-        return variant is None and family in self._families
 
 
 def read_table(layout: Layout) -> There | None:

@@ -36,6 +36,11 @@ def nothing(_: Variant | None, __: Family) -> bool:
     return False
 
 
+def tables_of(families: Sequence[Family]) -> Keeps:
+    """Keep the nft tables of these families."""
+    return lambda variant, family: variant is None and family in families
+
+
 async def remove(
     nft: Nft, chains: Iptables, keeps: Keeps = nothing, *, servers: bool = True, excluded: Sequence[IPNetwork] = (),
     counting: bool = False, theirs: bool = True,

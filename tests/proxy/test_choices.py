@@ -6,14 +6,17 @@ import json
 from ipaddress import ip_address
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from nodecore.daemon import entry
 from nodecore.errors import UserError
 from nodecore.kernel.conntrack import Flow
+from nodecore.kube.objects import Node
 from proxy import config as settings
 from proxy.__main__ import command
+from proxy.agent import settled
 from proxy.endpoints import Endpoint
 from proxy.policy import Choice, Place, choose, choose_local
 from proxy.services import ORDINARY, Kind, ServicePort, Way
@@ -135,7 +138,8 @@ def test_only_changed_targets_are_looked_at() -> None:
     ({"proxy-mode": "magic"}, "--proxy-mode: 'magic'"),
     ({"cluster-cidr": "10.244.0.1/16"}, "--cluster-cidr"),
     ({"nodeport-addresses": ("some",)}, "--nodeport-addresses: 'some'"),
-    ({"nodeport-addresses": ("primary", "10.0.0.0/8")}, "`primary` stands alone"),
+    ({"nodeport-addresses": ("primary", "all")}, "goes with nothing but `localhost`"),
+    ({"nodeport-addresses": ("primary", "10.0.0.0/8")}, "`primary` goes with nothing but `localhost`"),
     ({"detect-local-mode": "Guess"}, "--detect-local-mode: 'Guess'"),
     ({"detect-local-mode": "BridgeInterface"}, "--pod-bridge-interface: ''"),
     ({"detect-local-mode": "InterfaceNamePrefix", "pod-interface-name-prefix": 've"th'}, "--pod-interface-name-prefix"),
@@ -143,7 +147,7 @@ def test_only_changed_targets_are_looked_at() -> None:
     ({"bind-address": "here"}, "--bind-address: 'here'"),
     ({"oom-score-adj": -1001}, "--oom-score-adj"),
     ({"conntrack-tcp-timeout-established": "long"}, "--conntrack-tcp-timeout-established"),
-    ({"nodeport-addresses": ("all", "10.0.0.0/8")}, "`all` stands alone"),
+    ({"nodeport-addresses": ("all", "10.0.0.0/8")}, "`all` goes with nothing but `localhost`"),
     ({"healthz-bind-address": "here:there"}, "--healthz-bind-address"),
     ({"metrics-bind-address": "127.0.0.1:99999"}, "--metrics-bind-address"),
     ({"iptables-min-sync-period": "soon"}, "--iptables-min-sync-period"),
@@ -188,6 +192,20 @@ def test_node_ports_on_loopback_are_refused_by_name_where_there_are_none() -> No
         assert [line.endswith(f"{mode} mode has no NodePorts on loopback") for line in made.unused] == [True] * 3
     for addresses in ("10.0.0.0/8", "primary"):
         assert not settings.build({"proxy-mode": "iptables", "nodeport-addresses": (addresses,)}).loopback_node_ports
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    (("localhost",), ["127.0.0.0/8"]), (("primary",), ["192.0.2.1/32"]),
+    (("primary,localhost",), ["127.0.0.0/8", "192.0.2.1/32"]),
+    (("10.0.0.0/8", "localhost"), ["10.0.0.0/8", "127.0.0.0/8"]), (("all", "localhost"), []),
+])
+def test_words_for_addresses_of_node_ports(words: tuple[str, ...], expected: list[str]) -> None:
+    made = settings.build({"proxy-mode": "iptables", "nodeport-addresses": words})
+    assert made.loopback_node_ports is ("localhost" in ",".join(words))
+    status = {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}
+    found = settled(made, msgspec.convert({"metadata": {"name": "n"}, "spec": {}, "status": status}, Node))
+    assert found
+    assert [str(network) for network in found.node_port_addresses] == expected
 
 
 def test_what_has_no_effect_is_told() -> None:

@@ -14,8 +14,9 @@ from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
 from nodecore.net import Family
-from proxy.render.nftables import Layout, Settings
+from proxy.render.nftables import Layout
 from proxy.render.nftread import changes
+from proxy.render.settings import Settings
 from proxy.writers.nftables import NftablesWriter, read_table
 
 pytestmark = pytest.mark.kernel
@@ -104,7 +105,7 @@ def test_another_declaration_is_replaced(space: Netns) -> None:
         assert read_table(V4) is None
     replace(space, model)
     written = listing(space)
-    load(space, V4.removal_script())
+    load(space, f"delete table {V4.table}\n")
     load(space, model.full())
     assert listing(space) == written
 

@@ -19,7 +19,8 @@ from nodecore.kube.objects import EndpointSlice, Service
 from nodecore.net import Family
 from proxy.config import Locality
 from proxy.ledger import Ledger
-from proxy.render.nftables import Layout, Settings
+from proxy.render.nftables import Layout
+from proxy.render.settings import Settings
 from proxy.snapshot import Snapshot
 
 GOLDENS = Path(__file__).with_name("goldens")
@@ -133,7 +134,7 @@ def test_a_first_table_is_written_in_pieces_that_no_packet_meets(space: Netns, m
     at_once = listing(space)
     monkeypatch.setattr("proxy.render.nftables.PER_TRANSACTION", 1000)
     monkeypatch.setattr("proxy.render.nftwords.PER_COMMAND", 10)
-    load(space, V4.removal_script())
+    load(space, f"delete table {V4.table}\n")
     *pieces, last = V4.first_scripts(model.ledger.everything())
     assert len(pieces) > 3
     for piece in pieces:
@@ -141,7 +142,7 @@ def test_a_first_table_is_written_in_pieces_that_no_packet_meets(space: Netns, m
         assert "hook" not in space.run(["nft", "list", "chains"]).stdout
     load(space, last)
     assert listing(space) == at_once
-    load(space, V4.removal_script())
+    load(space, f"delete table {V4.table}\n")
 
 
 @pytest.mark.kernel
@@ -152,7 +153,7 @@ def test_the_kernel_takes_it(space: Netns, scene: str) -> None:
     model.put(*objects)
     load(space, model.full())
     load(space, model.full())
-    load(space, layout.removal_script())
+    load(space, f"delete table {layout.table}\n")
 
 
 NAMES = ("a", "b", "c")
