@@ -14,7 +14,7 @@ from minik8s.apiserver.kinds import defaults, meta, service_fields, validate
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request import selectors
 from minik8s.apiserver.request.bodies import decode_json
-from minik8s.apiserver.request.call import later
+from minik8s.apiserver.request.call import Answer, later
 from minik8s.apiserver.request.negotiation import Form, discovery_version, form_of
 from minik8s.apiserver.request.status import Refused
 
@@ -202,3 +202,11 @@ def test_bodies_that_are_none(body: bytes) -> None:
     with pytest.raises(Refused) as caught:
         decode_json(body)
     assert caught.value.code == 400
+
+
+@given(st.binary(), st.lists(st.binary(min_size=1)), st.integers(1, 60))
+def test_an_answer_in_pieces(body: bytes, items: list[bytes], size: int) -> None:
+    answer = Answer(200, body, items=items)
+    whole = body + b",".join(items) + b"]}" if items else body
+    assert b"".join(answer.pieces(size)) == b"".join(answer.pieces(answer.size)) == whole
+    assert answer.size == len(whole)
