@@ -97,6 +97,8 @@ def answer(listen: str, latest: list[str]) -> None:
         return Reply(latest[0] + "\n", content_type="text/plain; version=0.0.4")
 
     serve(host, int(port), {"/metrics": reply}, what="--listen")
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"answering Prometheus at http://{shown}:{port}/metrics; Ctrl-C ends it", err=True)
 
 
 def is_loopback(host: str) -> bool:
