@@ -32,7 +32,7 @@ def test_a_flow_dangles_while_its_level_is_not_there() -> None:
 
 @pytest.mark.etcd
 def test_kubectl_lists_and_writes_them(api: ApiServer) -> None:
-    until(lambda: api.call("GET", f"{FLOWS}/catch-all").code == 200, what="the last of them is there")
+    until(lambda: api.call("GET", f"{FLOWS}/catch-all").body["status"]["conditions"], what="the last of them, and judged")
     rows = [line.split() for line in api.kubectl("get", "flowschemas").stdout.splitlines()]
     assert rows[0] == ["NAME", "PRIORITYLEVEL", "MATCHINGPRECEDENCE", "DISTINGUISHERMETHOD", "AGE", "MISSINGPL"]
     assert {row[0]: (row[1], row[2], row[3], row[5]) for row in rows[1:]}.items() >= {
