@@ -21,6 +21,7 @@ from pathlib import Path
 from nodecore.kernel.netns import Netns
 from tests.promised import in_time
 
+PATIENT = {"ETCDCTL_DIAL_TIMEOUT": "60s", "ETCDCTL_COMMAND_TIMEOUT": "60s"}  # its own 5 s are little in a virtual machine
 ETCD_IP = "192.168.77.254"
 CONFIG = {"Network": "10.5.0.0/16", "EnableNFTables": True, "Backend": {"Type": "vxlan"}}
 
@@ -74,7 +75,7 @@ class Etcd:
             return False
 
     def ctl(self, *arguments: str) -> str:
-        return self.ns.run(["etcdctl", *arguments], env=os.environ | {"ETCDCTL_API": "3"}).stdout
+        return self.ns.run(["etcdctl", *arguments], env=os.environ | {"ETCDCTL_API": "3"} | PATIENT).stdout
 
     def put(self, key: str, value: str, *more: str) -> None:
         self.ctl("put", key, value, *more)
