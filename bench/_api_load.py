@@ -127,13 +127,13 @@ def cpu_of(pid: int) -> float:
 
 
 @contextmanager
-def site() -> Iterator[Site]:
+def site(kind: type[ApiServer] = ApiServer) -> Iterator[Site]:
     """A server that was started once before, so that its schema files are there; not running yet."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))
     with EtcdServer.start() as etcd:
         tokens = Path(tempfile.mkstemp(prefix="tokens-")[1])
         tokens.write_text(f'{TOKEN},bench,bench-uid,"system:masters"\n')
-        api = ApiServer.start(etcd, "--token-auth-file", str(tokens))
+        api = kind.start(etcd, "--token-auth-file", str(tokens))
         made = Site(etcd, api)
         made.stop()
         try:

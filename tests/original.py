@@ -1,8 +1,8 @@
-"""The original to compare with: Go kube-proxy 1.20, built once of Debian's source package with Debian's Go, outside the checkout.
+"""The originals to compare with: Kubernetes 1.20, built once of Debian's source package with Debian's Go, outside the checkout.
 
-    sudo apt install golang-1.19-go && .venv/bin/python -m tests.original      some ten minutes on two cores
+    sudo apt install golang-1.19-go && .venv/bin/python -m tests.original kube-proxy      some ten minutes on two cores
 
-Tests that need it skip until it is there. Read next: `tests/proxy/test_go_kube_proxy.py`.
+Tests and measurements that need one skip until it is there. Read next: `tests/proxy/test_go_kube_proxy.py`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,19 @@ SOURCE = f"{MIRROR}/pool/main/k/kubernetes/kubernetes_1.20.5+really1.20.2.orig.t
 SHA256 = "b83c0780efb182d928dc63d46488a847f161f04e40a94b96bf5247dd671ecdfc"
 GO = Path("/usr/lib/go-1.19/bin/go")
 VERSION = "-s -w -X k8s.io/kubernetes/vendor/k8s.io/component-base/version.gitVersion=v1.20.2"
-KUBE_PROXY = Path(os.environ.get("FLANNELD_PY_ORIGINALS", "/var/cache/flanneld-py/originals")) / "kube-proxy-1.20.2"
+CACHE = Path(os.environ.get("FLANNELD_PY_ORIGINALS", "/var/cache/flanneld-py/originals"))
 
 
-def build() -> None:
-    """Fetch the source, check it, build the one program."""
+def original(program: str) -> Path:
+    """Where it is, once it is built."""
+    return CACHE / f"{program}-1.20.2"
+
+
+KUBE_PROXY = original("kube-proxy")
+
+
+def build(programs: list[str]) -> None:
+    """Fetch the source, check it, build these."""
     if not GO.exists():
         sys.exit("not installed: golang-1.19-go")
     with tempfile.TemporaryDirectory() as place:
@@ -41,11 +49,12 @@ def build() -> None:
         (tree / "kubernetes-1.20.2").rename(tree / "kubernetes")
         environment = {**os.environ, "GOPATH": f"{place}/path", "GOCACHE": f"{place}/cache", "GO111MODULE": "off",
                        "CGO_ENABLED": "0"}
-        subprocess.run([GO, "build", "-ldflags", VERSION, "-o", f"{place}/kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"],
-                       cwd=tree / "kubernetes", env=environment, check=True)
-        KUBE_PROXY.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(f"{place}/kube-proxy", KUBE_PROXY)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        for program in programs:
+            subprocess.run([GO, "build", "-ldflags", VERSION, "-o", f"{place}/{program}", f"k8s.io/kubernetes/cmd/{program}"],
+                           cwd=tree / "kubernetes", env=environment, check=True)
+            shutil.move(f"{place}/{program}", original(program))
 
 
 if __name__ == "__main__":
-    build()
+    build(sys.argv[1:] or ["kube-proxy"])
