@@ -47,13 +47,27 @@ def build(programs: list[str]) -> None:
         with tarfile.open(archive) as tar:
             tar.extractall(tree, filter="tar")
         (tree / "kubernetes-1.20.2").rename(tree / "kubernetes")
-        environment = {**os.environ, "GOPATH": f"{place}/path", "GOCACHE": f"{place}/cache", "GO111MODULE": "off",
-                       "CGO_ENABLED": "0"}
+        environment = {**os.environ, "PATH": f"{GO.parent}:{os.environ['PATH']}", "GOPATH": f"{place}/path",
+                       "GOCACHE": f"{place}/cache", "GO111MODULE": "off", "CGO_ENABLED": "0"}
         CACHE.mkdir(parents=True, exist_ok=True)
+        if "kube-apiserver" in programs:
+            describe(tree / "kubernetes", environment)
         for program in programs:
             subprocess.run([GO, "build", "-ldflags", VERSION, "-o", f"{place}/{program}", f"k8s.io/kubernetes/cmd/{program}"],
                            cwd=tree / "kubernetes", env=environment, check=True)
             shutil.move(f"{place}/{program}", original(program))
+
+
+def describe(tree: Path, environment: dict[str, str]) -> None:
+    """Write what the source package leaves to its build: the types' description that kube-apiserver is compiled with."""
+    subprocess.run([GO, "build", "-o", "openapi-gen", "k8s.io/kubernetes/vendor/k8s.io/kube-openapi/cmd/openapi-gen"],
+                   cwd=tree, env=environment, check=True)
+    marked = (file.parent.relative_to(tree) for below in ("pkg", "staging/src/k8s.io") for file in (tree / below).rglob("*.go")
+              if "testdata" not in file.parts and b"\n// +k8s:openapi-gen=true" in file.read_bytes())
+    packages = sorted({f"k8s.io/kubernetes/{str(path).replace('staging/src', 'vendor')}" for path in marked})
+    subprocess.run(["./openapi-gen", "--go-header-file", "hack/boilerplate/boilerplate.generatego.txt", "-i", ",".join(packages),
+                    "-p", "k8s.io/kubernetes/pkg/generated/openapi", "-O", "zz_generated.openapi", "-r", "/dev/null"],
+                   cwd=tree, env=environment, check=True)
 
 
 if __name__ == "__main__":
