@@ -35,7 +35,7 @@ class Original(ApiServer):
             "--tls-cert-file", str(self.file("server.crt")), "--tls-private-key-file", str(self.file("server.key")),
             "--client-ca-file", str(self.file("ca.crt")), "--service-cluster-ip-range", "10.96.0.0/16",
             "--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file",
-            str(self.file("server.key")), "--service-account-signing-key-file", str(self.file("server.key")), *self.extra]
+            str(self.file("server.crt")), "--service-account-signing-key-file", str(self.file("server.key")), *self.extra]
 
 
 def run(json_path: str | None) -> dict[str, Any]:

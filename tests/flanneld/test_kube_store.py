@@ -1,4 +1,4 @@
-"""Leases in Kubernetes: real daemons in network namespaces against our own API server."""
+"""Leases in Kubernetes: real daemons in network namespaces against our own API server, and the original where it is built."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from plane import TOKEN, Agent
 from site_of_nodes import ETCD_IP, Node, Site, ping_once, pinging, until
 
 from nodecore.kernel.netns import Netns
+from tests.original import original
 
 PREFIX = "flannel.alpha.coreos.com"
 CONF = {"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}
@@ -53,8 +54,9 @@ class KubeSite(Site):
 
     kind = KubeNode
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, program: Path | None = None) -> None:
         super().__init__(directory)
+        self.program = program
         self.etcd.start()
         pki = make_pki(directory, ETCD_IP)
         (directory / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
@@ -69,7 +71,10 @@ class KubeSite(Site):
             "--etcd-servers", "http://127.0.0.1:2379", "--bind-address", ETCD_IP, "--advertise-address", ETCD_IP,
             "--secure-port", str(PORT), "--tls-cert-file", pki.cert, "--tls-private-key-file", pki.key,
             "--client-ca-file", pki.ca, "--token-auth-file", str(directory / "tokens.csv"),
-            "--service-cluster-ip-range", "10.96.0.0/16", "--cache-dir", str(directory / "cache")]
+            "--service-cluster-ip-range", "10.96.0.0/16"]
+        self.flags += ["--cache-dir", str(directory / "cache")] if program is None else [
+            "--authorization-mode", "Node,RBAC", "--disable-admission-plugins", "ServiceAccount", "--service-account-issuer", "https://kubernetes.default.svc",
+            "--service-account-key-file", pki.cert, "--service-account-signing-key-file", pki.key]
         self.apiserver()
 
     def apiserver(self) -> None:
@@ -79,9 +84,9 @@ class KubeSite(Site):
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.bind(str(path))
         log = self.directory / "apiserver.log"
-        process = self.switch.popen(
-            [sys.executable, "-m", "minik8s", "apiserver", *self.flags], stdout=log.open("ab"), stderr=subprocess.STDOUT,
-            env=os.environ | {"NOTIFY_SOCKET": str(path)})
+        argv = [str(self.program)] if self.program else [sys.executable, "-m", "minik8s", "apiserver"]
+        process = self.switch.popen([*argv, *self.flags], stdout=log.open("ab"), stderr=subprocess.STDOUT,
+                                    env=os.environ | {"NOTIFY_SOCKET": str(path)})
         self.api = Agent("apiserver", process, log, notify)
         self.api.ready(60)
 
@@ -125,19 +130,22 @@ class KubeSite(Site):
         super().close()
 
 
-def running(directory: Path) -> Iterator[KubeSite]:
+def running(directory: Path, program: Path | None = None) -> Iterator[KubeSite]:
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    made = KubeSite(directory)
+    made = KubeSite(directory, program)
     try:
         yield made
     finally:
         made.close()
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeSite]:
-    yield from running(tmp_path_factory.mktemp("kube"))
+@pytest.fixture(scope="module", params=["minik8s", "kube-apiserver"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeSite]:
+    program = None if request.param == "minik8s" else original(request.param)
+    if program and not program.exists():
+        pytest.skip("Go kube-apiserver is not built: python -m tests.original kube-apiserver")
+    yield from running(tmp_path_factory.mktemp("kube"), program)
 
 
 @pytest.fixture
