@@ -26,6 +26,7 @@ from minik8s.apiserver.health import Health
 from minik8s.apiserver.storage.allocate import Allocator
 from minik8s.apiserver.storage.sealed import SealedEtcd
 from minik8s.apiserver.storage.sealing import read_sealing
+from minik8s.apiserver.upkeep.account_secrets import AccountSecrets
 from minik8s.apiserver.upkeep.default_objects import look_after
 from minik8s.apiserver.upkeep.flow_objects import keep_conditions
 from minik8s.apiserver.upkeep.namespace_objects import NamespaceObjects
@@ -77,6 +78,7 @@ async def serve(flags: Flags) -> None:
             "default objects": look_after(cluster, where, ensure_policy, prepared),
             "certificates": Signer(cluster, guard.access, signing).run(),
             "conditions of flows": keep_conditions(cluster), "quotas": keep_status(cluster, chain.quota),
+            "tokens of accounts": AccountSecrets(cluster, guard.accounts, root_ca).run(),
             "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
             **({"own certificates": own.keep(due)} if own else {}),

@@ -65,6 +65,10 @@ def told(plural: str, obj: Object, old: Object | None = None) -> str:
     ("persistentvolumeclaims", {"spec__accessModes": ["Often"]}, "spec.accessModes[0]"),
     ("persistentvolumeclaims", {"spec__resources": {"requests": {"cpu": "1"}}}, "requests[storage]"),
     ("persistentvolumes", {"spec__nfs": {"server": "s", "path": "/"}}, "may not specify more than 1 volume type"),
+    ("secrets", {"type": "kubernetes.io/tls", "data": {"tls.crt": ""}}, "data[tls.key]: Required value"),
+    ("secrets", {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "eA=="}}, "invalid JSON"),
+    ("secrets", {"type": "kubernetes.io/basic-auth"}, "data[username]: Required value"),
+    ("secrets", {"type": "kubernetes.io/service-account-token"}, "annotations[kubernetes.io/service-account.name]: Required"),
     ("storageclasses", {"provisioner": ""}, "provisioner: Required"),
     ("priorityclasses", {"metadata__name": "system-mine"}, "reserved for system use only"),
     ("priorityclasses", {"value": 2_000_000_000}, "maximum allowed value"),
@@ -85,6 +89,9 @@ def test_a_bad_object_is_refused_by_its_field(plural: str, changes: Object, word
     ("statefulsets", {"spec__template__spec__containers__0__volumeMounts": [{"name": "d", "mountPath": "/d"}],
                       "spec__volumeClaimTemplates": [{"metadata": {"name": "d"}, **OBJECTS["persistentvolumeclaims"]}]}),
     ("rolebindings", {"subjects": [{"kind": "ServiceAccount", "name": "s"}]}),
+    ("secrets", {"type": "kubernetes.io/basic-auth", "data": {"password": "eA=="}}), ("secrets", {"type": "example.com/any"}),
+    ("secrets", {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="}}),
+    ("secrets", {"type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}}),
 ])
 def test_what_is_sound_though_it_may_look_odd(plural: str, changes: Object) -> None:
     assert told(plural, made(plural, **changes)) == ""

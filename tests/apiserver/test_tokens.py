@@ -85,6 +85,22 @@ def test_a_token_dies_with_its_account(api: ApiServer, ns: str) -> None:
     assert who(api, text).code == 401, "another account of the same name"
 
 
+def test_a_secret_for_an_accounts_token_is_filled(api: ApiServer, ns: str) -> None:
+    """As soon as the account is there; the token is void once the Secret is gone."""
+    secret = {"type": "kubernetes.io/service-account-token", "metadata": {
+        "name": "lasting", "annotations": {"kubernetes.io/service-account.name": "late"}}}
+    assert api.call("POST", f"{CORE}/{ns}/secrets", secret).code == 201
+    uid = api.call("POST", f"{CORE}/{ns}/serviceaccounts", {"metadata": {"name": "late"}}).body["metadata"]["uid"]
+    found = until(lambda: (body := api.call("GET", f"{CORE}/{ns}/secrets/lasting").body).get("data") and body, what="the token")
+    data = {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+    assert (data["namespace"], data["ca.crt"][:27]) == (ns, "-----BEGIN CERTIFICATE-----")
+    assert found["metadata"]["annotations"]["kubernetes.io/service-account.uid"] == uid
+    assert who(api, data["token"]).body["status"]["userInfo"]["username"] == f"system:serviceaccount:{ns}:late"
+    assert "lasting" in api.kubectl("-n", ns, "describe", "serviceaccount", "late").stdout
+    api.call("DELETE", f"{CORE}/{ns}/secrets/lasting")
+    until(lambda: who(api, data["token"]).code == 401, what="the token is void")
+
+
 def test_a_token_dies_with_its_pod(api: ApiServer, ns: str) -> None:
     made = api.call("POST", f"{CORE}/{ns}/pods", pod("p")).body
     text = token(api, ns, boundObjectRef={"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": made["metadata"]["uid"]})

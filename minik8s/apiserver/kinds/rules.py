@@ -69,6 +69,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "CSIStorageCapacity": (required("storageClassName"),),
     "CSIDriver": (one_of("spec.fsGroupPolicy", "ReadWriteOnceWithFSType", "File", "None"),),
     "VolumeAttachment": (required("spec.attacher", "spec.nodeName"),),
+    "Secret": (rules_storage.keys_of_type,),
     "LimitRange": (required("spec.limits[].type"),),
     "ResourceQuota": (rules_storage.quantities,),
     "PriorityClass": (rules_workloads.priority, one_of("preemptionPolicy", "Never", "PreemptLowerPriority")),

@@ -1,10 +1,12 @@
-"""What must hold of volumes, claims and quotas.
+"""What must hold of volumes, claims, quotas and Secrets.
 
 Pure and total. Must not know: HTTP, storage. Read next: `rules.py`, the table that uses them.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +78,29 @@ def _quantity(text: Any) -> Any:
         return parse_quantity(text) if text is not None else 0
     except Fault:
         return 0
+
+
+SECRETS: dict[str, tuple[tuple[str, ...], ...]] = {  # of each group of keys a Secret of this type has one
+    "kubernetes.io/dockercfg": ((".dockercfg",),), "kubernetes.io/dockerconfigjson": ((".dockerconfigjson",),),
+    "kubernetes.io/basic-auth": (("username", "password"),), "kubernetes.io/ssh-auth": (("ssh-privatekey",),),
+    "kubernetes.io/tls": (("tls.crt",), ("tls.key",)),
+}
+ACCOUNT = "kubernetes.io/service-account.name"
+
+
+def keys_of_type(obj: Object) -> Iterator[Cause]:
+    """What a Secret of one of Kubernetes' own types has in it."""
+    kind, data = str(obj.get("type") or ""), section(obj, "data")
+    for keys in SECRETS.get(kind, ()):
+        if not any(key in data for key in keys):
+            yield from (causes.required(f"data[{key}]") for key in keys)
+    if kind.startswith("kubernetes.io/dockerc") and (text := next((data[key] for (key,) in SECRETS[kind] if key in data), None)):
+        try:
+            json.loads(base64.b64decode(str(text)))
+        except ValueError:
+            yield causes.wrong(f"data[{SECRETS[kind][0][0]}]", "<secret contents redacted>", "invalid JSON")
+    if kind == "kubernetes.io/service-account-token" and not section(section(obj, "metadata"), "annotations").get(ACCOUNT):
+        yield causes.required(f"metadata.annotations[{ACCOUNT}]")
 
 
 def quantities(obj: Object) -> Iterator[Cause]:

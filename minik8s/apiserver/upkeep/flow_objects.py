@@ -11,7 +11,6 @@ Must not know: HTTP. Read next: `default_objects.py`.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +19,9 @@ from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.kinds.initial import dangling
 from minik8s.apiserver.request.call import now
+from minik8s.apiserver.upkeep.changes import after_every_change
 from minik8s.apiserver.verbs.writing import Writer
-from nodecore.errors import Fault
 
-log = logging.getLogger(__name__)
 Object = dict[str, Any]
 AUTOUPDATE = "apf.kubernetes.io/autoupdate-spec"
 MANDATORY = ("exempt", "catch-all")
@@ -147,25 +145,8 @@ def with_condition(schema: Object, levels: set[str], stamp: str) -> Object | Non
 async def keep_conditions(cluster: Cluster) -> None:
     """After every change of a FlowSchema or a level, for ever."""
     writer = Writer(cluster)
-    caches = [cluster.cache(BY_PLURAL[plural]) for plural in ("flowschemas", "prioritylevelconfigurations")]
-    for cache in caches:
-        await cache.ready()
-    seen: list[int] = []
-    while True:
-        ends = [cache.window.end for cache in caches]
-        if ends == seen:
-            waiting = [asyncio.create_task(cache.changed(), name="a flow's change") for cache in caches]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in waiting:
-                task.cancel()
-            continue
-        seen = ends
-        try:
-            await _write_conditions(cluster, writer)
-        except Fault as fault:
-            log.warning("status of flow schemas: %s", fault)
-            seen = []
-            await asyncio.sleep(1)
+    await after_every_change(cluster, ("flowschemas", "prioritylevelconfigurations"), lambda: _write_conditions(cluster, writer),
+                             what="status of flow schemas")
 
 
 async def _write_conditions(cluster: Cluster, writer: Writer) -> None:

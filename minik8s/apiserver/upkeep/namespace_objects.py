@@ -8,19 +8,16 @@ Must not know: HTTP. Read next: `default_objects.py`, `../admission/accounts.py`
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 from base64 import b64encode
 from typing import Any
 
 from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
 from minik8s.apiserver.request.status import Refused
+from minik8s.apiserver.upkeep.changes import after_every_change
 from minik8s.apiserver.verbs.writing import Writer
-from nodecore.errors import Fault
 
-log = logging.getLogger(__name__)
 Object = dict[str, Any]
 ACCOUNT, ROOT_CA = "default", "kube-root-ca.crt"
 PUBLIC, INFO = "kube-public", "cluster-info"
@@ -36,32 +33,13 @@ class NamespaceObjects:
         if certificate:
             self._wanted["configmaps"] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA},
                                           "data": {"ca.crt": certificate}}
-        self._caches = [cluster.cache(BY_PLURAL[plural]) for plural in ("namespaces", *self._wanted)]
+        for plural in self._wanted:
+            cluster.cache(BY_PLURAL[plural])  # begun with the server
         self._info = _info(certificate, server) if certificate else None
 
     async def run(self) -> None:
         """After every change of a namespace or of one of them, look whether all is there."""
-        caches = self._caches
-        for cache in caches:
-            await cache.ready()
-        seen: list[int] = []
-        while True:
-            now = [cache.window.end for cache in caches]
-            if now != seen:
-                seen = now
-                try:
-                    await self.ensure()
-                except Fault as fault:
-                    log.warning("objects of namespaces: %s", fault)
-                    seen = []
-                    await asyncio.sleep(1)
-                continue
-            waiting = [asyncio.ensure_future(cache.changed()) for cache in caches]
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in waiting:
-                    each.cancel()
+        await after_every_change(self._cluster, ("namespaces", *self._wanted), self.ensure, what="objects of namespaces")
 
     async def ensure(self) -> None:
         """Make what is missing in the namespaces there are."""
