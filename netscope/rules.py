@@ -30,25 +30,31 @@ class Rules:
     def __init__(self, flow: Flow) -> None:
         self.remarks: tuple[str, ...] = ()
         self._family, self._legacy = flow.family, None
-        self._rules = RulesTrace(OWN_TABLE, matches(flow))
+        self._rules: RulesTrace | None = None
+        try:
+            self._rules = RulesTrace(OWN_TABLE, matches(flow))
+        except Fault as fault:
+            self.remarks = (f"{fault}: which rules it met is not told",)
         if tables := legacytrace.tables(flow.family):
             try:
                 self._legacy = LegacyTrace(flow.family)
             except Fault as fault:
-                self.remarks = (f"{fault}: what tables {', '.join(tables)} do is not told",)
+                self.remarks += (f"{fault}: what tables {', '.join(tables)} do is not told",)
 
     def read(self) -> list[Hit]:
         """What has come since the last time."""
-        return _hits(self._rules.read()) + (_legacy_hits(self._family, self._legacy.read()) if self._legacy else [])
+        return (_hits(self._rules.read()) if self._rules else []) + (
+            _legacy_hits(self._family, self._legacy.read()) if self._legacy else [])
 
     @property
     def lost(self) -> int:
         """How often there was no room for messages."""
-        return self._rules.lost + (self._legacy.lost if self._legacy else 0)
+        return (self._rules.lost if self._rules else 0) + (self._legacy.lost if self._legacy else 0)
 
     def close(self) -> None:
         """Nothing of ours is left."""
-        self._rules.close()
+        if self._rules:
+            self._rules.close()
         if self._legacy:
             self._legacy.close()
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -161,6 +162,57 @@ def test_killed_it_leaves_nothing_behind(net: Net) -> None:
     until(lambda: node.run(["nft", "list", "ruleset"]).stdout == before)
     assert net.trace(seconds=60).verdict.what == "answered"
     assert node.run(LOGGER).stdout == logger
+
+
+STEPS = """
+import sys
+from netscope.flow import TCP, End, Flow
+from netscope.nodes import Nodes
+from netscope.records import Finish, Look, Probe, Start
+from nodecore.net import Family
+a, b, via, steps = sys.argv[1:]
+flow = Flow(Family.IPV4, TCP, 20000, (End("10.96.0.10", 80), End("10.2.0.2", 8080)))
+questions = Start(flow), Probe("10.1.0.2", "10.96.0.10", 80, TCP, 20000, 0.3), Look(), Finish(("10.2.0.2",), met=True)
+with Nodes((a, b), via) as nodes:
+    for each in questions[:int(steps)]:
+        nodes.ask(a, each, 30) if isinstance(each, Probe) else nodes.ask_all(each, 30)
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def left_behind(net: Net) -> list[str]:
+    """On both nodes: the rules, who hears the tables of iptables-legacy, and what runs there."""
+    asked = (["nft", "list", "ruleset"], LOGGER)
+    return [net.node[letter].run(argv).stdout for letter in "ab" for argv in asked]
+
+
+def agents_of(net: Net) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/ns/net"):
+        with suppress(OSError):
+            if any(os.path.samefile(path, net.node[letter].path) for letter in "ab"):
+                found.append((path.parent.parent / "comm").read_text().strip())
+    return sorted(found)
+
+
+def test_killed_at_any_step_it_leaves_nothing_on_any_node(net: Net) -> None:
+    for letter in "ab":
+        net.node[letter].run(["iptables-legacy", "-w", "-S"])
+    before, running = left_behind(net), agents_of(net)
+    for steps, patience in (("0", None), ("1", None), ("2", None), ("3", None), ("4", None), ("4", 0.2), ("4", 0.4)):
+        trace = subprocess.Popen([sys.executable, "-c", STEPS, net.name("a"), net.name("b"), net_by_hand.VIA, steps],
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert trace.stdout
+        if patience is None:
+            assert trace.stdout.readline() == b"there\n"
+            assert steps in "04" or all("netscope" in text for text in left_behind(net)[::2])
+        else:
+            threading.Event().wait(patience)  # in the middle of whatever it is at
+        trace.kill()
+        trace.communicate()
+        until(lambda: agents_of(net) == running)
+        until(lambda: left_behind(net) == before)
 
 
 def children(pid: int) -> list[int]:
