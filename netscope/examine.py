@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,20 @@ from typing import Any
 import msgspec
 
 from netscope import CNI_DIRECTORY, SUBNET_FILE
-from netscope.facts import Chain, Facts, FdbEntry, Link, LinkAddresses, Neighbour, Route, RouteRule, Rules, Settings
+from netscope.facts import (
+    Chain,
+    Facts,
+    FdbEntry,
+    Filter,
+    Link,
+    LinkAddresses,
+    Neighbour,
+    Queue,
+    Route,
+    RouteRule,
+    Rules,
+    Settings,
+)
 from nodecore.errors import Fault
 from nodecore.kernel import rulelist
 from nodecore.kernel.ethtool import defers_checksums
@@ -28,6 +42,7 @@ SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/bridge/br
            "net/netfilter/nf_conntrack_tcp_be_liberal")
 PER_LINK = ("net/ipv4/conf/{}/rp_filter", "net/ipv4/conf/{}/forwarding")
 LEGACY = ("net/ip_tables_names", "net/ip6_tables_names")
+FILTERED = {"clsact": ("ingress", "egress"), "ingress": ("ingress",)}  # kinds of queues that only carry filters
 DEFERRING = ("vxlan", "ipip", "wireguard")
 
 
@@ -58,6 +73,7 @@ def examine(*, cni: str = CNI_DIRECTORY, subnet: str = SUBNET_FILE, rules: bool 
     routes: tuple[Route, ...] = (*ask(Route, "ip", "-j", "route", "show", "table", "all"),
                                  *ask(Route, "ip", "-j", "-6", "route", "show", "table", "all"))
     found = _rules(absent) if rules else Rules()
+    queues: tuple[Queue, ...] = ask(Queue, "tc", "-j", "qdisc", "show")
     return Facts(
         links=links, addresses=ask(LinkAddresses, "ip", "-j", "addr", "show"),
         routes=tuple(each for each in routes if not each.table),
@@ -66,8 +82,26 @@ def examine(*, cni: str = CNI_DIRECTORY, subnet: str = SUBNET_FILE, rules: bool 
         neighbours=ask(Neighbour, "ip", "-j", "neigh", "show"), fdb=ask(FdbEntry, "bridge", "-j", "fdb", "show"),
         chains=tuple(msgspec.convert([item["chain"] for item in found.nft if item.get("chain", {}).get("hook")], list[Chain])),
         sysctls=_sysctls(links), legacy=_legacy(), rules=found, settings=_settings(links, cni, subnet),
-        absent=absent,
+        absent=absent, queues=queues, filters=tuple(_filters(queues, absent)),
     )
+
+
+def _filters(queues: tuple[Queue, ...], absent: dict[str, str]) -> Iterator[Filter]:
+    """Of all links that may have some, asked at once: tc answers with one list for each."""
+    asked = [(each.dev, side) for each in queues if each.kind in FILTERED for side in FILTERED[each.kind]]
+    if not asked:
+        return
+    done = subprocess.run(["tc", "-j", "-batch", "-"], capture_output=True, text=True, check=False,
+                          input="".join(f"filter show dev {dev} {side}\n" for dev, side in asked))
+    if done.returncode:
+        absent["tc filter"] = done.stderr.strip()
+    text, decoder = done.stdout.lstrip(), json.JSONDecoder()
+    for dev, side in asked:
+        if not text:
+            return
+        found, end = decoder.raw_decode(text)
+        text = text[end:].lstrip()
+        yield from (Filter(dev, side, each["kind"]) for each in found if each.get("options"))
 
 
 def _rules(absent: dict[str, str]) -> Rules:

@@ -15,6 +15,7 @@ from netscope.drawing import MARGIN, WIDTH, wrapped
 from netscope.policies import Other, Policies
 from netscope.scene import Objects, Scene, addresses_of
 from netscope.suspects import suspect
+from netscope.walk.beyond import unread
 from netscope.walk.journey import Journey, Question, World
 from netscope.walk.packet import Step
 from netscope.walk.values import PROTOCOLS
@@ -80,7 +81,19 @@ def _one(scene: Scene, world: World, source: str, target: str, protocol: tuple[i
     ways = [_with_culprit(scene, way, source) for way in world.ways(Question(source, target, number, port))]
     return Explanation(
         world.name_of(parse_address(source)), world.name_of(parse_address(target)), name, port, tuple(ways),
-        _policy(scene.objects, source, ways, number), tuple(_notes(scene, scene.directory, target, number, port)))
+        _policy(scene.objects, source, ways, number),
+        (*_notes(scene, scene.directory, target, number, port), *_unread(scene, ways, source)))
+
+
+def _unread(scene: Scene, ways: Sequence[Journey], source: str) -> Iterator[str]:
+    """What stands on its way and was not looked at."""
+    links: dict[str, dict[str, None]] = {}
+    for way in ways:
+        for node, link in way.passed:
+            links.setdefault(node, {})[link] = None
+    addresses = dict.fromkeys((source, *(way.target for way in ways if way.target)))
+    for node, passed in links.items():
+        yield from (f"not looked at on {node}: {each}" for each in unread(scene.facts[node], passed, addresses))
 
 
 def _with_culprit(scene: Scene, way: Journey, source: str) -> Journey:

@@ -27,6 +27,7 @@ class Link(msgspec.Struct, frozen=True):
     flags: tuple[str, ...] = ()
     master: str = ""
     linkinfo: LinkInfo = LinkInfo()
+    xdp: Any = None
 
     @property
     def kind(self) -> str:
@@ -108,6 +109,21 @@ class FdbEntry(msgspec.Struct, frozen=True):
     dst: str = ""
 
 
+class Queue(msgspec.Struct, frozen=True):
+    """`tc qdisc`."""
+
+    kind: str
+    dev: str = ""
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """`tc filter`: what looks at packets that come in by a link (`ingress`) or leave by it (`egress`)."""
+
+    dev: str
+    side: str
+    kind: str
+
+
 class Chain(msgspec.Struct, frozen=True):
     """A base chain of nftables: where it stands, and what becomes of a packet that no rule judged."""
 
@@ -161,6 +177,8 @@ class Facts(msgspec.Struct, tag=True, frozen=True):
     rules: Rules = Rules()
     settings: Settings = Settings()
     entered: str = ""
+    queues: tuple[Queue, ...] = ()
+    filters: tuple[Filter, ...] = ()
 
     def links_of(self, kind: str) -> tuple[Link, ...]:
         """All of a kind."""

@@ -23,6 +23,7 @@ from netscope.nodes import Nodes
 from netscope.records import Examine, Finish, Look, Outcome, Probe, Report, Start
 from netscope.story import Trace, tell
 from netscope.suspects import suspect
+from netscope.walk.beyond import unread
 from nodecore.errors import Bug, UserError
 from nodecore.net import Family, parse_address
 
@@ -117,6 +118,10 @@ def with_reasons(plan: Plan, story: Trace, nodes: Nodes, directory: Directory) -
     else:
         answers = nodes.ask_each(Examine(rules=False), SECONDS_TO_ANSWER)
         cluster = {name: answer for name, answer in answers.items() if isinstance(answer, Facts)}
+        if last.node in cluster:
+            beyond = unread(cluster[last.node], [last.seen.interface], [headers.target])
+            told = (f"{last.node}: not looked at: {each}" for each in beyond)
+            story = dataclasses.replace(story, remarks=(*story.remarks, *told))
         if finding := suspect(cluster, last.node, {directory.node_of(address) for address in addresses}):
             verdict = charged(verdict, finding)
     return dataclasses.replace(story, verdict=verdict)

@@ -5,20 +5,25 @@ Pure. Must not know: nodes' facts. Read next: `netscope/scene.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from netscope.checks.leases import subnets_of
 from netscope.facts import Finding
 from netscope.scene import Scene, addresses_of, cluster_ips, node_addresses, service_of
 from nodecore.kube.objects import EndpointSlice, Service
+from nodecore.kube.workload import seconds
 
 DNS = 53
 CLUSTER = "cluster"
+PATIENCE = 60.0  # that pods have to become ready
 
 
 def unanswered(scene: Scene) -> Iterator[Finding]:
-    """Each Service has somebody who answers."""
+    """Each Service whose pods are there has one that is ready, or has had till lately.
+
+    One that no pod stands behind was scaled to zero, as far as anybody can tell, and is healthy: but for DNS, which all need.
+    """
     behind: dict[str, list[EndpointSlice]] = {}
     for each in scene.objects.slices:
         behind.setdefault(service_of(each), []).append(each)
@@ -29,10 +34,23 @@ def unanswered(scene: Scene) -> Iterator[Finding]:
             for endpoint in each.endpoints or ():
                 ready += endpoint.conditions.ready is not False
                 waiting += endpoint.conditions.ready is False
-        if not ready and cluster_ips(service) and service.spec.type != "ExternalName":
-            what = "names are not resolved: " if _is_dns(service) else ""
-            evidence = f"{waiting} pods that are not ready" if waiting else "no pod fits its selector"
-            yield Finding(CLUSTER, f"{what}Service {key} has no endpoints", evidence)
+        if ready or not cluster_ips(service) or service.spec.type == "ExternalName":
+            continue
+        if _is_dns(service):
+            yield Finding(CLUSTER, f"names are not resolved: Service {key} has no endpoints",
+                          f"{waiting} pods that are not ready" if waiting else "no pod fits its selector")
+        elif waiting and _for_long(scene, behind[key]):
+            yield Finding(CLUSTER, f"none of the endpoints of Service {key} is ready", f"{waiting} pods that are not ready",
+                          f"kubectl -n {service.metadata.namespace} describe pods")
+
+
+def _for_long(scene: Scene, slices: Sequence[EndpointSlice]) -> bool:
+    """Whether none of the pods behind these became unready just now."""
+    addresses = {address for each in slices for endpoint in each.endpoints or () for address in endpoint.addresses or ()}
+    changed = [seconds(condition.last_transition_time or pod.metadata.creation_timestamp)
+               for pod in scene.objects.pods if addresses & set(addresses_of(pod))
+               for condition in pod.status.conditions or () if condition.type == "Ready"]
+    return scene.taken - max(changed, default=0.0) > PATIENCE
 
 
 def _is_dns(service: Service) -> bool:

@@ -26,7 +26,7 @@ WAYS_MOST = 64
 
 class Journey(msgspec.Struct, frozen=True):
     """One possible way: its steps there and back, who got it (`end`: address and port), and how it ended; `target` is whom it
-    was for when it did, `on` the node that `mend` is for where that is another one."""
+    was for when it did, `on` the node that `mend` is for where that is another one, `passed` the links it went by: node, link."""
 
     there: tuple[Step, ...]
     back: tuple[Step, ...]
@@ -38,6 +38,7 @@ class Journey(msgspec.Struct, frozen=True):
     end: str = ""
     target: str = ""
     on: str = ""
+    passed: tuple[tuple[str, str], ...] = ()
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -115,9 +116,13 @@ class Walk:
         self._world, self._chance = world, chance
         self._seen: dict[str, tuple[Tuple, Tuple]] = {}
         self._steps: list[Step] = []
+        self._passed: dict[tuple[str, str], None] = {}
 
     def journey(self, question: Question) -> Journey:
         """There, and back where it got there."""
+        return msgspec.structs.replace(self._both(question), passed=tuple(self._passed))
+
+    def _both(self, question: Question) -> Journey:
         packet = Packet(question.protocol, ip_address(question.source), question.source_port, ip_address(question.target),
                         question.port)
         asked = packet.ends
@@ -169,6 +174,7 @@ class Walk:
         """Straight to a neighbour on the same bridge; rules see it only where br_netfilter shows it to them."""
         shown = node.facts.is_on("net/bridge/bridge-nf-call-iptables")
         node.steps = self._steps
+        self._passed[node.name, link] = None
         node.note("bridge", f"over {link}, not routed", "seen by packet rules" if shown else "packet rules do not see it")
         if shown:
             packet.leaves_by = link
@@ -203,6 +209,9 @@ class Walk:
                                  f"{packet.target_port}", packet.came_by)
         before = packet.ends
         found = node.send(packet, self._chance) if starts else node.arrive(packet, self._chance)
+        for link in (packet.came_by, found.link if isinstance(found, Hop) else ""):
+            if link:
+                self._passed[node.name, link] = None
         if not packet.answer:
             self._seen.setdefault(node.name, (before, packet.ends))
         if found is None:
@@ -261,6 +270,8 @@ class Walk:
         if isinstance(outer, Ended):
             return outer
         sent = node.send(outer.packet, self._chance)
+        if isinstance(sent, Hop):
+            self._passed[node.name, sent.link] = None
         if isinstance(sent, Ended):
             return Ended(sent.what, sent.node, f"the tunnel's packet: {sent.why}", sent.mend)
         other = self._world.node_at(outer.packet.target)
@@ -271,6 +282,7 @@ class Walk:
             node.note("lease", f"{lease} is {other.name}'s", "its flannel's subnet file")
         other.steps = self._steps
         outer.packet.came_by = other.link_of(outer.packet.target)
+        self._passed[other.name, outer.packet.came_by] = None
         got = other.arrive(outer.packet, self._chance)
         if isinstance(got, Ended):
             return Ended(got.what, got.node, f"the tunnel's packet: {got.why}", got.mend)

@@ -25,7 +25,8 @@ from netscope.facts import Finding, Rules
 from netscope.gather import with_echoes
 from netscope.nodes import Nodes
 from netscope.scene import Objects, Scene
-from nodecore.kube.objects import Service
+from nodecore.kube.objects import EndpointConditions, Service
+from nodecore.kube.workload import Condition, stamp
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 VTEP, OTHER, ON = VTEPS["b"], "0a:00:00:00:00:77", "dev flannel.1"
@@ -262,6 +263,12 @@ def service(name: str, address: str, port: int, node_port: int = 0) -> Service:
         "spec": {"clusterIP": address, "ports": [{"port": port, "nodePort": node_port, "protocol": "UDP"}]}}, Service)
 
 
+def unready(have: Objects) -> Objects:
+    (one,) = have.slices
+    return replace(have, slices=(replace(one, endpoints=[
+        replace(each, conditions=EndpointConditions(ready=False)) for each in one.endpoints or ()]),))
+
+
 SPOILT: dict[str, tuple[str, Change]] = {
     "exhausted connection tracking": ("connection tracking is full", sysctls(
         net__netfilter__nf_conntrack_count="262000", net__netfilter__nf_conntrack_max="262144")),
@@ -282,7 +289,7 @@ SPOILT: dict[str, tuple[str, Change]] = {
         o.nodes, "metadata", annotations={"flannel.alpha.coreos.com/public-ip": "10.0.2.15"})))),
     "a VXLAN it has not": ("speaks of VXLAN 7", objects(lambda o: replace(o, nodes=second(
         o.nodes, "metadata", annotations={"flannel.alpha.coreos.com/backend-data": '{"VNI":7,"VtepMAC":"x"}'})))),
-    "no endpoints": ("Service default/web has no endpoints", objects(lambda o: replace(o, slices=()))),
+    "no endpoint is ready": ("none of the endpoints of Service default/web is ready", objects(unready)),
     "DNS without endpoints": ("names are not resolved", objects(
         lambda o: replace(o, services=(*o.services, service("kube-dns", "10.96.0.53", 53))))),
     "a NodePort outside the range": ("the NodePort 8080 of Service", objects(
@@ -296,6 +303,15 @@ SPOILT: dict[str, tuple[str, Change]] = {
     "overlapping networks": ("overlaps with the pods' subnet of", objects(
         lambda o: replace(o, nodes=second(o.nodes, "spec", pod_cidrs=["192.168.50.0/26"])))),
 }
+
+
+def test_a_service_that_is_scaled_to_zero_or_about_to_start_is_healthy(net: Net, healthy: Scene) -> None:
+    assert findings_in(replace(healthy, objects=replace(healthy.objects, slices=()))) == []
+    (told,) = explain(replace(healthy, objects=replace(healthy.objects, slices=())), ["pod/a"], "svc/web:80", "tcp")
+    assert told.notes == ("service/default/web has no endpoints on port 80: no ready pod fits its selector",)
+    just_now = [Condition("Ready", "False", last_transition_time=stamp(healthy.taken - 5))]
+    young = unready(healthy.objects)
+    assert findings_in(replace(healthy, objects=replace(young, pods=second(young.pods, "status", conditions=just_now)))) == []
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)

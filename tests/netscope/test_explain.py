@@ -12,6 +12,8 @@ from scene_by_hand import scene_of
 
 from netscope.doctor import findings_in
 from netscope.explain import Explanation, draw, explain
+from netscope.facts import Facts, FdbEntry, Filter, Link, LinkInfo, Neighbour, Rules
+from netscope.walk.beyond import unread
 from nodecore.net import Family
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -35,6 +37,30 @@ def test_ipv6_as_well() -> None:
 
 def explained(net: Net, source: str = "pod/a", target: str = "svc/web:80") -> Explanation:
     return explain(scene_of(net), [source], target, "tcp")[0]
+
+
+def test_what_cannot_be_walked_is_named(net: Net) -> None:
+    net.on("b", "tc qdisc add dev eth0 clsact; tc filter add dev eth0 ingress bpf bytecode '1,6 0 0 4294967295,' flowid 1:1",
+           "nft 'table netdev w { chain c { type filter hook ingress device eth0 priority 0; udp dport 1 drop; }; }'",
+           "tc qdisc add dev flannel.1 root tbf rate 1gbit burst 100k latency 10ms")
+    told = explained(net)
+    b = net.name("b")
+    assert told.notes == tuple(f"not looked at on {b}: {each}" for each in (
+        "tc filter on eth0 (ingress): bpf", "queue tbf of flannel.1", "nft netdev w c (hook ingress)"))
+    net.on("b", "tc qdisc del dev eth0 clsact; tc qdisc del dev flannel.1 root; nft delete table netdev w")
+
+
+def test_flow_tables_and_the_programs_of_a_pods_port_are_named() -> None:
+    facts = Facts(
+        links=(Link("cni0", linkinfo=LinkInfo("bridge")), Link("veth1", master="cni0", xdp={"mode": 2}),
+               Link("veth2", master="cni0")),
+        neighbours=(Neighbour("10.1.0.2", "cni0", "0a:00:00:00:00:01"),), fdb=(FdbEntry("0a:00:00:00:00:01", "veth1"),),
+        filters=(Filter("veth2", "ingress", "bpf"),),
+        rules=Rules(nft=({"flowtable": {"family": "inet", "table": "f", "name": "ft", "dev": ["cni0", "eth0"]}},
+                         {"chain": {"family": "bridge", "table": "b", "name": "c", "hook": "forward"}})))
+    found = list(unread(facts, ["cni0"], ["10.1.0.2"]))
+    assert found == ["XDP program on veth1", "flow table inet f ft: packets of connections in it pass by all rules",
+                     "nft bridge b c (hook forward)"]
 
 
 def test_the_whole_way_is_told(net: Net) -> None:
