@@ -1,6 +1,6 @@
 """A bundle: a scene as one compressed archive of JSON files that a person can read as well.
 
-    scene.json (when, and which nodes are missing)   objects/KIND.json   nodes/NAME.json
+    scene.json (when, and which nodes are missing)   objects/KIND.json   nodes/NAME.json   connections/NAME.json
 
 What a scene does not hold cannot get in: no Secret, no key, no annotation but flannel's. Read next: `netscope/scene.py`.
 """
@@ -15,6 +15,7 @@ from typing import IO, Any
 import msgspec
 
 from netscope.facts import Facts
+from netscope.records import Connection
 from netscope.scene import Objects, Scene, without_secrets
 from nodecore.errors import UserError
 
@@ -43,6 +44,8 @@ def write(scene: Scene, file: IO[bytes]) -> None:
             _add(archive, f"objects/{kind}.json", getattr(objects, kind))
         for name, facts in scene.facts.items():
             _add(archive, f"nodes/{name}.json", facts)
+        for name, connections in scene.connections.items():
+            _add(archive, f"connections/{name}.json", connections)
 
 
 def _add(archive: tarfile.TarFile, name: str, value: Any) -> None:
@@ -61,14 +64,18 @@ def read(path: str) -> Scene:
         if about.format != FORMAT:
             raise UserError(f"{path}: format {about.format} of a bundle is not known, only {FORMAT}")
         kinds = {kind: msgspec.json.decode(files[f"objects/{kind}.json"]) for kind in Objects.__struct_fields__}
-        facts = {name.removeprefix("nodes/").removesuffix(".json"): msgspec.json.decode(data, type=Facts)
-                 for name, data in files.items() if name.startswith("nodes/")}
+        facts, connections = (_of_nodes(files, *each) for each in (("nodes/", Facts), ("connections/", tuple[Connection, ...])))
         return Scene(about.taken, msgspec.convert(kinds, Objects), facts, about.missing, about.skew,
-                     about.echoes, about.large, about.fits)
+                     about.echoes, about.large, about.fits, connections)
     except (OSError, tarfile.TarError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as a bundle ({error})") from None
     except (KeyError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: is no bundle of netscope's ({error})") from None
+
+
+def _of_nodes(files: dict[str, bytes], directory: str, kind: Any) -> dict[str, Any]:
+    return {name.removeprefix(directory).removesuffix(".json"): msgspec.json.decode(data, type=kind)
+            for name, data in files.items() if name.startswith(directory)}
 
 
 def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

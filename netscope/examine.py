@@ -43,6 +43,7 @@ SYSCTLS = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/bridge/br
 PER_LINK = ("net/ipv4/conf/{}/rp_filter", "net/ipv4/conf/{}/forwarding")
 LEGACY = ("net/ip_tables_names", "net/ip6_tables_names")
 FILTERED = {"clsact": ("ingress", "egress"), "ingress": ("ingress",)}  # kinds of queues that only carry filters
+FLANNEL = tuple(f"FLANNEL_{name}" for name in ("NETWORK", "SUBNET", "IPV6_NETWORK", "IPV6_SUBNET", "MTU", "IPMASQ"))
 DEFERRING = ("vxlan", "ipip", "wireguard")
 
 
@@ -112,9 +113,10 @@ def _rules(absent: dict[str, str]) -> Rules:
 
 def _settings(links: tuple[Link, ...], cni: str, subnet: str) -> Settings:
     lines = [line.partition("=") for line in _read(subnet).splitlines()]
+    told = {name: value for name, _, value in lines if name in FLANNEL}
     names = sorted(os.listdir(cni)) if os.path.isdir(cni) else None
     return Settings(
-        None if names is None else tuple(names), {name: value for name, _, value in lines} if lines else None, time.time(),
+        None if names is None else tuple(names), told if lines else None, time.time(),
         {link.ifname: on for link in links if link.kind in DEFERRING and (on := _defers(link.ifname)) is not None},
         os.uname().release, _bad_checksums())
 

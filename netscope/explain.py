@@ -24,6 +24,7 @@ from nodecore.kube.workload import Pod
 from nodecore.net import Family, parse_address
 
 GOOD = ("delivered", "outside")
+LASTING = ("", "ESTABLISHED")  # states of connections that packets may still come of
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -137,8 +138,21 @@ def _notes(scene: Scene, directory: Directory, target: str, protocol: int, port:
         yield f"{place} has no port {port} (it has {known or 'none'})"
     elif not place.ports[protocol, port]:
         yield f"{place} has no endpoints on port {port}: no ready pod fits its selector"
+    else:
+        yield from _tracked(scene, place, (target, port), protocol)
     for name, why in scene.missing.items():
         yield f"nothing is known of {name}: {why}"
+
+
+def _tracked(scene: Scene, place: Place, asked: tuple[str, int], protocol: int) -> Iterator[str]:
+    """Connections that go on to whoever stood behind the Service when they began."""
+    ends = {(end.address, end.port) for end in place.ports[protocol, asked[1]]}
+    for node, connections in scene.connections.items():
+        used = (each.answered[:2] for each in connections
+                if each.protocol == protocol and each.asked[2:] == asked and each.state in LASTING)
+        for host, port in dict.fromkeys(end for end in used if end not in ends):
+            yield (f"{node} still sends connections to {host}:{port}, which is no endpoint of {place} now: "
+                   f"conntrack -D -d {asked[0]} --reply-src {host}")
 
 
 def draw(told: Explanation) -> str:

@@ -14,7 +14,7 @@ from netscope import cluster
 from netscope.echoes import ends_of, targets_of
 from netscope.facts import Facts
 from netscope.nodes import Nodes
-from netscope.records import Examine, Reach, Reached
+from netscope.records import Examine, Flows, Reach, Reached, Watch
 from netscope.scene import Objects, Scene
 from nodecore.errors import Fault
 
@@ -28,6 +28,14 @@ def gather(kubeconfig: str, via: str, *, sending: bool) -> Scene:
     with Nodes(tuple(node.metadata.name for node in objects.nodes), via) as nodes:
         scene = look(objects, nodes)
         return with_echoes(scene, nodes) if sending else scene
+
+
+def with_connections(scene: Scene, via: str) -> Scene:
+    """The same, with what each node's connection tracking knows."""
+    with Nodes(tuple(scene.facts), via) as nodes:
+        answers = nodes.ask_each(Watch(), SECONDS)
+    known = {name: answer.now for name, answer in answers.items() if isinstance(answer, Flows)}
+    return msgspec.structs.replace(scene, connections=known)
 
 
 def with_echoes(scene: Scene, nodes: Nodes, seconds: float = 2.0) -> Scene:

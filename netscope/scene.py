@@ -14,6 +14,7 @@ from netscope.directory import Directory, Place
 from netscope.facts import Facts
 from netscope.flow import PROTOCOLS, End
 from netscope.policies import NetworkPolicy
+from netscope.records import Connection
 from nodecore.kube.objects import EndpointSlice, Node, Service
 from nodecore.kube.workload import Anything, Pod
 
@@ -39,7 +40,7 @@ class Scene(msgspec.Struct, frozen=True):
     """One moment, in seconds since 1970. `missing` says of a node why nothing is known of it; `skew` how far its clock is off;
     `echoes` in how many milliseconds an address answered it, `large` the same of packets as large as the tunnel takes,
     and `fits` how many bytes an echo may have that gets to all whom these do not get to;
-    `node_ports` is the API server's range."""
+    `connections` are those each node tracks, where they were asked for; `node_ports` is the API server's range."""
 
     taken: float = 0.0
     objects: Objects = Objects()
@@ -49,6 +50,7 @@ class Scene(msgspec.Struct, frozen=True):
     echoes: dict[str, dict[str, float]] = {}
     large: dict[str, dict[str, float]] = {}
     fits: dict[str, int] = {}
+    connections: dict[str, tuple[Connection, ...]] = {}
     node_ports: tuple[int, int] = (30000, 32767)
 
     @property

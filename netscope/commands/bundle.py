@@ -13,12 +13,13 @@ from netscope.commands.looking import KUBECONFIG, VIA, scene_of
 @KUBECONFIG
 @VIA
 def command(path: str, kubeconfig: str, via: str) -> None:
-    """Write objects, leases, rules, routes, neighbours, forwarding entries and settings of all nodes into FILE. Never secrets."""
+    """Write objects, leases, rules, routes, neighbours, forwarding entries, connections and settings into FILE. Never secrets."""
     import os
 
     from netscope.bundle import write
+    from netscope.gather import with_connections
 
-    scene = scene_of(kubeconfig, via, None, sending=True)
+    scene = with_connections(scene_of(kubeconfig, via, None, sending=True), via)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         write(scene, file)
     click.echo(f"{path}: {len(scene.facts)} nodes, {os.path.getsize(path)} bytes")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import tarfile
+import tempfile
+import threading
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import net_by_hand
 import pytest
 from click.testing import CliRunner, Result
@@ -26,16 +29,16 @@ from netscope.commands.doctor import mend
 from netscope.commands.flows import answer
 from netscope.directory import Directory
 from netscope.doctor import findings_in
+from netscope.explain import explain
 from netscope.flowmetrics import metrics
 from netscope.flows import Filter, Ledger, Row, draw, place_of
-from netscope.gather import with_echoes
+from netscope.gather import with_connections, with_echoes
 from netscope.map import map_of
 from netscope.mending import safe_commands
 from netscope.nodes import Nodes
 from netscope.records import Flows, Mend, Mended, Watch
 from nodecore.errors import UserError
 from nodecore.kernel.flowtable import FlowTable
-from nodecore.kube.workload import Pod
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -80,22 +83,82 @@ def test_a_bundle_is_the_scene(net: Net, nodes: Nodes, saved: Path) -> None:
     assert told[0]["ways"][0]["end"] == "10.2.0.2 8080"
 
 
-def test_a_bundle_keeps_no_secret(net: Net, nodes: Nodes) -> None:
-    scene = scene_of(net, nodes)
-    secret = "hunter2"
-    pod = msgspec.convert({
-        "metadata": {"name": "s", "namespace": "default", "annotations": {
-            "kubectl.kubernetes.io/last-applied-configuration": secret,
-            "flannel.alpha.coreos.com/backend-data": json.dumps({"VNI": 1, "VtepMAC": "x", "PublicKey": secret})}},
-        "spec": {"nodeName": "a", "containers": [{"name": "c", "env": [{"name": "X", "value": secret}], "command": [secret]}]},
-    }, Pod)
-    file = io.BytesIO()
-    bundle.write(msgspec.structs.replace(scene, objects=msgspec.structs.replace(scene.objects, pods=(pod,))), file)
-    file.seek(0)
-    with tarfile.open(fileobj=file) as archive:
-        texts = [extracted.read().decode() for member in archive if (extracted := archive.extractfile(member))]
-    assert any("VtepMAC" in text for text in texts)
-    assert not any(secret in text for text in texts)
+SECRET = "hunter2hunter2hunter2hunter2hunt"
+
+
+def full_of_secrets(kind: str) -> dict[str, Any]:
+    """An object of the API with a secret wherever there may be one."""
+    template = {"env": [{"name": "X", "value": SECRET}], "command": [SECRET], "args": [SECRET], "name": "c", "image": SECRET,
+                "livenessProbe": {"exec": {"command": [SECRET]}, "httpGet": {"httpHeaders": [{"name": "A", "value": SECRET}]}}}
+    return {
+        "kind": kind, "data": {"password": SECRET}, "stringData": {"password": SECRET},
+        "metadata": {"name": "s", "namespace": "default", "managedFields": [{"x": SECRET}], "annotations": {
+            "kubectl.kubernetes.io/last-applied-configuration": json.dumps({"kind": "Secret", "data": SECRET}), "x": SECRET,
+            "flannel.alpha.coreos.com/backend-type": "wireguard", "flannel.alpha.coreos.com/backend-data": json.dumps(
+                {"VNI": 1, "VtepMAC": "x", "PublicKey": SECRET, "PSK": SECRET, "PrivateKey": SECRET})}},
+        "spec": {"containers": [template], "initContainers": [template], "ephemeralContainers": [template],
+                 "volumes": [{"name": "v", "projected": {"x": SECRET}, "csi": {"volumeAttributes": {"x": SECRET}}}]},
+    }
+
+
+@contextmanager
+def api(asked: list[str]) -> Iterator[str]:
+    """A kubeconfig (with a secret token) of an API that has one object of each kind, full of secrets."""
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            data = json.dumps({"items": [full_of_secrets(self.path.rpartition("/")[2])]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, tempfile.NamedTemporaryFile("w") as file:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        json.dump({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                   "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+                   "users": [{"name": "u", "user": {"token": SECRET}}]}, file)
+        file.flush()
+        yield file.name
+        server.shutdown()
+
+
+def test_a_bundle_keeps_no_secret(net: Net, tmp_path: Path) -> None:
+    """Not the API's, nor the files', tunnels' and environments' of a node."""
+    subnet, asked = tmp_path / "subnet.env", list[str]()
+    subnet.write_text(f"FLANNEL_SUBNET=10.1.0.1/24\nFLANNEL_IPSEC_PSK={SECRET}\nETCD_PASSWORD={SECRET}\n")
+    for name in ("10-flannel.conflist", "calico-kubeconfig", "wgkey", "swanctl.conf", "etcd-client.key"):
+        (tmp_path / name).write_text(json.dumps({"token": SECRET, "psk": SECRET, "PrivateKey": SECRET}))
+    net.on("a", f"ip link set eth0 alias {SECRET}", "ip xfrm state add src 192.168.50.1 dst 192.168.50.2 proto esp spi 1 mode tunnel "
+           f"auth 'hmac(sha256)' {SECRET} enc 'cbc(aes)' {SECRET} 2>/dev/null || true")
+    via = VIA.replace("{node}", net.name("a")).replace(" env ", f" env WIREGUARD_KEY_FILE={tmp_path}/wgkey ETCD_PASSWORD={SECRET} ")
+    with api(asked) as kubeconfig:
+        done = run("bundle", "-w", tmp_path / "b.tar.gz", "--kubeconfig", kubeconfig, "--via",
+                   f"{via} --cni-dir {tmp_path} --subnet-file {subnet}")
+    net.on("a", "ip link set eth0 alias ''; ip xfrm state flush 2>/dev/null || true")
+    assert done.exit_code == 0, done.output
+    assert not {"secrets", "configmaps"} & {path.rpartition("/")[2] for path in asked}
+    with tarfile.open(tmp_path / "b.tar.gz") as archive:
+        texts = {member.name: extracted.read().decode() for member in archive if (extracted := archive.extractfile(member))}
+    assert {"netscope/objects/pods.json", "netscope/nodes/s.json", "netscope/connections/s.json"} <= texts.keys()
+    assert "VtepMAC" in texts["netscope/objects/nodes.json"]
+    assert "10.1.0.1/24" in texts["netscope/nodes/s.json"]
+    assert [name for name, text in texts.items() if SECRET in text or b64encode(SECRET.encode()).decode() in text] == []
+
+
+def test_a_bundle_has_the_connections_and_explain_names_those_to_who_is_gone(net: Net, nodes: Nodes, tmp_path: Path) -> None:
+    entry = ("conntrack -I -p udp -s 10.1.0.2 -d 10.96.0.10 --sport 4000 --dport 80 -r 10.2.0.9 -q 10.1.0.2 --reply-port-src 8080 "
+             "--reply-port-dst 4000 -t 60")
+    net.on("a", entry)
+    with (tmp_path / "b.tar.gz").open("wb") as file:
+        bundle.write(with_connections(scene_of(net, nodes), VIA), file)
+    (told,) = explain(bundle.read(str(tmp_path / "b.tar.gz")), ["pod/a"], "svc/web:80", "udp")
+    assert told.notes == (f"{net.name('a')} still sends connections to 10.2.0.9:8080, which is no endpoint of service/default/web now: "
+                          "conntrack -D -d 10.96.0.10 --reply-src 10.2.0.9",)
+    net.on("a", told.notes[0].partition(": ")[2])
 
 
 def test_a_node_that_does_not_answer_is_told_and_the_others_are_looked_at(net: Net) -> None:
