@@ -30,6 +30,7 @@ from netscope.facts import (
     RouteRule,
     Rules,
     Settings,
+    WireguardPeer,
 )
 from nodecore.errors import Fault
 from nodecore.kernel import rulelist
@@ -83,8 +84,26 @@ def examine(*, cni: str = CNI_DIRECTORY, subnet: str = SUBNET_FILE, rules: bool 
         neighbours=ask(Neighbour, "ip", "-j", "neigh", "show"), fdb=ask(FdbEntry, "bridge", "-j", "fdb", "show"),
         chains=tuple(msgspec.convert([item["chain"] for item in found.nft if item.get("chain", {}).get("hook")], list[Chain])),
         sysctls=_sysctls(links), legacy=_legacy(), rules=found, settings=_settings(links, cni, subnet),
-        absent=absent, queues=queues, filters=tuple(_filters(queues, absent)),
+        absent=absent, queues=queues, filters=tuple(_filters(queues, absent)), peers=tuple(_peers(links, absent)),
     )
+
+
+def _peers(links: tuple[Link, ...], absent: dict[str, str]) -> Iterator[WireguardPeer]:
+    """Their public keys and networks; no key that is secret leaves the adapter's answer."""
+    names = [link.ifname for link in links if link.kind == "wireguard"]
+    if not names:
+        return
+    from nodecore.kernel.wireguard import WireguardDevices
+
+    devices = WireguardDevices()
+    try:
+        for name in names:
+            for peer in sorted(devices.read(name)[1], key=lambda each: each.public_key):
+                yield WireguardPeer(name, peer.public_key, tuple(sorted(map(str, peer.allowed))))
+    except Fault as fault:
+        absent["wireguard"] = str(fault)
+    finally:
+        devices.close()
 
 
 def _filters(queues: tuple[Queue, ...], absent: dict[str, str]) -> Iterator[Filter]:

@@ -124,6 +124,14 @@ class Filter(msgspec.Struct, frozen=True):
     kind: str
 
 
+class WireguardPeer(msgspec.Struct, frozen=True):
+    """Somebody behind a WireGuard link: what everybody may know of it."""
+
+    link: str
+    public_key: str
+    allowed: tuple[str, ...] = ()
+
+
 class Chain(msgspec.Struct, frozen=True):
     """A base chain of nftables: where it stands, and what becomes of a packet that no rule judged."""
 
@@ -179,6 +187,7 @@ class Facts(msgspec.Struct, tag=True, frozen=True):
     entered: str = ""
     queues: tuple[Queue, ...] = ()
     filters: tuple[Filter, ...] = ()
+    peers: tuple[WireguardPeer, ...] = ()
 
     def links_of(self, kind: str) -> tuple[Link, ...]:
         """All of a kind."""

@@ -12,6 +12,7 @@ from netscope.checks.cluster import Cluster, Vtep, vteps
 from netscope.facts import Facts, Finding, Route
 from netscope.scene import Scene
 
+NOBODY = "00:00:00:00:00:00"  # everything unknown
 OVERHEAD = {4: 50, 6: 70}  # outer Ethernet, IP, UDP and VXLAN headers, by the IP version of the hosts
 
 
@@ -81,6 +82,25 @@ def stale_routes(scene: Scene) -> Iterator[Finding]:
                               f"ip route del {route.dst} via {route.gateway} dev {route.dev}")
 
 
+def stale_entries(scene: Scene) -> Iterator[Finding]:
+    """No forwarding or neighbour entry of a tunnel is for an end that is no node's, by its device or by its lease."""
+    if scene.missing:
+        return
+    ends = vteps(scene.facts)
+    leased = "".join(text for node in scene.objects.nodes for text in (node.metadata.annotations or {}).values())
+    for here in ends:
+        facts, name = scene.facts[here.node], here.link.ifname
+        for entry in facts.fdb:
+            if entry.ifname == name and entry.dst and entry.mac != NOBODY and entry.mac not in leased and not any(
+                    entry.mac == end.link.address for end in ends):
+                yield Finding(here.node, f"a forwarding entry for {entry.mac}, which no node has",
+                              f"behind {entry.dst} on {name}", f"bridge fdb del {entry.mac} dev {name} dst {entry.dst}")
+        for each in facts.neighbours:
+            if each.dev == name and "PERMANENT" in each.state and not any(each.dst == end.address for end in ends):
+                yield Finding(here.node, f"a neighbour entry for {each.dst}, which no node has", f"{each.lladdr} on {name}",
+                              f"ip neigh del {each.dst} dev {name}")
+
+
 def neighbours(cluster: Cluster) -> Iterator[Finding]:
     """Each end knows the MAC of every other."""
     for here, there in _pairs(cluster):
@@ -146,4 +166,4 @@ def sizes(cluster: Cluster) -> Iterator[Finding]:
 
 
 CHECKS = (settings, routes, neighbours, forwarding_entries, sizes)
-SCENE_CHECKS = (stale_routes,)
+SCENE_CHECKS = (stale_routes, stale_entries)

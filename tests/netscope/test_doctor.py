@@ -92,6 +92,8 @@ BROKEN = {
     "a route elsewhere": Fault("a", "leads elsewhere", f"ip route replace 10.2.0.0/24 via 10.2.0.9 {ON} onlink"),
     "a stale route": Fault("b", "a route to 10.9.0.0/24, which no node has",
                            f"ip route add 10.9.0.0/24 via 10.9.0.0 {ON} onlink"),
+    "a stale forwarding entry": Fault("a", "which no node has", f"bridge fdb add {OTHER} {ON} dst 192.168.50.7"),
+    "a stale neighbour": Fault("a", "which no node has", f"ip neigh add 10.9.0.0 lladdr {OTHER} {ON} nud permanent"),
     "an asymmetric route": Fault("b", "leave another way than its packets come",
                                  "ip route replace 10.1.0.0/24 via 192.168.50.1 dev eth0"),
     "a route that refuses": Fault("a", "are lost", "ip rule add from 10.1.0.0/24 to 10.2.0.0/24 prohibit",
