@@ -14,6 +14,7 @@ from netscope.flow import Flow
 from netscope.headers import Headers, Tunnel
 from netscope.hops import Hop
 from netscope.records import Hit, Outcome, Seen, Way
+from netscope.walk.packet import is_proxys
 from nodecore.net import Family, parse_address
 
 FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
@@ -63,14 +64,28 @@ def judge(case: Case, outcome: Outcome) -> Verdict:
     for hop in (*case.there, *case.back):
         for hit in hop.hits:
             if hit.verdict == "drop":
-                return _by_rule(hop.node, hit, "refused" if outcome.what == "refused" else "dropped")
+                return _by_rule(case, hop.node, hit, "refused" if outcome.what == "refused" else "dropped")
     if outcome.what == "refused":
         return Verdict("refused", case.back[0].node if case.back else "", "nobody listens there")
     return _lost(case)
 
 
-def _by_rule(node: str, hit: Hit, what: str) -> Verdict:
-    return Verdict(what, node, f"{hit.family} {hit.table} {hit.chain}: {hit.rule}", _without(hit))
+def _by_rule(case: Case, node: str, hit: Hit, what: str) -> Verdict:
+    rule = f"{hit.family} {hit.table} {hit.chain}: {hit.rule}"
+    if is_proxys(hit.table, hit.chain):
+        return Verdict(what, node, f"{_lacking(case) or 'the Service proxy says so'}, {rule}")
+    return Verdict(what, node, rule, _without(hit))
+
+
+def _lacking(case: Case) -> str:
+    """What the Service that was asked for lacks, as far as the API says."""
+    asked, *behind = case.flow.ends
+    place = next((each for each in case.directory.places if each.kind == "service" and asked.address in each.addresses), None)
+    if place is None or behind:
+        return ""
+    if (case.flow.protocol, asked.port) in place.ports:
+        return f"{place} has no endpoints"
+    return f"{place} has no port {asked.port} (it has {', '.join(str(port) for _, port in sorted(place.ports)) or 'none'})"
 
 
 def _without(hit: Hit) -> str:
@@ -157,7 +172,7 @@ def _untranslated(case: Case, headers: Headers) -> str:
     if not name.startswith("service/") or (headers.target, headers.target_port) != (asked.address, asked.port):
         return ""
     if not behind:
-        return f"{name} has no endpoints"
+        return _lacking(case)
     return f"no rule translated {asked.address}:{asked.port}: the proxy of this node has not written {name}"
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from netscope.checks.cluster import Cluster
 from netscope.facts import Finding
+from netscope.walk.packet import PROXIES
 
-PROXIES = ("kube-proxy", "kube-proxy-py")  # the tables of Go's and of ours
 NFT, KERNEL = (1, 0, 1), (5, 13)
 LEADING = re.compile(r"\d+(\.\d+)*")
 

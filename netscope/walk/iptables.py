@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_network
 
 from netscope.walk.ipsets import IpSets
 from netscope.walk.nftrules import DEPTH, Host, Met, translate
-from netscope.walk.packet import FINAL, Chance, Packet, Ruling, Unread
+from netscope.walk.packet import FINAL, Chance, Packet, Ruling, Unread, is_proxys
 from netscope.walk.values import PROTOCOLS
 from nodecore.net import Family, IPAddress
 
@@ -128,7 +128,8 @@ class BaseChain:
         verdict = Walk(self.table, packet, host, chance, met).chain(self.name, 0)
         if verdict:
             last = met[-1]
-            mend = f"{self._program(packet)} -t {self.table.name} -D {last.rule[3:]}" if verdict in FINAL else ""
+            deleted = verdict in FINAL and not is_proxys("", last.place.rpartition(" ")[2])
+            mend = f"{self._program(packet)} -t {self.table.name} -D {last.rule[3:]}" if deleted else ""
             return Ruling(verdict, f"{last.place}: {last.rule}", mend)
         if self.table.policies[self.name] == "DROP":
             return Ruling("drop", f"{self.table.where} {self.table.name} {self.name}: policy DROP",

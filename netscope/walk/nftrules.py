@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from netscope.walk.packet import FINAL, Chance, Packet, Ruling, Unread
+from netscope.walk.packet import FINAL, Chance, Packet, Ruling, Unread, is_proxys
 from netscope.walk.values import PROTOCOLS, Members, Span, fits, value_of
 from nodecore.net import Family, IPAddress
 
@@ -122,8 +122,10 @@ class BaseChain:
         verdict = Walk(self.ruleset, packet, host, chance, met).chain((*table, self.chain["name"]), 0)
         if verdict in ("accept", *FINAL):
             last = met[-1]
-            mend = f"nft delete rule {last.place} handle {last.handle}" if verdict in FINAL else ""
-            return Ruling(verdict, f"{last.place}: {last.rule}", mend)
+            _, owner, chain = last.place.split(" ", 2)
+            deleted = verdict in FINAL and not is_proxys(owner, chain)
+            return Ruling(verdict, f"{last.place}: {last.rule}",
+                          f"nft delete rule {last.place} handle {last.handle}" if deleted else "")
         policy = self.chain.get("policy", "accept")
         if policy in FINAL:
             return Ruling(policy, f"{self.place}: policy {policy}", f"nft chain {self.place} '{{ policy accept; }}'")

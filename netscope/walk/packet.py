@@ -16,6 +16,8 @@ from nodecore.net import IPAddress
 Found = TypeVar("Found")
 Tuple = tuple[IPAddress, int, IPAddress, int]
 FINAL = ("drop", "reject")
+PROXIES = ("kube-proxy", "kube-proxy-py")  # the nftables tables of Go's and of ours
+CHAINS = "KUBE-"  # and how both call their chains of iptables
 
 
 class Unread(Exception):
@@ -108,6 +110,11 @@ def _next(taken: Sequence[tuple[int, int]]) -> list[int] | None:
         if number + 1 < count:
             return [*(each for each, _ in taken[:place]), number + 1]
     return None
+
+
+def is_proxys(table: str, chain: str) -> bool:
+    """Whether a rule is a Service proxy's, who writes it again when it is deleted: what it says is right or wrong in the API."""
+    return table in PROXIES or chain.startswith(CHAINS)
 
 
 @dataclass(frozen=True, slots=True)

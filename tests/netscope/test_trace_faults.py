@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import net_by_hand
 import pytest
 from net_by_hand import VIA, Net
 
+from netscope.directory import Directory
+from netscope.flow import TCP
 from netscope.nodes import Nodes
 from netscope.story import Trace
 from netscope.trace import MARKS, ask, plan_of
@@ -188,6 +191,22 @@ def test_what_is_broken_is_named(sites: Callable[[Family], Site], family: Family
         with suppress(CalledProcessError):  # the mending may have left nothing to undo
             on(net, fault.on, fault.undo)
     assert answers(net)
+
+
+@pytest.mark.parametrize(("port", "words"), [(80, "has no endpoints"), (81, "has no port 81 (it has 80)")])
+def test_what_the_proxy_refuses_is_explained_by_the_service(sites: Callable[[Family], Site], port: int, words: str) -> None:
+    site = sites(Family.IPV4)
+    *others, web = site.net.directory.places
+    directory = Directory((*others, dataclasses.replace(web, ports={(TCP, 80): ()})))
+    site.net.on("a", "nft 'table ip kube-proxy { chain refuse { meta l4proto tcp reject with tcp reset; }; "
+                     "chain c { type filter hook prerouting priority -150; ip daddr 10.96.0.10 goto refuse; }; }'")
+    request = dataclasses.replace(site.net.request(), port=port)
+    try:
+        verdict = ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory).verdict
+    finally:
+        site.net.on("a", "nft delete table ip kube-proxy")
+    assert (verdict.what, verdict.mend) == ("refused", "")
+    assert verdict.why == f"service/default/web {words}, ip kube-proxy refuse: reject with tcp reset"
 
 
 def test_nobody_listens(sites: Callable[[Family], Site]) -> None:

@@ -59,7 +59,7 @@ def test_iptables_of_go_kube_proxy(variant: str) -> None:
     assert any(step.what.startswith("accept: source 10.244.0.1") for step in way.there)
     (way,) = ways(where, "10.96.1.5", 80)
     assert (way.what, "has no endpoints" in way.why) == ("rejected", True)
-    assert way.mend.startswith(f"iptables-{variant} -t filter -D KUBE-SERVICES")
+    assert way.mend == ""  # the proxy would write it again
 
 
 IPVS = """IP Virtual Server version 1.2.1 (size=4096)
