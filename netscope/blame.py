@@ -17,6 +17,7 @@ from netscope.records import Hit, Outcome, Seen, Way
 from netscope.walk.packet import is_proxys
 from nodecore.net import Family, parse_address
 
+RESTART = "systemctl restart kube-proxy"
 FORWARDING = {Family.IPV4: "net/ipv4/ip_forward", Family.IPV6: "net/ipv6/conf/all/forwarding"}
 
 
@@ -141,6 +142,8 @@ def _why(case: Case, loss: Loss) -> tuple[str, str]:
 
 def _left(case: Case, loss: Loss, ways: Sequence[Way]) -> tuple[str, str]:
     seen = loss.seen
+    if words := _untranslated(case, seen.headers):
+        return words, "" if _lacking(case) else RESTART
     for way in ways:
         if way.host and (words := _wrong_host(case, loss, way.host)):
             return words, _right_entry(case, loss.node, seen.headers.target)
@@ -161,7 +164,7 @@ def _came_in(case: Case, loss: Loss) -> tuple[str, str]:
         mend = " ".join(f"{name}=2" for name in names if switches.get(name) == "1")
         return f"{here}: its source is not believed, as the way back is by another link (rp_filter)", f"sysctl -w {mend}"
     if words := _untranslated(case, loss.seen.headers):
-        return words, ""
+        return words, "" if _lacking(case) else RESTART
     return f"{here}: no route leads on, or its source is not believed (rp_filter)", ""
 
 

@@ -10,6 +10,7 @@ from itertools import groupby
 
 import msgspec
 
+from netscope.blame import RESTART
 from netscope.directory import Directory, Place, split_port
 from netscope.drawing import MARGIN, WIDTH, wrapped
 from netscope.policies import Other, Policies
@@ -99,9 +100,12 @@ def _unread(scene: Scene, ways: Sequence[Journey], source: str) -> Iterator[str]
 
 def _with_culprit(scene: Scene, way: Journey, source: str) -> Journey:
     """Of a way that ends on a node: what both ends of its tunnel show, and the whole command that mends it."""
+    directory = scene.directory
+    if way.what == "outside" and directory.name_of(way.target).startswith("service/"):
+        return msgspec.structs.replace(way, what="lost", mend=RESTART, why=(
+            f"no rule translates {way.target}, the address of {directory.name_of(way.target)}: does kube-proxy run?"))
     if way.what != "lost":
         return way
-    directory = scene.directory
     ends = {directory.node_of(address) for address in (source, way.target) if address}
     finding = suspect(scene.facts, way.where, ends)
     if finding is None:

@@ -18,9 +18,9 @@ from netscope.blame import charged, is_handed_over
 from netscope.directory import Directory, Place, ends_of
 from netscope.facts import Facts
 from netscope.flow import ICMP, Flow
-from netscope.inpod import judge_inside
 from netscope.nodes import Nodes
 from netscope.records import Examine, Finish, Look, Outcome, Probe, Report, Start
+from netscope.rewalk import judge_pod, judge_tunnel
 from netscope.story import Trace, tell
 from netscope.suspects import suspect
 from netscope.walk.beyond import unread
@@ -111,11 +111,14 @@ def with_reasons(plan: Plan, story: Trace, nodes: Nodes, directory: Directory) -
         return story
     headers = last.seen.headers
     addresses = (headers.source, *([headers.target] if directory.node_of(headers.target) else plan.addresses))
-    if is_handed_over(last, directory):
-        facts = nodes.ask_each({last.node: Examine(inside=headers.target)}, SECONDS_TO_ANSWER)[last.node]
+    in_pod, in_tunnel = is_handed_over(last, directory), bool(headers.tunnel) and not last.seen.leaving
+    if in_pod or in_tunnel:
+        question = Examine(inside=headers.target if in_pod else "")
+        facts = nodes.ask_each({last.node: question}, SECONDS_TO_ANSWER)[last.node]
         if isinstance(facts, Facts):
-            verdict = judge_inside(verdict, facts, headers, directory.name_of(headers.target))
-    else:
+            verdict = (judge_pod(verdict, facts, headers, directory.name_of(headers.target)) if in_pod
+                       else judge_tunnel(verdict, facts, last.seen))
+    if verdict == story.verdict and not in_pod:
         answers = nodes.ask_each(Examine(rules=False), SECONDS_TO_ANSWER)
         cluster = {name: answer for name, answer in answers.items() if isinstance(answer, Facts)}
         if last.node in cluster:
