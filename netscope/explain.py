@@ -41,8 +41,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
     @property
     def arrives(self) -> bool:
-        """On every way."""
-        return not self.policy and all(way.what in GOOD for way in self.ways)
+        """On every way; what policies say is enforced by rules, and those were walked, or by nobody."""
+        return all(way.what in GOOD for way in self.ways)
 
 
 def explain(scene: Scene, sources: Sequence[str], target: str, protocol: str) -> list[Explanation]:
@@ -170,7 +170,9 @@ def draw(told: Explanation) -> str:
     if first:
         lines += [*_steps("there", first.there), *_steps("back", first.back), ending(first)]
     lines += [f"or, by chance: {ending(ways[0])}" for ways in bad[1:]]
-    lines += [f"policy: {told.policy}"] if told.policy else []
+    if told.policy:
+        passes = "; no rule of these nodes enforces it, so the packet passes" if told.arrives else ""
+        lines.append(f"policy: {told.policy}{passes}")
     lines += [f"note: {note}" for note in told.notes]
     return "\n".join(line if line.startswith(("      ", "  ")) else "\n".join(wrapped(line, indent="  ", width=WIDTH))
                      for text in lines for line in text.splitlines())

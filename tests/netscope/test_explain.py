@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import msgspec
 import net_by_hand
 import pytest
 from net_by_hand import Net
@@ -13,6 +14,7 @@ from scene_by_hand import scene_of
 from netscope.doctor import findings_in
 from netscope.explain import Explanation, draw, explain
 from netscope.facts import Facts, FdbEntry, Filter, Link, LinkInfo, Neighbour, Rules
+from netscope.policies import NetworkPolicy
 from netscope.walk.beyond import unread
 from nodecore.net import Family
 
@@ -37,6 +39,18 @@ def test_ipv6_as_well() -> None:
 
 def explained(net: Net, source: str = "pod/a", target: str = "svc/web:80") -> Explanation:
     return explain(scene_of(net), [source], target, "tcp")[0]
+
+
+def test_a_policy_that_nobody_enforces_is_told_as_that(net: Net) -> None:
+    scene = scene_of(net)
+    policy = msgspec.convert({"metadata": {"name": "alone", "namespace": "default"}, "spec": {
+        "podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"]}}, NetworkPolicy)
+    scene = msgspec.structs.replace(scene, objects=msgspec.structs.replace(scene.objects, policies=(policy,)))
+    (told,) = explain(scene, ["pod/a"], "svc/web:80", "tcp")
+    assert told.arrives
+    assert ("policy: NetworkPolicy default/alone: ingress of pod/default/b is limited to others; no rule of these nodes enforces it"
+            in " ".join(draw(told).split()))
+    assert findings_in(scene) == findings_in(scene_of(net))
 
 
 def test_what_cannot_be_walked_is_named(net: Net) -> None:
