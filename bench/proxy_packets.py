@@ -1,8 +1,8 @@
 """nftables mode, what Services cost a connection: TCP connect through a Service's address, among 10 and among 50,000 of them.
 
 Client, node and server are namespaces; the node forwards, so that the first packet takes the way a pod's does. Turn by turn in
-one run; of the turns' medians that which a quarter are below, as what else the machine does can only add to them. Target: among 50,000 within 1.1 of among 10. Beside them a node with a chain a Service, 10 and 10,000 of them,
-and one without any rule.
+one run; of the turns' medians that which a quarter are below, as what else the machine does can only add to them. Target: among
+50,000 within 1.1 of among 10. Beside them a node with a chain a Service, 10 and 10,000 of them, and one without any rule.
 """
 
 from __future__ import annotations
