@@ -115,7 +115,7 @@ class Api:
         name = request.match_info["container"]
         run = self._worker(request).actual.latest(name)
         if run is None or run.state != RUNNING:
-            raise NotFound(f"container {name} of pod {request.match_info['pod']} is not running")
+            raise NotFound(f'container not found ("{name}")')
         return run
 
     async def healthz(self, _request: web.Request) -> web.Response:
