@@ -105,7 +105,7 @@ def _tap(listener: Netns, scratch: Path) -> Iterator[tuple[int, float]]:
                              stderr=subprocess.PIPE)
     assert tap.stdin
     assert tap.stderr
-    wish = Wish((HERE,), bpf.of_ends([(parse_address(HERE), 0)]))
+    wish = Wish((HERE,), bpf.of_ends([(parse_address(HERE), 0, 0)]))
     tap.stdin.write(msgspec.json.encode(wish) + b"\ntime\n")
     tap.stdin.flush()
     tap.stderr.readline()

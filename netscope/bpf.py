@@ -23,10 +23,11 @@ AND, EQUAL, AT_LEAST, ANY_BIT, RETURN, JUMP = 0x54, 0x15, 0x35, 0x45, 0x06, 0x05
 LOADS, LOADS_AT_X = (LOAD_WORD, LOAD_HALF, LOAD_BYTE), (LOAD_WORD_AT_X, LOAD_HALF_AT_X, LOAD_BYTE_AT_X)
 NO_TESTS = (*LOADS, *LOADS_AT_X, LOAD_HEADER_LENGTH, AND)
 RST = 4
+MOST_VALUES = 200  # a jump within alternatives is shorter than 256
 FRAGMENT = 44  # the header of a fragment of IPv6
 INSTRUCTION = struct.Struct("=HBBI")
 WHOLE, NOTHING = 0x40000, 0
-LARGEST = 4096 * INSTRUCTION.size  # that the kernel takes
+LARGEST = 2400 * INSTRUCTION.size  # 4096 instructions are allowed, but kernels before 6.7 have 20 kB for them (optmem_max)
 
 Test = tuple[int, int]  # an opcode and its k: EQUAL and AT_LEAST go on where it is so, ANY_BIT where none of the bits is set
 Tests = tuple[Test, ...]
@@ -47,33 +48,52 @@ def of_resets() -> bytes:
     return _program(resets)
 
 
-def of_ends(ends: Iterable[tuple[IPAddress, int]], protocol: int = 0, ports: Sequence[int] = ()) -> bytes:
-    """Packets to or from one of these ends (port 0: any) and one of these ports, of that protocol; what is not given may be any.
+def of_ends(ends: Iterable[tuple[IPAddress, int, int]], protocol: int = 0, ports: Sequence[int] = ()) -> bytes:
+    """Packets to or from one of these ends (address, port, protocol) and one of these ports, of that protocol; 0 or none: any.
 
-    Fragments behind the first bear no ports: they are taken for any.
+    Fragments behind the first bear no ports: but of TCP, which makes none, they are taken for any.
     """
     known = tuple(ends)
 
     def wanted(begin: int, family: Family) -> Iterator[Place]:
-        mine = [(host, port) for host, port in known if Family.of(host) is family]
+        mine = [end for end in known if Family.of(end[0]) is family and (not protocol or end[2] in (0, protocol))]
         if known and not mine:
             return
-        hosts = [tests for host, port in mine if not port for tests in _addresses(begin, host)]
-        if hosts and not protocol and not ports:
-            yield (), hosts
-        load, at = _ports_at(begin, family)
-        found: list[Tests] = [((load, at + place), (EQUAL, port)) for port in ports for place in (0, 2)]
-        exact = [(*tests, (load, at + place), (EQUAL, port)) for host, port in mine if port
-                 for tests, place in zip(_addresses(begin, host), (0, 2), strict=True)]
-        if not (protocol or ports or exact):
+        everybody = [tests for host, _, _ in mine for tests in _addresses(begin, host)] or [()]
+        if not protocol and not ports and not any(port for _, port, _ in mine):
+            yield (), everybody
             return
-        asked = [*exact, *hosts] if protocol or ports else exact
-        for number in [_wire(protocol, family)] if protocol else PORTED:
-            yield _carries(number, begin, family), [(*host, *end) for host in asked or [()] for end in found or [()]]
-        everybody = dict.fromkeys(tests for host, _ in mine for tests in _addresses(begin, host))
-        yield _is_fragment(_wire(protocol, family), begin, family), [*everybody] or [()]
+        numbers = [protocol] if protocol else PORTED
+        for number in numbers:
+            yield _carries(_wire(number, family), begin, family), [
+                (*port, *end) for port in _either(begin, family, ports) for end in _ends_of(mine, number, begin, family)]
+        if not protocol and not ports:
+            yield (), [tests for host, port, _ in mine if not port for tests in _addresses(begin, host)]
+        parts = [tests for host, port, kind in mine if (protocol or kind) != TCP and (port or protocol or ports)
+                 for tests in _addresses(begin, host)]
+        if parts or (not mine and protocol != TCP):
+            yield _is_fragment(_wire(protocol, family), begin, family), parts or [()]
 
     return _program(wanted)
+
+
+def _either(begin: int, family: Family, ports: Sequence[int]) -> list[Tests]:
+    """One of the ports at one end."""
+    load, at = _ports_at(begin, family)
+    return [((load, at + place), (EQUAL, port)) for place in (0, 2) for port in ports] or [()]
+
+
+def _ends_of(ends: Iterable[tuple[IPAddress, int, int]], number: int, begin: int, family: Family) -> list[Tests]:
+    """One of the ends at one end: its port first, which many may have in common."""
+    load, at = _ports_at(begin, family)
+    found: list[Tests] = []
+    known = False
+    for host, port, protocol in ends:
+        known = True
+        if protocol in (0, number):
+            found += [(*(((load, at + place), (EQUAL, port)) if port else ()), *address)
+                      for address, place in zip(_addresses(begin, host), (0, 2), strict=True)]
+    return found if known else [()]
 
 
 def of_everything() -> bytes:
@@ -84,22 +104,22 @@ def of_everything() -> bytes:
 def _program(wanted: Callable[[int, Family], Iterable[Place]]) -> bytes:
     """All places, and at the end: nothing."""
     code = b""
-    for begin, outside in places():
-        for family in Family:
+    for begin, outside, families in places():
+        for family in families:
             for before, alternatives in wanted(begin, family):
-                body = b"".join(map(_alternative, alternatives))
+                body = _alternatives(alternatives)
                 code += head((*outside, *_is(begin, family), *before), len(body) // INSTRUCTION.size) + body
     return code + INSTRUCTION.pack(RETURN, 0, 0, NOTHING)
 
 
-def places() -> Iterator[tuple[int, Tests]]:
-    """Where an IP header may begin, and the tests of what stands before it; first the packet itself, where nothing does."""
-    yield 0, ()
+def places() -> Iterator[tuple[int, Tests, Sequence[Family]]]:
+    """Where an IP header may begin, of which family, and the tests of what stands before it; first the packet itself."""
+    yield 0, (), [*Family]
     for family, size, kind in ((Family.IPV4, 20, 9), (Family.IPV6, 40, 6)):
-        for inner in (IP_IN_IP, IP6_IN_IP):
-            yield size, (*_is(0, family), (LOAD_BYTE, kind), (EQUAL, inner))
+        for inside, inner in ((Family.IPV4, IP_IN_IP), (Family.IPV6, IP6_IN_IP)):
+            yield size, (*_is(0, family), (LOAD_BYTE, kind), (EQUAL, inner)), [inside]
         vxlan = (LOAD_BYTE, kind), (EQUAL, UDP), (LOAD_HALF, size + 2), (EQUAL, VXLAN_PORT)
-        yield size + 8 + VXLAN_AND_ETHERNET, (*_is(0, family), *vxlan)
+        yield size + 8 + VXLAN_AND_ETHERNET, (*_is(0, family), *vxlan), [*Family]
 
 
 def _is(begin: int, family: Family) -> Tests:
@@ -144,7 +164,7 @@ def _ends_at(flow: Flow, begin: int, load: int, ports: int) -> Iterator[Tests]:
     for end in flow.ends:
         for address, place in zip(_addresses(begin, ip_address(end.address)), (0, 2), strict=True):
             if flow.protocol in PORTED:
-                yield *address, (load, ports + place), (EQUAL, end.port)
+                yield (load, ports + place), (EQUAL, end.port), *address
             elif not flow.mark:
                 yield address
 
@@ -174,11 +194,25 @@ def head(tests: Tests, behind: int) -> bytes:
     return code
 
 
-def _alternative(tests: Tests) -> bytes:
-    """The tests in a row; what fails one jumps behind, what passes all is taken whole."""
+def _alternatives(found: Iterable[Tests]) -> bytes:
+    """One after the other; those that differ in nothing but the value of their last test are one, with many values."""
+    grouped: dict[Tests, dict[int, None]] = {}
+    for tests in found:
+        if not tests:
+            return INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
+        grouped.setdefault(tests[:-1], {})[tests[-1][1]] = None
+    return b"".join(_any_of(before, values[begin : begin + MOST_VALUES]) for before, values in
+                    ((before, [*values]) for before, values in grouped.items()) for begin in range(0, len(values), MOST_VALUES))
+
+
+def _any_of(before: Tests, values: Sequence[int]) -> bytes:
+    """The tests in a row, and at last one of the values; what fails jumps behind, what passes all is taken whole."""
+    count = len(before) + len(values)
     code = b""
-    for number, (opcode, k) in enumerate(tests):
-        code += INSTRUCTION.pack(EQUAL, 0, len(tests) - number, k) if opcode == EQUAL else _instruction(opcode, k)
+    for number, (opcode, k) in enumerate(before):
+        code += INSTRUCTION.pack(EQUAL, 0, count - number, k) if opcode == EQUAL else _instruction(opcode, k)
+    for left, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
+        code += INSTRUCTION.pack(EQUAL, left, 0 if left else 1, value)
     return code + INSTRUCTION.pack(RETURN, 0, 0, WHOLE)
 
 

@@ -27,10 +27,10 @@ class Place:
         return f"{self.kind}/{self.name}"
 
     @property
-    def reached_at(self) -> tuple[tuple[str, int], ...]:
-        """Its addresses (port 0: all of them), and those ports behind a Service that answer for it."""
-        behind = ((end.address, end.port) for ends in self.ports.values() for end in ends)
-        return tuple(dict.fromkeys((*((address, 0) for address in self.addresses), *behind)))
+    def reached_at(self) -> tuple[tuple[str, int, int], ...]:
+        """Address, port and protocol: its own (0: all of them), and those behind a Service that answer for it."""
+        behind = ((end.address, end.port, protocol) for (protocol, _), ends in self.ports.items() for end in ends)
+        return tuple(dict.fromkeys((*((address, 0, 0) for address in self.addresses), *behind)))
 
     def address(self, family: Family) -> str:
         """Its first address of a family."""

@@ -20,7 +20,7 @@ BESIDE = 0xFFFFF000  # SKF_AD_OFF: interface, direction
 
 def at_innermost(program: bytes) -> bytes:
     """The same asked of the innermost packet alone: of what a tunnel carries, or of the packet itself where there is none."""
-    tunnels = [(begin, outside) for begin, outside in places() if outside]
+    tunnels = [(begin, outside) for begin, outside, _ in places() if outside]
     code = b""
     for begin, outside in tunnels:
         inside = moved(program, begin)

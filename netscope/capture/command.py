@@ -96,7 +96,7 @@ def wish_of(options: Options, places: Iterable[Place]) -> Wish:
     ends = list(dict.fromkeys(end for place in places for end in place.reached_at))
     asked = []
     if ends or options.protocol or options.port:
-        found = [(parse_address(address), port) for address, port in ends]
+        found = [(parse_address(address), port, protocol) for address, port, protocol in ends]
         asked.append(bpf.of_ends(found, PROTOCOLS.get(options.protocol or "", 0), options.port))
     if options.outer or options.inner:
         from netscope.capture.expression import compiled
@@ -107,7 +107,7 @@ def wish_of(options: Options, places: Iterable[Place]) -> Wish:
     if len(program) > bpf.LARGEST:
         raise UserError(f"{len(ends)} addresses and ports make a filter larger than the kernel takes: name fewer, or whole "
                         "networks by --filter 'net ...'")
-    return Wish(tuple(dict.fromkeys(address for address, _ in ends)), program)
+    return Wish(tuple(dict.fromkeys(address for address, _, _ in ends)), program)
 
 
 def run(options: Options, directory: Directory, places: Sequence[Place], nodes: Sequence[str]) -> None:

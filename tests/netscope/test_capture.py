@@ -61,7 +61,7 @@ def send(net: Net, count: int, *, flows: bool = False) -> None:
 
 def capture(net: Net, path: Path, act: Callable[[Sequence[Tap]], object], limits: Limits | None = None, *,
             resets: bool = False, protocol: int = 0, ports: Sequence[int] = ()) -> None:
-    program = bpf.of_ends([(parse_address(net.plan.pod(1)), 0)], protocol, ports)
+    program = bpf.of_ends([(parse_address(net.plan.pod(1)), 0, 0)], protocol, ports)
     wish, tally = Wish((net.plan.pod(1),), program, limits, resets=resets), Tally()
     with path.open("wb") as file:
         record(net.directory, net.directory.nodes, VIA, wish, lambda taps: void(act(taps)), file, tally)
@@ -194,7 +194,7 @@ def test_it_is_written_while_packets_come(net: Net, tmp_path: Path) -> None:
 
     thread = threading.Thread(target=act, daemon=True)
     files = Closed(str(tmp_path / "live.pcapng"), Rotation(bytes=20_000, keep=3))
-    wish, tally = Wish((net.plan.pod(1),), bpf.of_ends([(parse_address(net.plan.pod(1)), 0)])), Tally()
+    wish, tally = Wish((net.plan.pod(1),), bpf.of_ends([(parse_address(net.plan.pod(1)), 0, 0)])), Tally()
     stream(net.directory, net.directory.nodes, VIA, wish, 30.0, files, tally, thread.start)
     assert not any(tally.lost.values())
     thread.join()

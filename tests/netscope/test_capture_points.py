@@ -42,7 +42,7 @@ def captured(net: Net, path: Path, hosts: list[str], act: Callable[[], object]) 
     """Where, and what tshark tells of each packet; of a tunnel the inside."""
     fields = ["frame.interface_name", "tcp.seq_raw", "tcp.len", "ip.frag_offset", "ip.len", "ipv6.fraghdr.offset", "ipv6.plen",
               "udp.dstport", "vlan.id", "frame.comment"]
-    wish = Wish((), bpf.of_ends([(parse_address(host), 0) for host in hosts]) if hosts else bpf.of_everything())
+    wish = Wish((), bpf.of_ends([(parse_address(host), 0, 0) for host in hosts]) if hosts else bpf.of_everything())
     with path.open("wb") as file:
         record(net.directory, net.directory.nodes, VIA, wish, lambda _: void(act()), file, Tally())
     done = subprocess.run(

@@ -102,8 +102,11 @@ def test_the_outermost_can_be_asked_as_well(packets: dict[str, bytes]) -> None:
 
 def test_ends_of_a_service(packets: dict[str, bytes]) -> None:
     """Its own address, and of whoever answers the one port; fragments bear none."""
-    ends = [(parse_address("10.96.0.1"), 0), (parse_address("10.244.1.5"), 80)]
+    ends = [(parse_address("10.96.0.1"), 0, 0), (parse_address("10.244.1.5"), 80, 0)]
+    of_tcp = [*((parse_address(f"10.1.{number // 250}.{number % 250}"), 8080, TCP) for number in range(180)), (*ends[1][:2], TCP)]
+    assert len(bpf.of_ends(of_tcp)) < bpf.LARGEST
     for program, expected in (
+        (bpf.of_ends(of_tcp), {"tcp"}), (bpf.of_ends(of_tcp, UDP), set()), (bpf.of_ends(of_tcp[:9], 0, [81]), set()),
         (bpf.of_ends(ends), {"tcp", "fragment"}), (bpf.of_ends(ends, TCP), {"tcp"}), (bpf.of_ends(ends, UDP), {"fragment"}),
         (bpf.of_ends(ends, 0, [53]), {"fragment"}), (bpf.of_ends((), 0, [53]), {"udp", "six", "fragment"}),
         (bpf.of_ends((), ICMP), {"ping"}),
