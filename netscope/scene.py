@@ -61,7 +61,7 @@ class Scene(msgspec.Struct, frozen=True):
 
 def directory_of(objects: Objects) -> Directory:
     """Everybody who has an address."""
-    names = {ip: f"pod/{pod.metadata.key}" for pod in objects.pods for ip in addresses_of(pod)}
+    names = {ip: f"pod/{pod.metadata.key}" for pod in objects.pods if not pod.spec.host_network for ip in addresses_of(pod)}
     behind: dict[str, list[EndpointSlice]] = {}
     for each in objects.slices:
         behind.setdefault(service_of(each), []).append(each)
