@@ -13,9 +13,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
-
 from minik8s.apiserver.request.call import JSON, Answer, refusal
 from minik8s.apiserver.request.status import Refused, of
 from nodecore.kube.http import aiohttp, web
@@ -48,9 +45,7 @@ class Noise:
 
 
 noise = Noise()
-EMPTY: CIMultiDict[str] = CIMultiDict()
-NO_HEADERS = CIMultiDictProxy(EMPTY)
-NO_URL = URL("/")
+NO_HEADERS, NO_URL = web.StreamResponse().headers, aiohttp.web_protocol.ERROR.url
 
 
 class Few(list[Any]):
@@ -146,7 +141,7 @@ def forget_heads(request: web.BaseRequest, response: web.StreamResponse) -> None
     """Drop what was said at the beginning of a stream that may last for hours: 2 kB of it."""
     asked, answered = cast("Any", request), cast("Any", response)
     asked._message = asked._message._replace(headers=NO_HEADERS, raw_headers=(), url=NO_URL)
-    asked._headers, asked._rel_url, answered._headers = NO_HEADERS, NO_URL, EMPTY
+    asked._headers, asked._rel_url, answered._headers = NO_HEADERS, NO_URL, NO_HEADERS
 
 
 def respond(answer: Answer, *, whole: bool = True) -> web.StreamResponse:
