@@ -15,7 +15,7 @@ from netscope.directory import Directory, Place
 from netscope.records import Connection, Flows
 from nodecore.errors import UserError
 
-PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 TUNNEL_PORTS = (8472, 4789)
 RESET, OPENING = "CLOSE", ("SYN_SENT", "SYN_SENT2")
 VERDICTS = ("answered", "unanswered", "reset", "ended")
