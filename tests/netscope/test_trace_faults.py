@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import net_by_hand
 import pytest
-from net_by_hand import VIA, Net
+from net_by_hand import ROOT, VIA, Net
 
-from netscope.directory import Directory
+from netscope.directory import Directory, Place
+from netscope.drawing import draw
 from netscope.flow import TCP
 from netscope.nodes import Nodes
 from netscope.story import Trace
@@ -209,6 +210,37 @@ def test_what_the_proxy_refuses_is_explained_by_the_service(sites: Callable[[Fam
         site.net.on("a", "nft delete table ip kube-proxy")
     assert (verdict.what, verdict.mend) == ("refused", "")
     assert verdict.why == f"service/default/web {words}, ip kube-proxy refuse: reject with tcp reset"
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_rules_of_go_kube_proxy_are_told(sites: Callable[[Family], Site], variant: str) -> None:
+    """Its own, of a real one; only the addresses are those of this network."""
+    site = sites(Family.IPV4)
+    rules = (ROOT / "tests/proxy/go-kube-proxy-1.20.iptables").read_text()
+    for theirs, ours in (("10.96.1.3", "10.96.0.20"), ("10.96.1.5", "10.96.0.30"), ("10.244.1.10", "10.2.0.2"),
+                         ("10.244.2.20", "10.2.0.2")):
+        rules = rules.replace(theirs, ours)
+    *others, web = site.net.directory.places
+    node = Place("service", "default/nodeport", ("10.96.0.20",), ports=web.ports)
+    empty = Place("service", "default/empty", ("10.96.0.30",), ports={(TCP, 80): ()})
+    directory, verdicts = Directory((*others, web, node, empty)), []
+    site.net.node["a"].run([f"iptables-{variant}-restore"], input=rules)
+    site.net.on("a", "ip route add default via 192.168.50.2")  # what goes nowhere meets no rule
+    try:
+        for target in ("svc/nodeport", "svc/empty"):
+            request = dataclasses.replace(site.net.request(), target=target)
+            story = ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory)
+            verdicts.append(story.verdict)
+            told = draw(story, directory)
+            assert ("KUBE-SEP-" in told) == (target == "svc/nodeport"), told
+    finally:
+        site.net.on("a", "ip route del default")
+        for table in ("nat", "filter", "mangle"):
+            site.net.on("a", f"iptables-{variant} -w -t {table} -F; iptables-{variant} -w -t {table} -X")
+    assert [verdict.what for verdict in verdicts] == ["answered", "refused"]
+    assert verdicts[1].why.startswith("service/default/empty has no endpoints, ip")
+    assert "KUBE-SERVICES: " in verdicts[1].why
+    assert verdicts[1].mend == ""
 
 
 def test_nobody_listens(sites: Callable[[Family], Site]) -> None:
