@@ -10,10 +10,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from netscope.crafted import answer_to, echo, init
 from netscope.flow import ICMP, TCP, UDP
 from netscope.records import Outcome, Probe
+from nodecore.errors import Fault
 from nodecore.kernel.host import KernelHost
 from nodecore.kernel.netns import inside
 from nodecore.net import Family, parse_address
@@ -41,8 +43,9 @@ def namespace_of(address: str) -> str:
     """
     wanted, here = parse_address(address), KernelHost()
     for path in namespaces():
-        if any(wanted in each.addresses for each in KernelHost(path).interfaces()) and (path == OWN or here.leads_to(path)):
-            return path
+        with suppress(Fault, OSError):  # its process has ended meanwhile, and the namespace may have
+            if any(wanted in each.addresses for each in KernelHost(path).interfaces()) and (path == OWN or here.leads_to(path)):
+                return path
     return ""
 
 

@@ -229,6 +229,13 @@ def test_a_pod_of_another_cluster_with_the_same_address_is_not_asked(net: Net) -
                 assert probe.namespace_of("10.2.0.2") == ""
 
 
+def test_processes_that_end_while_they_are_looked_at_are_no_trouble(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = probe.namespaces
+    monkeypatch.setattr(probe, "namespaces", lambda: ("/proc/0/ns/net", *found()))
+    with net.node["a"].enter():
+        assert os.path.samefile(probe.namespace_of("10.1.0.2"), net.pod["a"].path)
+
+
 def follow_while(net: Net, sends: Callable[[], None], count: int, *, dropped: bool = False) -> list[Trace]:
     """The first stories that `--live` tells of the flows that `sends` makes once both nodes listen."""
     told: list[Trace] = []
