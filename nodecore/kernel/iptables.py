@@ -17,6 +17,7 @@ import ctypes
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 REGISTERED = {Family.IPV4: "/proc/thread-self/net/ip_tables_names", Family.IPV6: "/proc/thread-self/net/ip6_tables_names"}
 HINT = ":KUBE-IPTABLES-HINT "  # the kubelet makes this chain to tell which variant it uses
 SO_GET_INFO, GETINFO_BYTES = 64, 84  # linux/netfilter_ipv4/ip_tables.h, and the same numbers for IPv6
+ENTRIES = slice(76, 80)  # of that
 LOCKED = 4  # exit code
 LOCK_SECONDS = 5
 # iptables-nft 1.8.9 calls a chain that is not there "incompatible"
@@ -138,6 +140,11 @@ def _stamp(family: Family, table: str) -> bytes:
         if _libc.getsockopt(sock.fileno(), level, SO_GET_INFO, answer, ctypes.byref(size)):
             raise errors.Denied(f"iptables: table {table}: {os.strerror(ctypes.get_errno())}")
     return answer.raw
+
+
+def entries_of(stamp: bytes) -> int:
+    """How many entries such a stamp says the table has: a rule is one, a chain two, a built-in one one."""
+    return int.from_bytes(stamp[ENTRIES], sys.byteorder)
 
 
 def fault(complaint: str, code: int, waited: int) -> errors.Fault:

@@ -194,6 +194,14 @@ class Layout:
             for table in TABLES
         })
 
+    def entry_counts(self, delta: Delta, *, fixed: bool = False) -> Counter[str]:
+        """How many entries more the kernel has in each table after a change: a rule is one, a chain is two."""
+        found = self.rule_counts(delta, fixed=fixed)
+        for table in TABLES:
+            chains = sum(1 for _ in _chains(delta.added_chains, table)) - sum(1 for _ in _chains(delta.removed_chains, table))
+            found[table] += 2 * chains + fixed * (2 * len(fixed_chains(table)) + len(self.jumps(table)))
+        return found
+
     def jumps(self, table: str) -> Jumps:
         """Our rules in the built-in chains, before everybody else's and in this order."""
         return NAT_JUMPS if table == "nat" else (*FILTER_JUMPS, *((LOOPBACK_JUMP,) if self._on_loopback() else ()))

@@ -34,6 +34,11 @@ class Held:
     rules: int = 0
     jumps: tuple[str, ...] = ()
 
+    @property
+    def entries(self) -> int:
+        """What the kernel counts it as."""
+        return self.rules + len(self.jumps) + 2 * len(self.chains)
+
 
 def read_held(saved: str) -> Held:
     """What is ours of a table."""

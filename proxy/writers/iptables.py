@@ -14,7 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from nodecore.kernel.iptables import Iptables
+from nodecore.kernel.iptables import Iptables, entries_of
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import EVERYTHING, Variant
 from nodecore.net import Family
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25  # a look takes a fiftieth of a millisecond
 HOOKED = {"nat": {hook for hook, _ in NAT_JUMPS}, "filter": {hook for hook, _ in FILTER_JUMPS}}
 Stamps = Mapping[str, bytes]
+UNSURE: Stamps = {"": b""}  # is no table's, so that these are looked at
 
 
 class IptablesWriter:
@@ -43,6 +44,7 @@ class IptablesWriter:
         self._counts: dict[Family, Counter[str]] = {}  # of our rules, by table
         self._written: dict[Family, Counter[str]] = {}  # of those, by the last write
         self._suspect: set[Family] = set()  # others have written where our jumps are
+        self._legacy = False
         self._counting = False  # with an nft table beside the chains
 
     async def intact(self, layout: Layout) -> bool:
@@ -52,8 +54,7 @@ class IptablesWriter:
             return False
         stamps = self._stamps(family)
         if self._suspect_now(family, stamps):
-            legacy = await self._chains.chosen() is Variant.LEGACY
-            if not await (self._is_whole(layout) if legacy else self._is_jumped_to(layout)):
+            if not await (self._is_whole(layout) if self._legacy else self._is_jumped_to(layout)):
                 log.warning("%s: our rules were changed by somebody else: writing them anew", layout.where)
                 self._known.pop(family, None)
                 return False
@@ -84,6 +85,8 @@ class IptablesWriter:
     async def replace(self, layout: Layout, everything: Delta) -> None:
         """Each table at once; what was there of ours before and is not wanted any more goes with it."""
         variant, family = await self._chains.chosen(), layout.family
+        self._legacy = variant is Variant.LEGACY
+        before = self._stamps(family)
         held = read_tables(await self._chains.save(variant, family))
         self._known[family] = {}  # before, so that somebody's change during the write puts it in doubt again
         self._suspect.discard(family)
@@ -92,7 +95,9 @@ class IptablesWriter:
         self._counting = layout.settings.count_traffic
         if self._counting:
             await self._nft.load(counting.own_table(family, everything))
-        self._note(family)
+        more = layout.entry_counts(everything, fixed=True)
+        more.subtract({table: held[table].entries for table in TABLES if table in held})
+        self._note(family, before, more)
 
     async def update(self, layout: Layout, delta: Delta) -> None:
         """What has changed, each table at once; it fails where what is to go is not there."""
@@ -103,7 +108,7 @@ class IptablesWriter:
         self._counts[layout.family] = self._counts[layout.family] + layout.rule_counts(delta)
         self._written[layout.family] = layout.rule_counts(Delta(added=delta.added, added_chains=delta.added_chains))
         if stamps == self._known.get(layout.family):
-            self._note(layout.family)
+            self._note(layout.family, stamps, layout.entry_counts(delta))
 
     def rules(self) -> Counter[str]:
         """How many there are of ours, by table."""
@@ -113,12 +118,22 @@ class IptablesWriter:
         """How many the last write of each family wrote."""
         return sum(self._written.copy().values(), Counter())
 
-    def _note(self, family: Family) -> None:
-        if family in self._known:
-            self._known[family] = self._stamps(family)
+    def _note(self, family: Family, before: Stamps, more: Counter[str]) -> None:
+        """Take the tables as they are now for those we wrote, if they have as many entries more as we meant.
+
+        Who waited for the lock may write as soon as we have written.
+        """
+        if family not in self._known:
+            return
+        now = self._stamps(family)
+        ours = now.keys() == before.keys() and all(
+            entries_of(now[table]) - entries_of(before[table]) == more[table] for table in now)
+        self._known[family] = now if ours or not now else UNSURE
 
     def _stamps(self, family: Family) -> Stamps:
-        """What the kernel says of our legacy tables; nothing of iptables-nft's."""
+        """What the kernel says of our tables; nothing of iptables-nft's."""
+        if not self._legacy:
+            return {}
         return {table: stamp for table, stamp in self._chains.registered(family).items() if table in TABLES}
 
     def forget(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import socket
 import struct
 import sys
@@ -99,6 +101,35 @@ def test_diff_names_the_service(net: World, up: Agent, api: Api) -> None:
     ])
     node.run([sys.executable, "-m", "proxy", "--cleanup"])
     assert "there are no rules of ours" in told()[1][0]
+
+
+def test_who_waited_for_the_lock_and_writes_just_after_us_is_noticed(
+    net: World, api: Api, agent: Agent, tmp_path: Path,
+) -> None:
+    """Before the agent has seen that its own write is done, and with a table that was as it should be."""
+    agent.mode = "iptables-legacy"
+    api.put(web(B, C), WEB)
+    real, once = shutil.which("iptables-legacy-restore"), tmp_path / "once"
+    tool = tmp_path / "iptables-legacy-restore"
+    tool.write_text(f"#!/bin/sh\n{real} \"$@\" || exit\n"
+                    f"if [ -e {once} ]; then rm {once}; iptables-legacy -w -t nat -D OUTPUT -j KPY-SERVICES; fi\n")
+    tool.chmod(0o700)
+    agent.environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    once.touch()
+    agent.start()
+    eventually(lambda: "-A OUTPUT -j KPY-SERVICES" in saved(net, agent.mode))
+    settled(net, VIP, 80, mode=agent.mode)
+    time.sleep(0.5)
+    said = agent.log.read_text().count("changed by somebody else")
+    once.touch()
+    api.put(web(B))
+    eventually(lambda: not once.exists())
+    eventually(lambda: "-A OUTPUT -j KPY-SERVICES" in saved(net, agent.mode))
+    assert agent.log.read_text().count("changed by somebody else") == said + 1
+    api.put(web(C))
+    eventually(lambda: net.ask("pod-a", VIP, 80)[0] == "pod-c")
+    time.sleep(0.6)
+    assert agent.log.read_text().count("changed by somebody else") == said + 1, "and nothing is seen where nothing was"
 
 
 def metrics(net: World) -> str:
