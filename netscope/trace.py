@@ -20,10 +20,7 @@ from netscope.facts import Facts
 from netscope.flow import ICMP, Flow
 from netscope.nodes import Nodes
 from netscope.records import Examine, Finish, Look, Outcome, Probe, Report, Start
-from netscope.rewalk import judge_pod, judge_tunnel
 from netscope.story import Trace, tell
-from netscope.suspects import suspect
-from netscope.walk.beyond import unread
 from nodecore.errors import Bug, UserError
 from nodecore.net import Family, parse_address
 
@@ -109,6 +106,10 @@ def with_reasons(plan: Plan, story: Trace, nodes: Nodes, directory: Directory) -
     last, verdict = story.last, story.verdict
     if verdict.what != "lost" or last is None or last.seen is None:
         return story
+    from netscope.rewalk import judge_pod, judge_tunnel  # which a trace that is answered does not wait for
+    from netscope.suspects import suspect
+    from netscope.walk.beyond import unread
+
     headers = last.seen.headers
     addresses = (headers.source, *([headers.target] if directory.node_of(headers.target) else plan.addresses))
     in_pod, in_tunnel = is_handed_over(last, directory), bool(headers.tunnel) and not last.seen.leaving
