@@ -254,7 +254,7 @@ def test_it_starts_quickly(runtime: Runtime, command: str) -> None:
         """An interpreter that does nothing: the measure of how slow this machine's processor is now."""
         return subprocess.run([sys.executable, "-I", "-S", "-c", ""], capture_output=True, text=True, check=False)
 
-    pairs = [(once(lambda: runtime.call(command, conf=conf)), once(bare)) for _ in range(15)]
+    pairs = [(once(lambda: runtime.call(command, conf=conf)), once(bare)) for _ in range(7)]
     clock, processor = zip(*(ours for ours, _ in pairs), strict=True)
     least = min(seconds for _, (_, seconds) in pairs)
     print(f"{command} {statistics.median(clock) * 1000:.1f} ms, {statistics.median(processor) * 1000:.1f} ms of processor")

@@ -56,7 +56,7 @@ TRANSITIONS = (
     ("it has no NodePort any more", TWO, state(B, C, inside="pod-b pod-c", outside="refused", type="ClusterIP")),
     ("it is another proxy's now", TWO, state(B, C, inside="nobody", outside="refused", labels="service-proxy-name")),
 )
-QUICK = ("an endpoint is gone", "all endpoints terminate", "nobody is left", "externalTrafficPolicy becomes Local")
+QUICK = ("an endpoint is gone", "nobody is left")
 
 
 @pytest.fixture(scope="module")
