@@ -4,8 +4,8 @@
   limit; the tap of `netscope capture` writes to a file in memory. Counted: the highest rate at which nothing is lost, and the
   packets for each second of processor time of the tap itself. Beside it: tcpdump -w, the same filter, at the target's rate.
 - Start: from nothing until the tap captures.
-- Overhead: an iperf3 stream between these pods, in turn with and without a trace of something else that listens; and in turn
-  with itself, which is how much this machine's noise makes of it. Medians.
+- Overhead: one iperf3 stream between two pods of a node, beside which a trace of something else listens in every other second;
+  and the same with nothing traced, which is how much this machine's noise makes of it. Medians.
 
 Targets: 200,000 packets/s, 0.4 s, 2 %. A trace itself: `netscope_trace.py`. BENCH_NETSCOPE_ROUNDS (5), BENCH_NETSCOPE_PAIRS (20).
 """
@@ -33,7 +33,6 @@ from netscope import bpf
 from netscope.capture.blocks import packets
 from netscope.capture.spool import Spool
 from netscope.capture.tapping import Wish
-from netscope.directory import Directory, Place
 from netscope.flow import TCP, End, Flow
 from netscope.nodes import Nodes
 from netscope.records import Finish, Start
@@ -45,6 +44,8 @@ RATES, TARGET, SECONDS = (200_000, 300_000, 400_000, 500_000), 200_000, 2.0
 TICK = os.sysconf("SC_CLK_TCK")
 HERE, THERE, SIZE, CUT = "192.168.60.1", "192.168.60.2", 200, 60
 UDP_SEGMENT = 103
+STEP, SETTLES = 0.1, 0.35  # of a second: what iperf3 counts together, and what is left out of each second at its beginning
+OTHER = Flow(Family.IPV4, TCP, 20000, (End("192.168.72.9", 80), End("192.168.72.8", 8080)))
 POD = "192.168.{}.2"
 VIA = f"nsenter --net=/proc/{{node}}/ns/net {sys.executable} -m netscope agent"
 
@@ -53,11 +54,7 @@ def run(json_path: str | None) -> dict[str, Any]:
     with ExitStack() as stack:
         floods, dump, starts = _capturing(stack)
         node = stack.enter_context(_site())
-        noise, ratios = [], []
-        for number in range(PAIRS):
-            ratios.append(_pair(node, first=bool(number % 2)))
-            if number % 2:
-                noise.append(_stream(node) / _stream(node))
+        ratios, noise = _overhead(node, traced=True), _overhead(node, traced=False)
     fine = [each["rate"] for each in floods if not each["lost"]]
     result: dict[str, Any] = {
         "packets/s without a loss": round(max(fine, default=0)), "target packets/s": TARGET,
@@ -180,6 +177,8 @@ def _site() -> Iterator[tuple[Netns, Netns, Netns]]:
             pod.run(["ip", "-batch", "-"], input=f"addr add {POD.format(number)}/24 dev eth0\nlink set eth0 up\n"
                                                  f"route add default via 192.168.{number}.1\n")
         server = two.popen(["iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while one.run(["iperf3", "-c", POD.format(72), "-n", "1"], check=False).returncode:
+            time.sleep(0.05)
         try:
             yield node, one, two
         finally:
@@ -187,31 +186,31 @@ def _site() -> Iterator[tuple[Netns, Netns, Netns]]:
             server.wait()
 
 
-def _pair(site: tuple[Netns, Netns, Netns], *, first: bool) -> float:
-    """The stream with a trace of something else, as a part of the stream without."""
-    found = {}
-    for traced in (first, not first):
-        found[traced] = _traced_stream(site) if traced else _stream(site)
-    return found[True] / found[False]
-
-
-def _traced_stream(site: tuple[Netns, Netns, Netns]) -> float:
-    name = str(site[0].pid)
-    directory = Directory((Place("node", name, ("192.168.71.1",), name),))
-    with Nodes(directory.nodes, VIA) as nodes:
-        nodes.ask_all(Start(Flow(Family.IPV4, TCP, 20000, (End("192.168.72.9", 80), End("192.168.72.8", 8080)))), 30)
-        rate = _stream(site)
-        nodes.ask_all(Finish(), 30)
-    return rate
-
-
-def _stream(site: tuple[Netns, Netns, Netns]) -> float:
-    for _ in range(100):
-        done = json.loads(site[1].run(["iperf3", "-c", POD.format(72), "-t", "1.2", "-O", "0.2", "-J"], check=False).stdout)
-        if "error" not in done:
-            return float(done["end"]["sum_received"]["bits_per_second"])
-        time.sleep(0.1)  # its server is not there yet, or busy with the last one
-    raise RuntimeError(done["error"])
+def _overhead(site: tuple[Netns, Netns, Netns], *, traced: bool) -> list[float]:
+    """One stream, beside which a trace of something else is on in every other second: each such second as a part of the mean of
+    the seconds before and after it. Not `traced`: the same with nothing done, which shows the noise.
+    """
+    name, seconds = str(site[0].pid), 2 * PAIRS + 1
+    with Nodes((name,), VIA) as nodes:
+        for _ in range(2):  # what is imported at the first question is no cost of the stream's
+            nodes.ask_all(Start(OTHER), 30)
+            nodes.ask_all(Finish(()), 30)
+        words = ["iperf3", "-c", POD.format(72), "-t", str(seconds), "-i", str(STEP), "-J"]
+        stream = site[1].popen(words, stdout=subprocess.PIPE)
+        begin = time.monotonic()
+        for second in range(1, seconds):
+            time.sleep(max(0.0, begin + second - time.monotonic()))
+            if traced:
+                nodes.ask_all(Start(OTHER) if second % 2 else Finish(()), 30)
+        done = json.loads(stream.communicate()[0])
+    if "error" in done:
+        raise RuntimeError(done["error"])
+    rates: dict[int, list[float]] = {}
+    for each in (interval["sum"] for interval in done["intervals"]):
+        if each["start"] % 1 > SETTLES:
+            rates.setdefault(int(each["start"]), []).append(each["bits_per_second"])
+    mean = {second: statistics.fmean(found) for second, found in rates.items()}
+    return [2 * mean[second] / (mean[second - 1] + mean[second + 1]) for second in range(1, seconds - 1, 2)]
 
 
 def _processor(pid: int) -> float:
