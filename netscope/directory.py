@@ -15,13 +15,17 @@ from nodecore.net import Family, parse_address
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A pod, Service or node: its addresses, the node it is on, and where a Service's ports lead: (protocol, port) -> ends."""
+    """A pod, Service or node: its addresses, the node it is on, and where a Service's ports lead: (protocol, port) -> ends.
+
+    `node_ports` are those of its ports that every node has.
+    """
 
     kind: str
     name: str
     addresses: tuple[str, ...]
     node: str = ""
     ports: dict[tuple[int, int], tuple[End, ...]] = field(default_factory=dict)
+    node_ports: dict[tuple[int, int], tuple[End, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.name}"
@@ -96,8 +100,12 @@ def of_hosts(names: Iterable[str]) -> Directory:
 
 
 def ends_of(places: Iterable[Place], address: str, protocol: int, port: int) -> tuple[End, ...]:
-    """The target as asked for, and behind it, if it is a Service's, every endpoint's address and port."""
-    behind = [end for place in places if address in place.addresses for end in place.ports.get((protocol, port), ())]
+    """The target as asked for, and behind it, if it is a Service's or a NodePort, every endpoint's address and port."""
+    known = tuple(places)
+    of_node = any(place.kind == "node" and address in place.addresses for place in known)
+    behind = [end for place in known for end in (
+        *(place.ports.get((protocol, port), ()) if address in place.addresses else ()),
+        *(place.node_ports.get((protocol, port), ()) if of_node else ()))]
     return (End(address, port), *behind)
 
 

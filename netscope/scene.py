@@ -90,12 +90,14 @@ def node_addresses(node: Node) -> tuple[str, ...]:
 
 def _service(service: Service, slices: Mapping[str, list[EndpointSlice]], names: Mapping[str, str]) -> Place:
     key = f"{service.metadata.namespace}/{service.metadata.name}"
-    ports = {}
+    ports, node_ports = {}, {}
     for port in service.spec.ports or ():
         number = PROTOCOLS.get((port.protocol or "TCP").lower())
         if number:
-            ports[number, port.port] = tuple(_ends(slices.get(key, ()), port.name or "", names))
-    return Place("service", key, (*cluster_ips(service), *(service.spec.external_ips or ())), ports=ports)
+            ports[number, port.port] = ends = tuple(_ends(slices.get(key, ()), port.name or "", names))
+            if port.node_port:
+                node_ports[number, port.node_port] = ends
+    return Place("service", key, (*cluster_ips(service), *(service.spec.external_ips or ())), ports=ports, node_ports=node_ports)
 
 
 def cluster_ips(service: Service) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from net_by_hand import Net
 
 from netscope import probe
 from netscope.crafted import crc32c
-from netscope.directory import Directory, Place
+from netscope.directory import Directory, Place, ends_of
 from netscope.drawing import draw
 from netscope.flow import TCP, End, Flow
 from netscope.live import follow
@@ -291,6 +291,14 @@ def test_of_many_endpoints_the_mark_is_looked_for(net: Net) -> None:
     assert trace.verdict.what == "answered"
     assert len(interfaces(net, trace)) == 6
     assert "too many endpoints" in trace.remarks[0]
+
+
+def test_behind_a_node_port_the_endpoints_are_looked_for() -> None:
+    end = End("10.2.0.2", 8080)
+    places = (Place("node", "a", ("192.168.50.1",), "a"),
+              Place("service", "default/web", ("10.96.0.10",), node_ports={(TCP, 30080): (end,)}))
+    assert ends_of(places, "192.168.50.1", TCP, 30080) == (End("192.168.50.1", 30080), end)
+    assert ends_of(places, "192.168.50.9", TCP, 30080) == (End("192.168.50.9", 30080),)
 
 
 def test_only_nodes_that_may_see_it_are_asked(net: Net) -> None:
