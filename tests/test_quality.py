@@ -39,7 +39,8 @@ def test_mypy() -> None:
 
 
 def test_shellcheck() -> None:
-    scripts = ["lab", ".ci/run", *(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/*.sh"))]
+    found = [path for top in ("tests", "vagrant") for path in ROOT.glob(f"{top}/**/*.sh")]
+    scripts = ["lab", ".ci/run", *(str(path.relative_to(ROOT)) for path in found)]
     check("shellcheck", *scripts)
 
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from nodecore.errors import Denied, Fault, NotFound, Unreachable, UserError
+from nodecore.errors import Conflict, Denied, Fault, NotFound, Unreachable, UserError
 from nodecore.kube.config import load
 
 TIMEOUT = 15.0
@@ -54,7 +54,7 @@ class Api:
         finally:
             connection.close()
         if response.status >= 400:
-            kind = {401: Denied, 403: Denied, 404: NotFound}.get(response.status, Fault)
+            kind = {401: Denied, 403: Denied, 404: NotFound, 409: Conflict}.get(response.status, Fault)
             raise kind(str(answer.get("message") or response.status))
         return dict(answer)
 

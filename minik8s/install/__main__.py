@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -17,6 +18,7 @@ from minik8s.install import service, writing
 from minik8s.install.plan import NODE_KUBECONFIG, TARGET, UNITS, Node, files
 from nodecore.errors import UserError
 
+ANYWHERE = "192.0.2.1"
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -34,7 +36,7 @@ def node_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--backend", default="vxlan", show_default=True, help="flanneld's: a type, or the whole object as JSON."),
         click.option("--cluster-cidr", default="10.244.0.0/16", show_default=True, help="The pods' network, one a family."),
         click.option("--service-cidr", default="10.96.0.0/16", show_default=True, help="The Services', one a family."),
-        click.option("--node-ip", default="", help="This machine's address, one a family; that of its default route."),
+        click.option("--node-ip", default="", help="This machine's address, one a family; that of its way to the server."),
         click.option("--node-name", default=socket.gethostname, help="The node's name; the host's."),
     ):
         command = option(command)
@@ -77,9 +79,9 @@ def server(*, start: bool, root: Path, **given: str) -> None:
 def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **given: str) -> None:
     """A node of the cluster at SERVER (HOST:PORT)."""
     check(root, start=start)
-    node, there = node_of(given), writing.Root(root)
-    check_ours(there)
     url = address if "://" in address else f"https://{address}"
+    node, there = node_of(given, towards=urlsplit(url).hostname or ""), writing.Root(root)
+    check_ours(there)
     kubeconfig = there.at(NODE_KUBECONFIG)
     if joined := kubeconfig.exists():
         if f'"{url}"' not in kubeconfig.read_text():
@@ -155,19 +157,21 @@ def check_ours(root: writing.Root) -> None:
         raise UserError(f"{found}: this machine is another Kubernetes'; there `install flanneld` and `install proxy` are for")
 
 
-def node_of(given: dict[str, Any]) -> Node:
+def node_of(given: dict[str, Any], towards: str = "") -> Node:
     """The flags as a checked value."""
     addresses = [text for text in given.pop("node_ip").split(",") if text]
-    node = Node(given.pop("node_name").strip().lower(), tuple(addresses or [own_address()]), **given)
+    node = Node(given.pop("node_name").strip().lower(), tuple(addresses or [own_address(towards or ANYWHERE)]), **given)
     node.check()
     return node
 
 
-def own_address() -> str:
-    """The address of the default route; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(("192.0.2.1", 9))
-        except OSError:
-            raise UserError("--node-ip: not given, and this host has no default route to choose one by") from None
-        return str(sock.getsockname()[0])
+def own_address(towards: str) -> str:
+    """The address that packets to there have: of several networks the one that the server is on. Nothing is sent."""
+    try:
+        family, _, _, _, there = socket.getaddrinfo(towards, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(there)
+            return str(sock.getsockname()[0])
+    except OSError as error:
+        raise UserError(f"--node-ip: not given, and this host has no way to {towards} to choose one by: "
+                        f"{error.strerror or error}") from None

@@ -31,11 +31,12 @@ def prepare() -> None:
     call("systemd-sysusers")
     call("systemd-tmpfiles", "--create")
     call("systemctl", "daemon-reload")
+    call("systemctl", "restart", "systemd-modules-load", check=False)  # at the next boot it would do so by itself
 
 
 def start(units: Sequence[str], *, changed: bool) -> None:
     """Have them now and at every boot; what runs is started anew if what it was started with has changed."""
-    call("systemctl", "enable", "--quiet", *units)
+    call("systemctl", "enable", "--quiet", "--no-reload", *units)
     services = [unit for unit in units if unit.endswith(".service")]  # a target's restart would be one more of each of them
     call("systemctl", "restart" if changed else "start", "--no-block", *services)
     call("systemctl", "start", "--no-block", *units)

@@ -174,6 +174,62 @@ def test(fast: bool, arguments: tuple[str, ...]) -> None:  # noqa: FBT001
     sys.exit(run(arguments, fast=fast))
 
 
+@command.group()
+def vms() -> None:
+    """The cluster on virtual machines, by Vagrant and libvirt (vagrant/Vagrantfile)."""
+
+
+@vms.command("prepare")
+@click.option("--box/--no-box", "with_box", default=True, help="Make the box as well.")
+def prepare_vms(*, with_box: bool) -> None:
+    """Make what the machines are given: packages of this checkout, images, CA and token, the box."""
+    from minik8s.lab.vms import prepare
+
+    prepare(with_box=with_box)
+
+
+@vms.command("up")
+@click.option("--nodes", type=int, default=None, help="How many machines, the control plane's included.  [default: 2]")
+@click.option("--memory", type=int, default=None, help="MiB of each.  [default: 1280]")
+@click.option("--cpus", type=int, default=None, help="Virtual CPUs of each.  [default: 2]")
+@click.option("--backend", default=None, help="flannel's backend.  [default: vxlan]")
+@click.option("--proxy-mode", default=None, help="The Service proxy's mode.  [default: nftables]")
+@click.option("--box", default=None, help="Another box than the one made here, of Debian 12.")
+@click.option("--driver", default=None, help="kvm or qemu (software).  [default: kvm where it boots a kernel]")
+def up_vms(**given: Any) -> None:
+    """Bring the machines up; on machines that run it changes nothing."""
+    from minik8s.lab.vms import Vms, up
+
+    up(Vms.here(), {name.upper(): str(value) for name, value in given.items() if value is not None})
+
+
+@vms.command("test")
+@click.option("--reboot/--no-reboot", default=False, help="Reboot every machine as well, and say how long it is missed.")
+def test_vms(*, reboot: bool) -> None:
+    """Ask of the machines what a cluster must do."""
+    from minik8s.lab.vms import Vms
+    from minik8s.lab.vmtest import test
+
+    test(Vms.here(), reboot=reboot)
+
+
+@vms.command("run", context_settings=PASS_ON)
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
+def run_vms(argv: tuple[str, ...]) -> None:
+    """Run a command where the machines are: run vagrant ssh node1, run kubectl get nodes, run netscope doctor."""
+    from minik8s.lab.vms import Vms, run
+
+    run(Vms.here(), list(argv))
+
+
+@vms.command("down")
+def down_vms() -> None:
+    """Take the machines away; nothing of them stays but the box."""
+    from minik8s.lab.vms import Vms, down
+
+    down(Vms.here())
+
+
 def _signal(name: str) -> int | None:
     found = signal.Signals.__members__.get(f"SIG{name.upper().removeprefix('SIG')}")
     return int(found) if found else None

@@ -25,16 +25,17 @@ def down(state: State) -> Steps:
         with steps.step("control groups"):
             cgroup.remove(state.name)
         with steps.step("files"):
-            remove_files(state)
+            remove_files_of(state.path)
     steps.done(f"the lab {state.name!r} is gone")
     return steps
 
 
-def remove_files(state: State) -> None:
-    """Remove the lab's directory, and the ones above it that it leaves empty."""
-    if state.path.exists():
-        shutil.rmtree(state.path)
-    if state.path.parent == Path(DEFAULT):
-        for parent in (state.path.parent, state.path.parent.parent):
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+def remove_files_of(path: Path) -> None:
+    """Remove this directory, and the ones above it that it leaves empty, where they are ours."""
+    if path.exists():
+        shutil.rmtree(path)
+    for parent in path.parents:
+        if Path(DEFAULT).parent not in (parent, *parent.parents):
+            return
+        with contextlib.suppress(OSError):
+            parent.rmdir()

@@ -16,7 +16,7 @@ import click
 from minik8s.lab import cgroup, control, host
 from minik8s.lab.api import Api
 from minik8s.lab.config import LabConfig, check
-from minik8s.lab.down import remove_files
+from minik8s.lab.down import remove_files_of
 from minik8s.lab.holder import Holder
 from minik8s.lab.hostnet import host_routes, listen_for_api
 from minik8s.lab.state import Place, State, kill_and_wait
@@ -53,7 +53,7 @@ def up(state: State, given: dict[str, Any], *, patience: float = PATIENCE) -> St
             return _up(state, config, patience)
         except UserError:
             if state.load() is None:
-                remove_files(state)
+                remove_files_of(state.path)
             raise
 
 

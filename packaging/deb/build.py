@@ -137,6 +137,7 @@ class Environment:
         shutil.copytree(self.home, home, symlinks=True)
         if package.extra:
             self.install(home, f"flanneld-py[{package.extra}]")
+            keep_one_schema(home)
         for name in set(OURS) - set(package.modules):
             shutil.rmtree(next(home.glob("lib/python*/site-packages")) / name)
         for path in (home / "bin").iterdir():
@@ -147,6 +148,18 @@ class Environment:
         configuration = home / "pyvenv.cfg"
         lines = configuration.read_text().splitlines(keepends=True)
         configuration.write_text("".join(line for line in lines if not line.startswith("command")))
+
+
+def keep_one_schema(home: Path) -> None:
+    """Of 17,000 files, the schemas of every release, the API server reads one; to unpack all takes a slow machine minutes."""
+    from minik8s.apiserver.schema.definitions import source
+
+    for schemas in home.glob("lib/python*/site-packages/kubernetes_validate/kubernetes-json-schema"):
+        kept = schemas.joinpath(*source().parts[-2:])
+        text = kept.read_bytes()
+        shutil.rmtree(schemas)
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(text)
 
 
 def fill(stage: Path, package: Package, version: str, plain: Environment) -> None:

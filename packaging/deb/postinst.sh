@@ -8,7 +8,6 @@ if command -v systemd-sysusers >/dev/null; then systemd-sysusers || true; fi
 if command -v systemd-tmpfiles >/dev/null; then systemd-tmpfiles --create "/usr/lib/tmpfiles.d/$package.conf" 2>/dev/null || true; fi
 if [ -d /run/systemd/system ]; then
   systemctl daemon-reload || true
-  for unit in $units; do
-    case $unit in *.target) ;; *) systemctl try-restart --no-block "$unit" || true ;; esac
-  done
+  # shellcheck disable=SC2086,SC2046  # names without blanks; a target's restart would be one more of each of its units
+  [ -z "$units" ] || systemctl try-restart --no-block $(printf '%s\n' $units | grep -v target) || true
 fi

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from minik8s.lab import debian
 from tests import nspawn
 from tests.nspawn import Machine
-from tests.vm import image
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def build(output: Path, wheels: Path, *words: str) -> None:
 def machines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
     """Two Debians that have the packages' files, in a version and the next one, and nothing of the checkout."""
     nspawn.require(request)
-    dist, wheels = tmp_path_factory.mktemp("dist"), image.cache() / f"wheels-{image.keys()['environment']}"
+    dist, wheels = tmp_path_factory.mktemp("dist"), debian.wheels()
     build(dist, wheels)
     build(dist, wheels, "--version", "0.1.0-2", *NETWORK)
     with nspawn.site(tmp_path_factory.mktemp("site")) as site:
