@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netscope.bpf import INSTRUCTION, JUMP, LOAD_HEADER_LENGTH, LOADS, LOADS_AT_X, RETURN, head, places
+from netscope.bpf import INSTRUCTION, JUMP, LOAD_HEADER_LENGTH, LOADS, LOADS_AT_X, NOTHING, RETURN, WHOLE, head, places
 
 NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF
 BESIDE = 0xFFFFF000  # SKF_AD_OFF: interface, direction
@@ -37,6 +37,12 @@ def all_of(programs: Sequence[bytes]) -> bytes:
             takes = opcode == RETURN and k
             code += INSTRUCTION.pack(JUMP, 0, 0, count - place - 1) if takes else INSTRUCTION.pack(opcode, passes, fails, k)
     return code + programs[-1]
+
+
+def none_of(program: bytes) -> bytes:
+    """Takes what that one does not."""
+    return b"".join(INSTRUCTION.pack(opcode, passes, fails, (NOTHING if k else WHOLE) if opcode == RETURN else k)
+                    for opcode, passes, fails, k in INSTRUCTION.iter_unpack(program))
 
 
 def whole_frames(program: bytes) -> bytes:

@@ -31,6 +31,7 @@ from nodecore.net import parse_address
 MB = 1_000_000
 FOR_EVER = 1e9
 SECONDS = 10.0
+CARRIERS = (10250, 6443)  # kubelets and the API, which carry what is captured with --via kubectl: each packet would make others
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def wish_of(options: Options, places: Iterable[Place]) -> Wish:
 
         asked += [compiled(options.outer, "--outer-filter")] if options.outer else []
         asked += [filters.at_innermost(compiled(options.inner, "--filter"))] if options.inner else []
+    if options.via == "kubectl":
+        asked.append(filters.none_of(bpf.of_ends((), PROTOCOLS["tcp"], CARRIERS)))
     program = filters.cut(filters.all_of(asked or [bpf.of_everything()]), options.snaplen)
     if len(program) > bpf.LARGEST:
         raise UserError(f"{len(ends)} addresses and ports make a filter larger than the kernel takes: name fewer, or whole "

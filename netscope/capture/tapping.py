@@ -22,8 +22,10 @@ from netscope import bpf, filters
 from netscope.capture.blocks import newest
 from netscope.capture.keeping import Kept, Limits
 from netscope.capture.spool import News, Spool, Translated, framed, told
+from netscope.flow import TCP
 from nodecore.errors import Fault, UserError
 from nodecore.kernel.ring import Ring
+from nodecore.net import parse_address
 
 PAUSE = 0.05
 NEWS = 0.7  # seconds between looks for news, where packets are passed on at once
@@ -46,7 +48,7 @@ class Wish(msgspec.Struct, frozen=True):
 def tap() -> None:
     """Capture what the first line asks for."""
     wish = _wish()
-    ring = Ring(filters.whole_frames(wish.program))
+    ring = Ring(filters.whole_frames(filters.all_of((*_not_itself(), wish.program))))
     try:
         with os.fdopen(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
             _Tap(wish, ring, lambda data: _write(out.fileno(), data)).run()
@@ -56,6 +58,12 @@ def tap() -> None:
         raise Fault(f"writing what was captured: {error.strerror}") from None
     finally:
         ring.close()
+
+
+def _not_itself() -> list[bytes]:
+    """The ssh connection that carries what is captured is not: each of its packets would make others."""
+    client, port, *_ = os.environ.get("SSH_CONNECTION", "").split() or ("", "")
+    return [filters.none_of(bpf.of_ends([(parse_address(client.partition("%")[0]), int(port), TCP)]))] if port.isdigit() else []
 
 
 def _wish() -> Wish:

@@ -258,6 +258,22 @@ def test_over_ssh_without_a_cluster(net: Net, tmp_path: Path) -> None:
     assert sorted(points(path)) == [f"{node}/{link}" for node in (a, b) for link in ("eth0", "flannel.1", "pod")]
 
 
+@pytest.mark.skipif(not shutil.which("sshd"), reason="no sshd")
+def test_ssh_does_not_capture_itself(net: Net, tmp_path: Path) -> None:
+    """Each of its packets would make another one."""
+    path, node = tmp_path / "all.pcapng", net.plan.node(2)
+    with sshd(net, tmp_path) as via:
+        until(lambda: "listening" in (tmp_path / "log").read_text().lower())
+        words = ["--host", node, "--via", via, "-w", str(path)]
+        child = net.node["a"].popen([*NETSCOPE, "capture", *words], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert child.stderr
+        assert child.stderr.readline().startswith(BEGUN), child.stderr.read()
+        send(net, b"one")
+        ended(child)
+    assert len(points(path)) == 3
+    assert tshark("-r", str(path), "-Y", "tcp.port==2222") == []
+
+
 @pytest.mark.parametrize("fault", ["sync failure", "rst"])
 def test_it_freezes_with_what_led_up_to_it(net: Net, tmp_path: Path, fault: str) -> None:
     path, url = tmp_path / "frozen.pcapng", "http://127.0.0.1:9/metrics"

@@ -115,6 +115,12 @@ def test_ends_of_a_service(packets: dict[str, bytes]) -> None:
             assert {taken(program, packet) for packet in wrapped(data)} == {name in expected}, (name, expected)
 
 
+def test_what_is_left_out(packets: dict[str, bytes]) -> None:
+    program = filters.none_of(bpf.of_ends((), TCP, [22]))
+    for name, data in packets.items():
+        assert {taken(program, packet) for packet in wrapped(data)} == {name != "ssh"}, name
+
+
 def test_a_packet_is_cut() -> None:
     assert filters.cut(bpf.of_everything(), 96) == bpf.INSTRUCTION.pack(bpf.RETURN, 0, 0, 96)
 
