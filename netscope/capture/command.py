@@ -31,7 +31,7 @@ from nodecore.net import parse_address
 MB = 1_000_000
 FOR_EVER = 1e9
 SECONDS = 10.0
-CARRIERS = (10250, 6443)  # kubelets and the API, which carry what is captured with --via kubectl: each packet would make others
+CARRIERS = (10250, 6443)  # kubelets and the API; with loopback, they carry what is captured with --via kubectl
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def wish_of(options: Options, places: Iterable[Place]) -> Wish:
         asked += [filters.at_innermost(compiled(options.inner, "--filter"))] if options.inner else []
     if options.via == "kubectl":
         asked.append(filters.none_of(bpf.of_ends((), PROTOCOLS["tcp"], CARRIERS)))
+        asked.append(filters.none_of(bpf.of_ends([(parse_address(host), 0, 0) for host in ("127.0.0.1", "::1")])))
     program = filters.cut(filters.all_of(asked or [bpf.of_everything()]), options.snaplen)
     if len(program) > bpf.LARGEST:
         raise UserError(f"{len(ends)} addresses and ports make a filter larger than the kernel takes: name fewer, or whole "

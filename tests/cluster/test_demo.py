@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.labs import Lab, until
 
 pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_demo_shows_everybody_reaching_every_endpoint_and_a_tunnelled_packet(lab: Lab) -> None:
@@ -35,6 +38,25 @@ def test_netscope_finds_nothing_wrong_and_explains_every_endpoint(lab: Lab) -> N
     rows = [json.loads(line) for line in lab.run("netscope", "flows", "--to", "svc/web", "-o", "json").stdout.splitlines()]
     assert {row["target"] for row in rows} >= {"service/demo/web"}
     assert "LOST" not in lab.run("netscope", "map").stdout
+
+
+def test_netscope_reaches_nodes_by_the_clusters_own_authentication(lab: Lab, tmp_path: Path) -> None:
+    """Through a DaemonSet's pods, by kubectl: what examples/netscope.yaml says, with an image of the lab's."""
+    text = (ROOT / "examples/netscope.yaml").read_text()
+    netscope = f"env PYTHONPATH={ROOT} {sys.executable} -m netscope"
+    for name, value in (("docker.io/library/busybox:1", "lab.local/web:1"), ("-m -n -- netscope", f"-m -n -- {netscope}")):
+        assert name in text
+        text = text.replace(name, value)
+    (tmp_path / "netscope.yaml").write_text(text)
+    lab.run("kubectl", "apply", "-f", str(tmp_path / "netscope.yaml"))
+    try:
+        lab.run("kubectl", "-n", "netscope", "rollout", "status", "daemonset/netscope", "--timeout=120s")
+        assert "6 of 6 ways between nodes answer" in lab.run("netscope", "map", "--via", "kubectl").stdout
+        told = lab.run("netscope", "capture", "--via", "kubectl", "--seconds", "1", "-w", str(tmp_path / "all.pcapng")).stderr
+        assert told.startswith("capturing on 3 nodes")
+        assert told.endswith("nothing was lost\n")
+    finally:
+        lab.run("kubectl", "delete", "-f", str(tmp_path / "netscope.yaml"))
 
 
 def test_no_process_the_demo_left_behind_is_defunct(lab: Lab) -> None:
