@@ -17,7 +17,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from tests.vm.image import MIRROR
+from minik8s.lab.debian import MIRROR
 
 SOURCE = f"{MIRROR}/pool/main/k/kubernetes/kubernetes_1.20.5+really1.20.2.orig.tar.gz"
 SHA256 = "b83c0780efb182d928dc63d46488a847f161f04e40a94b96bf5247dd671ecdfc"
