@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import os
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from minik8s.pki import requests
 from minik8s.pki.authority import Authority, Identity
 from nodecore.errors import Invalid
 from tests.apiserver.apiprocess import ROOT, Answer, ApiServer
+from tests.etcdserver import EtcdServer
 from tests.labs import until
 
 PATH = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
@@ -99,9 +102,16 @@ def test_the_spec_stays(api: ApiServer) -> None:
     assert api.call("GET", f"{PATH}/{name}").body["spec"]["username"] == "admin"
 
 
+@pytest.fixture
+def alone() -> Iterator[ApiServer]:
+    """A server with an etcd of its own: several on one would each write their authority into the cluster's information."""
+    with EtcdServer.start() as etcd, contextlib.closing(ApiServer.start(etcd)) as server:
+        yield server
+
+
 @pytest.mark.slow
-def test_join_from_the_outside(api: ApiServer, tmp_path: Path) -> None:
-    made = minik8s("token", "create", "--kubeconfig", str(api.file("admin.kubeconfig")))
+def test_join_from_the_outside(alone: ApiServer, tmp_path: Path) -> None:
+    made = minik8s("token", "create", "--kubeconfig", str(alone.file("admin.kubeconfig")))
     assert made.returncode == 0, made.stderr
     _, _, server, _, token, _, pin = made.stdout.split()
     here = str(tmp_path)
