@@ -73,7 +73,8 @@ class KubeSite(Site):
             "--client-ca-file", pki.ca, "--token-auth-file", str(directory / "tokens.csv"),
             "--service-cluster-ip-range", "10.96.0.0/16"]
         self.flags += ["--cache-dir", str(directory / "cache")] if program is None else [
-            "--authorization-mode", "Node,RBAC", "--disable-admission-plugins", "ServiceAccount", "--service-account-issuer", "https://kubernetes.default.svc",
+            "--authorization-mode", "Node,RBAC", "--disable-admission-plugins", "ServiceAccount",
+            "--feature-gates", "IPv6DualStack=true", "--service-account-issuer", "https://kubernetes.default.svc",
             "--service-account-key-file", pki.cert, "--service-account-signing-key-file", pki.key]
         self.apiserver()
 
