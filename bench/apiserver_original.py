@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _api_load import ApiServer, site
 from apiserver import requests, start, watches
 
+from tests.labs import until
 from tests.original import original
 
 ROWS = {"ready_s": "ready, s", "mb_at_rest": "memory at rest, MB", "ready_with_5000_s": "ready with 5,000 pods, s",
@@ -36,6 +37,11 @@ class Original(ApiServer):
             "--client-ca-file", str(self.file("ca.crt")), "--service-cluster-ip-range", "10.96.0.0/16",
             "--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file",
             str(self.file("server.crt")), "--service-account-signing-key-file", str(self.file("server.key")), *self.extra]
+
+    def wait(self, seconds: float = 90) -> None:
+        """It is ready before there is a namespace to work in."""
+        super().wait(seconds)
+        until(lambda: self.call("GET", "/api/v1/namespaces/default").code == 200)
 
 
 def run(json_path: str | None) -> dict[str, Any]:
