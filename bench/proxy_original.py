@@ -1,8 +1,9 @@
 """Beside the original: Go kube-proxy 1.20 and ours on the same Services, cold start, one change, memory, in one run.
 
 The original has to be built once (`python -m tests.original`); it has no nftables mode, so ours in that mode stands beside both
-variants of iptables. Both are asked by their metrics, and have the same API. A change is timed from the event to the end of the
-sync that it causes. Run it on a machine that does nothing else.
+variants of iptables. Both have the same API. The original's cold start ends with its first sync, by its metrics; ours when it says
+that it is ready. A change is timed from the event to the end of the sync that it causes, by the metrics of either. Run it on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LAST = re.compile(r"^kubeproxy_sync_proxy_rules_last_timestamp_seconds (\S+)$", 
 
 
 class Ours(Site):
-    """A node with ours on it; what is true of its metrics is true of the original's."""
+    """A node with ours on it; its metrics have the original's names."""
 
     def synced(self, after: float) -> float:
         """When the first sync that ended later than that did."""
