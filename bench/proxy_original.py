@@ -1,9 +1,9 @@
 """Beside the original: Go kube-proxy 1.20 and ours on the same Services, cold start, one change, memory, in one run.
 
 The original has to be built once (`python -m tests.original`); it has no nftables mode, so ours in that mode stands beside both
-variants of iptables. Both have the same API. The original's cold start ends with its first sync, by its metrics; ours when it says
-that it is ready. A change is timed from the event to the end of the sync that it causes, by the metrics of either. Run it on a
-machine that does nothing else.
+variants of iptables. Both have the same API. The original's cold start ends with its first sync, by its metrics; ours when it
+says that it is ready. A change is timed from the event to the end of the sync that it causes, by the metrics of either.
+Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
