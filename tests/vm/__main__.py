@@ -5,6 +5,7 @@ Read next: `tests/vm/image.py`, `tests/vm/machine.py`.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def build() -> None:
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(words: tuple[str, ...], timeout: float, results: Path | None, **shape: str | int) -> None:
     """Run a command (bash, as root, in the checkout) in a fresh machine; its exit code is ours."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the machine and its files go with us
     with image.only_one():
         image.build(say)
         done = machine.run(" ".join(words), machine.Shape(**shape), seconds=timeout, heard=show)  # type: ignore[arg-type]

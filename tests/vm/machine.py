@@ -88,6 +88,7 @@ def arguments(shape: Shape, place: Path) -> list[str]:
     """The command that is the machine."""
     disk = "if=none,format=raw,discard=unmap"
     return [
+        "setpriv", "--pdeathsig", "KILL",  # whatever becomes of who waits for it
         "nice", "-n", "10", "unshare", "--net", "qemu-system-x86_64",
         "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", shape.cpu, "-smp", str(shape.cpus), "-m", str(shape.memory),
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none",

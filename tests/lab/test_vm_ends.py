@@ -1,0 +1,49 @@
+"""A virtual machine of the tests ends with who waits for it, and so do its files; a program of three lines plays QEMU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minik8s.lab import debian
+from tests.labs import ROOT, until
+from tests.vm import image
+
+pytestmark = pytest.mark.slow
+STUB = "#!/bin/sh\necho $$ >pid.new; mv pid.new {cache}/pid\nexec sleep 1000\n"
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m tests.vm run`, everything built already as the stamps say."""
+    if os.geteuid() != 0 or sys.version_info[:2] != debian.PYTHON:
+        pytest.skip("needs root, and the Python of Debian 12")
+    cache, programs = tmp_path / "cache", tmp_path / "bin"
+    monkeypatch.setenv("FLANNELD_PY_VM", str(cache))
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name in image.NEEDED:
+        image.write(programs / name, STUB.format(cache=cache), 0o755)
+    for step, key in image.keys().items():
+        image.write(cache / f"{step}.key", key)
+    process = subprocess.Popen([sys.executable, "-m", "tests.vm", "run", "true"], cwd=ROOT)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_the_machine_ends_with_who_waits(waiting: subprocess.Popen[bytes], end: signal.Signals, tmp_path: Path) -> None:
+    told = tmp_path / "cache/pid"
+    until(told.exists, what="the machine runs")
+    machine = Path("/proc") / told.read_text().strip()
+    assert machine.exists()
+    waiting.send_signal(end)
+    assert waiting.wait(30) == (-end if end is signal.SIGKILL else 128 + end)
+    until(lambda: not machine.exists(), what="the machine has ended")
+    assert end is signal.SIGKILL or not list(told.parent.glob("run-*"))
