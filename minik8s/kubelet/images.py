@@ -69,7 +69,7 @@ class Images:
                 return
         delay = min(LONGEST_DELAY, failed.delay * 2) if failed else FIRST_DELAY
         self._failures[image] = _Failure(delay, time.monotonic() + delay, message)
-        raise ImageFault("ErrImagePull", message, time.monotonic() + delay)
+        raise ImageFault("ErrImagePull", message)
 
 
 def policy_of(spec: Mapping[str, Any]) -> str:

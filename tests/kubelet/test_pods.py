@@ -180,7 +180,8 @@ async def test_images_that_cannot_be_had(stage: Stage) -> None:
     await stage.run("far", SLEEP, image="127.0.0.1:9/none:1")
     pod = await stage.until("absent", lambda pod: state(pod).get("waiting", {}).get("message"))
     assert state(pod)["waiting"]["reason"] == "ErrImageNeverPull"
-    await stage.until("far", lambda pod: state(pod).get("waiting", {}).get("reason") in ("ErrImagePull", "ImagePullBackOff"))
+    pod = await stage.until("far", lambda pod: state(pod).get("waiting", {}).get("reason") == "ImagePullBackOff")
+    assert state(pod)["waiting"]["message"].startswith('Back-off pulling image "127.0.0.1:9/none:1": ')
     for name in ("absent", "far"):
         await stage.delete(name)
         await stage.gone(name)
