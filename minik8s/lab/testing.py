@@ -1,13 +1,17 @@
-"""Runs of pytest: on every core at once, but for what brings up whole clusters, which measures time.
+"""Runs of pytest: on every core at once, but for what brings up whole clusters, which measures time; at last virtual machines.
 
-Must not know: what is tested. Read next: `tests/conftest.py`.
+Those run in namespaces of their own, which end with them: Vagrant, libvirt and QEMU leave no process behind, however long
+they hang. Must not know: what is tested. Read next: `tests/conftest.py`, `tests/vm/test_vagrant.py`.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+
+import click
 
 from minik8s.lab.host import PROJECT
 
@@ -15,6 +19,9 @@ EVERY_CORE = ("-n", "auto", "--dist", "loadfile")
 FAST = ("-m", "not cluster and not slow", *EVERY_CORE)
 SLOW = ("-m", "slow and not cluster", *EVERY_CORE)
 CLUSTER = ("-m", "cluster")
+MACHINES = ("-m", "vm", "-v", "tests/vm/test_vagrant.py::test_one_vagrant_up_is_a_cluster")
+MACHINES_SECONDS = 600
+ALONE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
 
 
 def run(arguments: Sequence[str], *, fast: bool) -> int:
@@ -25,5 +32,21 @@ def run(arguments: Sequence[str], *, fast: bool) -> int:
         parts = [tuple(arguments)]
     else:
         parts = [FAST, SLOW, CLUSTER]
-    codes = [subprocess.call([sys.executable, "-m", "pytest", *part], cwd=PROJECT) for part in parts]
+    codes = [subprocess.call(pytest(part), cwd=PROJECT) for part in parts]
+    if not fast and not arguments and os.environ.get("LAB_TEST_MACHINES") == "1":
+        codes.append(bounded([*ALONE, *pytest(MACHINES)], MACHINES_SECONDS))
     return next((code for code in codes if code), 0)
+
+
+def pytest(part: Sequence[str]) -> list[str]:
+    """The command of a part."""
+    return [sys.executable, "-m", "pytest", *part]
+
+
+def bounded(argv: Sequence[str], seconds: float) -> int:
+    """Exit code of a command that is ended when its time is over; 124, as of `timeout`, then."""
+    try:
+        return subprocess.call(argv, cwd=PROJECT, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        click.echo(f"lab: the virtual machines had {seconds:g} s, and were ended with all that belongs to them", err=True)
+        return 124

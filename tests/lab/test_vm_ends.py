@@ -1,7 +1,11 @@
-"""A virtual machine of the tests ends with who waits for it, and so do its files; a program of three lines plays QEMU."""
+"""A virtual machine of the tests ends with who waits for it, and so do its files; a program of three lines plays QEMU.
+
+And what the last part of `lab test` has started ends when its time is over.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from minik8s.lab import debian
+from minik8s.lab import debian, testing
 from tests.labs import ROOT, until
 from tests.vm import image
 
@@ -47,3 +51,14 @@ def test_the_machine_ends_with_who_waits(waiting: subprocess.Popen[bytes], end: 
     assert waiting.wait(30) == (-end if end is signal.SIGKILL else 128 + end)
     until(lambda: not machine.exists(), what="the machine has ended")
     assert end is signal.SIGKILL or not list(told.parent.glob("run-*"))
+
+
+def test_nothing_outlives_the_time_of_the_machines(tmp_path: Path) -> None:
+    """Not even who is in a session and namespaces of its own, as our libvirt."""
+    if os.geteuid() != 0:
+        pytest.skip("not root")
+    lock = tmp_path / "lock"
+    hidden = "setsid unshare --pid --net --fork sleep 1000 &"
+    assert testing.bounded([*testing.ALONE, "bash", "-c", f"exec 9>{lock}; flock 9; {hidden} wait"], 1.0) == 124
+    with lock.open() as file:  # there it was taken, and whoever inherited it has it
+        until(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is None, what="all of them have ended")
