@@ -40,7 +40,7 @@ NOT_NEEDED = "it is not needed here"
 FLAGS = (
     Flag("kubeconfig", "clientConnection.kubeconfig", "", "Who we are and where the API is; else the pod's ServiceAccount."),
     Flag("master", "", "", "The API's address, over that of --kubeconfig."),
-    Flag("proxy-mode", "mode", "", "nftables, which is the default here, iptables or ipvs."),
+    Flag("proxy-mode", "mode", "", "nftables, which is the default here, iptables or ipvs.", also=("mode",)),
     Flag("hostname-override", "hostnameOverride", "", "This node's name, where it is not the host name."),
     Flag("bind-address", "bindAddress", "0.0.0.0", "The node's address, where its Node object does not tell."),
     Flag("cluster-cidr", "clusterCIDR", "", "The pods' networks; what comes from elsewhere to a ClusterIP is masqueraded."),

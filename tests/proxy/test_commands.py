@@ -53,7 +53,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_renders_without_a_cluster(files: list[str]) -> None:
-    done = run("render", "--proxy-mode", "nftables", *files)
+    done = run("render", "--mode", "nftables", *files)
     assert done.returncode == 0, done.stderr
     assert "10.96.0.10 . tcp . 80 : goto cluster-2" in done.stdout
     assert "10.96.0.12 . tcp . 80 : goto refuse" in done.stdout
@@ -86,7 +86,7 @@ def test_explains(files: list[str], destination: str, caller: str, said: list[st
     ("ipvs", "services: 10.96.0.10 . tcp . 80 : goto cluster"),
 ])
 def test_explains_in_the_words_of_the_mode(files: list[str], mode: str, rule: str) -> None:
-    done = run("explain", "10.96.0.10:80", "--from", "10.244.1.9", "--proxy-mode", mode, *files)
+    done = run("explain", "10.96.0.10:80", "--from", "10.244.1.9", "--mode", mode, *files)
     assert rule in done.stdout, done.stdout + done.stderr
 
 
