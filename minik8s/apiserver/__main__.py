@@ -47,6 +47,9 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 @click.option("--event-ttl", default="1h0m0s", show_default=True, help="How long an Event is kept.")
 @click.option("--max-requests-inflight", default=400, show_default=True, type=click.IntRange(0), help="Reads at once; 0: any.")
 @click.option("--max-mutating-requests-inflight", default=200, show_default=True, type=click.IntRange(0), help="Writes at once.")
+@click.option("--max-requests-per-second", default=20000, show_default=True, type=click.IntRange(0), help="Of a user; 0: any.")
+@click.option("--max-anonymous-requests-per-second", default=400, show_default=True, type=click.IntRange(0),
+              help="Of an address that does not say who it is; 0: any.")
 @click.option("--request-timeout", default="1m0s", show_default=True, help="Longest time for what is no watch or stream.")
 @click.option("--shutdown-delay-duration", default="0s", show_default=True, help="Time to serve on, unready, once told to end.")
 @click.option("-v", "--v", "verbosity", default=0, show_default=True, help="Verbosity of the log; 4 and up is debugging.")

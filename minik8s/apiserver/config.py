@@ -67,6 +67,8 @@ class Flags:
     event_ttl: str
     max_requests_inflight: int
     max_mutating_requests_inflight: int
+    max_requests_per_second: int
+    max_anonymous_requests_per_second: int
     request_timeout: str
     shutdown_delay_duration: str
 
@@ -159,11 +161,12 @@ class Flags:
         return parse_duration(self.shutdown_delay_duration, what="--shutdown-delay-duration")
 
     def limits(self) -> Limits:
-        """How much is answered at once, and for how long."""
+        """How much is answered at once, for how long, and to whom how often."""
         seconds = parse_duration(self.request_timeout, what="--request-timeout")
         if seconds <= 0:
             raise UserError(f"--request-timeout: {self.request_timeout} is no time")
-        return Limits(self.max_requests_inflight, self.max_mutating_requests_inflight, seconds)
+        rates = (self.max_requests_per_second, self.max_anonymous_requests_per_second)
+        return Limits(self.max_requests_inflight, self.max_mutating_requests_inflight, seconds, *rates)
 
     def own_certificates(self, where: Advertised) -> tuple[Flags, OwnCertificates | None]:
         """These flags with our own certificates where none are given, and what keeps those."""

@@ -31,6 +31,7 @@ from minik8s.apiserver.kinds.registry import refusal as not_served
 from minik8s.apiserver.request import bodies, routes
 from minik8s.apiserver.request.audit import Audit
 from minik8s.apiserver.request.call import Call, refusal
+from minik8s.apiserver.request.rates import Rates
 from minik8s.apiserver.request.routes import Target
 from minik8s.apiserver.request.seats import READING, Limits, Seats, patience, vital
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, of
@@ -60,6 +61,7 @@ class Handler:
         self._ended = Wakeup()
         self._audit, self._limit = audit, limits.seconds
         self._reads, self._writes = Seats(limits.reads), Seats(limits.writes)
+        self._rates = Rates(limits.user_rate, limits.anonymous_rate, self._metrics.rejected)
         self._begun = Rounds(BEGUN)
         self._streams: set[asyncio.Task[Any]] = set()
 
@@ -103,8 +105,7 @@ class Handler:
 
     async def _answer(self, request: web.BaseRequest, path: str, target: Target | None, verb: str) -> web.StreamResponse | Call:
         """The answer; or the call for a watch, begun by who awaits this: ten thousand of them hold on to all they are in."""
-        certificate = request.transport.get_extra_info("peercert") if request.transport else None
-        user = request["user"] = await self._guard.user(certificate, request.headers)
+        user = request["user"] = await self._who(request, target)
         await self._guard.permit(user, attributes(verb, target, request.query) if target else Attributes(verb, path=path))
         if target is None:
             found = await documents.document(request, path, self._health, self._cluster.registry, self._address,
@@ -113,6 +114,17 @@ class Handler:
                 raise no_such_path()
             return respond(found)
         return await self._resource(request, target, verb, user)
+
+    async def _who(self, request: web.BaseRequest, target: Target | None) -> User:
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        try:
+            user = await self._guard.user(certificate, request.headers)
+            self._rates.count(user, target, request.remote or "", time.monotonic())
+        except Refused as refused:
+            if refused.code == 401:
+                self._rates.count_stranger(request.remote or "", time.monotonic())
+            raise
+        return user
 
     async def _resource(self, request: web.BaseRequest, target: Target, verb: str, user: User) -> web.StreamResponse | Call:
         place = (target.group, target.version, target.plural)
@@ -147,6 +159,7 @@ class Handler:
         """An answer in one piece, if there is a seat, and in time."""
         seats, seconds = self._reads if verb in READING else self._writes, patience(query, self._limit)
         if not seats.take(user, target):
+            self._metrics.rejected["concurrency-limit"] += 1
             raise Refused(429, "too many requests, please try again later")
         self._metrics.begin(verb)
         try:

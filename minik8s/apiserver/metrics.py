@@ -43,6 +43,7 @@ class Metrics:
         self.reading = self.writing = 0
         self.long: Counter[str] = Counter()
         self.watch_events: Counter[tuple[str, str, str]] = Counter()
+        self.rejected: Counter[str] = Counter({"concurrency-limit": 0, "rate-limit": 0})
         self._requests: Counter[tuple[str, Target | None, int]] = Counter()
         self._seconds: dict[tuple[str, Target | None], Histogram] = {}
         self._etcd: dict[str, Histogram] = {}
@@ -82,6 +83,8 @@ class Metrics:
             (_sort(verb, sort), histogram) for (verb, sort), histogram in self._seconds.items()))
         _family(lines, "apiserver_current_inflight_requests", "gauge", (
             ((("request_kind", kind),), count) for kind, count in (("mutating", self.writing), ("readOnly", self.reading))))
+        _family(lines, "apiserver_flowcontrol_rejected_requests_total", "counter", (
+            ((("reason", reason),), count) for reason, count in self.rejected.items()))
         _family(lines, "apiserver_longrunning_requests", "gauge", (
             ((("verb", verb),), self.long[verb]) for verb in sorted({"WATCH", "CONNECT", *self.long})))
         _family(lines, "apiserver_watch_events_total", "counter", (

@@ -104,7 +104,7 @@ def answer(body: Object, status: int = 200) -> Answer:
 
 def refusal(refused: Refused, accept: str = "") -> Answer:
     """A Status of failure."""
-    headers = {"Retry-After": "1"} if refused.code in (429, 503) else {}
+    headers = {"Retry-After": str(refused.details.get("retryAfterSeconds", 1))} if refused.code in (429, 503) else {}
     if prefers_protobuf(accept):
         return Answer(refused.code, envelope(refused.body()), PROTOBUF, headers)
     return Answer(refused.code, msgspec.json.encode(refused.body()), headers=headers)

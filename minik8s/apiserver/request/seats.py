@@ -25,11 +25,13 @@ HEARTBEATS = frozenset({"leases", "nodes", "pods", "events"})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many reads and writes at once (0: any number), and how many seconds each may take."""
+    """How many reads and writes at once (0: any number), how many seconds each may take, and how many a second of whom."""
 
     reads: int = 400
     writes: int = 200
     seconds: float = 60.0
+    user_rate: float = 20000.0
+    anonymous_rate: float = 400.0
 
 
 class Seats:
