@@ -1,9 +1,9 @@
 """Two API servers over three etcd members, under load and in trouble: what clients and watchers saw can have happened.
 
 Clients read, create, update and delete a few objects, each time from the version they saw; who got no answer does not know.
-The truth is etcd's own history. Trouble is a server killed, a member killed, processes that stand still, a network that does,
-and one that falls apart. Every history is kept as a file (pytest keeps those of the last three runs); a good one, falsified,
-must be found out.
+The truth is etcd's own history. Trouble is a server killed, a member killed or a network that stands still, each by itself, and
+then all of that with processes that stand still and a network that falls apart. Every history is kept as a file (pytest keeps
+those of the last three runs); a good one, falsified, must be found out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from nodecore.etcd.client import EtcdClient, EtcdConfig
+from nodecore.etcd.client import Delete, EtcdClient, EtcdConfig
 from tests.apiserver.apiprocess import ApiServer
 from tests.apiserver.history import Change, Op, Watched, violations
 from tests.cuttable import Forwarder, forwarder
@@ -74,13 +74,13 @@ class Network(threading.Thread):
             self._loop.call_soon_threadsafe(getattr(way, change))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def network(cluster: EtcdCluster) -> Iterator[Network]:
     with Network(cluster) as found:
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def servers(cluster: EtcdCluster, network: Network) -> Iterator[list[ApiServer]]:
     endpoints = ",".join(f"http://127.0.0.1:{way.port}" for way in network.ways)
     one = ApiServer.start(cluster.members[0], "--etcd-servers", endpoints)
@@ -172,35 +172,67 @@ def told(event: Any, watched: Watched, at: int) -> int:
     return revision
 
 
-async def trouble(servers: list[ApiServer], cluster: EtcdCluster, network: Network) -> None:
-    """A server killed, a member killed, a server and members that stand still, a network that does, and one that is cut."""
-    def stopped(process: Any, number: int) -> None:
-        process.send_signal(number)
+@dataclass
+class Place:
+    """What there is to be harmed."""
 
-    await asyncio.sleep(2)
-    servers[0].kill9()
-    await asyncio.sleep(1)
-    servers[0].launch()
-    await asyncio.to_thread(servers[0].wait)
-    cluster.members[1].kill9()
-    await asyncio.sleep(3)
-    await asyncio.to_thread(cluster.members[1].restart)
-    for process in (servers[1].process, cluster.members[0].process, cluster.members[2].process):
-        stopped(process, signal.SIGSTOP)
-        await asyncio.sleep(2.5)
-        stopped(process, signal.SIGCONT)
+    servers: list[ApiServer]
+    cluster: EtcdCluster
+    network: Network
+
+
+async def killed_server(at: Place) -> None:
+    for server in at.servers:
+        server.kill9()
         await asyncio.sleep(1)
-    for harm, cure in (("pause", "resume"), ("cut", "mend")):
-        network.every(harm)
-        await asyncio.sleep(2.5)
-        network.every(cure)
-        await asyncio.sleep(1)
-    servers[1].kill9()
-    await asyncio.to_thread(cluster.members[0].kill9)
-    servers[1].launch()
-    await asyncio.to_thread(servers[1].wait)
-    await asyncio.to_thread(cluster.members[0].restart)
+        server.launch()
+        await asyncio.to_thread(server.wait)
+
+
+async def killed_member(at: Place) -> None:
+    """Each in its turn: one of them leads."""
+    for member in at.cluster.members:
+        member.kill9()
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(member.restart)
+
+
+async def paused_network(at: Place) -> None:
+    await disturbed(at, "pause", "resume")
+
+
+async def cut_network(at: Place) -> None:
+    await disturbed(at, "cut", "mend")
+
+
+async def disturbed(at: Place, harm: str, cure: str) -> None:
+    at.network.every(harm)
+    await asyncio.sleep(2.5)
+    at.network.every(cure)
     await asyncio.sleep(1)
+
+
+async def standstill(at: Place) -> None:
+    for process in (at.servers[1].process, at.cluster.members[0].process, at.cluster.members[2].process):
+        assert process
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(2.5)
+        process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(1)
+
+
+async def both_killed(at: Place) -> None:
+    at.servers[1].kill9()
+    await asyncio.to_thread(at.cluster.members[0].kill9)
+    at.servers[1].launch()
+    await asyncio.to_thread(at.servers[1].wait)
+    await asyncio.to_thread(at.cluster.members[0].restart)
+
+
+FAULTS: dict[str, tuple[Callable[[Place], Awaitable[None]], ...]] = {
+    "killed-apiserver": (killed_server,), "killed-etcd-member": (killed_member,), "paused-network": (paused_network,),
+    "everything": (killed_server, killed_member, standstill, paused_network, cut_network, both_killed),
+}
 
 
 async def truth_of(etcd: EtcdClient, since: int, until: int) -> list[Change]:
@@ -243,37 +275,52 @@ def falsified(ops: list[Op], truth: list[Change], watches: list[Watched]) -> dic
     }
 
 
-@pytest.mark.timeout(480)
-async def test_no_history_is_impossible(servers: list[ApiServer], cluster: EtcdCluster, network: Network, tmp_path: Path) -> None:
-    async with EtcdClient(EtcdConfig(cluster.endpoints)) as etcd:
+async def answered(clients: Clients, more: int) -> None:
+    """Go on until so many more questions have had an answer."""
+    wanted = more + sum(op.outcome != "unknown" for op in clients.ops)
+    async with asyncio.timeout(120):
+        while sum(op.outcome != "unknown" for op in clients.ops) <= wanted:
+            await asyncio.sleep(0.1)
+
+
+async def history(at: Place, fault: str) -> tuple[list[Op], list[Change], list[Watched]]:
+    """What clients did, what was so and what watchers were told, while the fault came and went."""
+    async with EtcdClient(EtcdConfig(at.cluster.endpoints)) as etcd:
+        await etcd.txn([], [Delete(f"{FOLDER}{key}") for key in (*KEYS, "end")])
         since = await etcd.revision()
-        connector = aiohttp.TCPConnector(ssl=servers[0].context(), limit=0)
+        connector = aiohttp.TCPConnector(ssl=at.servers[0].context(), limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
-            clients = Clients(servers, session)
+            clients = Clients(at.servers, session)
             users = [asyncio.create_task(clients.client(seed)) for seed in range(8)]
             watchers = [asyncio.create_task(clients.watcher(since, seed)) for seed in range(6)]
-            await trouble(servers, cluster, network)
-            async with asyncio.timeout(120):
-                while sum(op.outcome != "unknown" for op in clients.ops) <= 300:
-                    await asyncio.sleep(0.1)
+            for happens in FAULTS[fault]:
+                await answered(clients, 50)
+                await happens(at)
+            await answered(clients, 150)
             clients.done.set()
             await asyncio.gather(*users)
             end = {"metadata": {"name": "end"}, "data": {"by": "end"}}
-            async with session.post(servers[0].url + SPACE, json=end) as reply:
+            async with session.post(at.servers[0].url + SPACE, json=end) as reply:
                 clients.last = int((await reply.json())["metadata"]["resourceVersion"])
             await asyncio.wait_for(asyncio.gather(*watchers), 120)
         truth = [change for change in await truth_of(etcd, since, clients.last) if change.key in (*KEYS, "end")]
     for watched in clients.watches:
         watched.until = clients.last
-    ops = settled(clients.ops, truth)
-    found = violations(ops, truth, clients.watches)
+    return settled(clients.ops, truth), truth, clients.watches
+
+
+@pytest.mark.timeout(480)
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_history_is_impossible(fault: str, servers: list[ApiServer], cluster: EtcdCluster, network: Network,
+                                        tmp_path: Path) -> None:
+    ops, truth, watches = await history(Place(servers, cluster, network), fault)
+    found = violations(ops, truth, watches)
     kept = tmp_path / "history.json"
     kept.write_text(json.dumps({"violations": found, "ops": list(map(asdict, ops)), "truth": list(map(asdict, truth)),
-                                "watches": list(map(asdict, clients.watches))}, indent=1))
+                                "watches": list(map(asdict, watches))}, indent=1))
     assert not found, f"{len(found)} violations in {kept}, the first: {found[:3]}"
-    for what, history in falsified(ops, truth, clients.watches).items():
-        assert violations(*history), f"{what} was not found"
-    answered = [op for op in ops if op.outcome != "unknown"]
-    assert len(answered) > 300
-    assert {op.kind for op in answered if op.outcome == "ok"} == {"get", "create", "update", "delete"}
-    print(f"{len(ops)} operations, {len(ops) - len(answered)} without an answer, {len(truth)} changes, {len(watchers)} watchers")
+    for what, wrong in falsified(ops, truth, watches).items():
+        assert violations(*wrong), f"{what} was not found"
+    told = [op for op in ops if op.outcome != "unknown"]
+    assert {op.kind for op in told if op.outcome == "ok"} == {"get", "create", "update", "delete"}
+    print(f"{fault}: {len(ops)} operations, {len(ops) - len(told)} without an answer, {len(truth)} changes")
