@@ -5,6 +5,7 @@ Two machines, a server and an agent that joined by token; the tests share them a
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -147,30 +148,48 @@ def test_what_hangs_is_started_anew(cluster: Cluster) -> None:
         assert "watchdog" in cluster.server.run(f"journalctl -q --no-pager -u {unit} -n 60").lower(), unit
 
 
-def test_any_order_of_starting_ends_well(cluster: Cluster) -> None:
-    """Each by itself, those who are needed last; as nobody orders across machines, and jobs of one systemd may be ignored."""
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_any_order_of_starting_ends_well(cluster: Cluster, seed: int | None) -> None:
+    """Each by itself, those who are needed last, or by chance: nobody orders across machines, and jobs of one may be ignored."""
+    starts = [(machine, unit) for machine, units in ((cluster.server, (*SERVER, *NODE)), (cluster.agent, NODE))
+              for unit in reversed(units)]
+    if seed is not None:
+        random.Random(seed).shuffle(starts)
     cluster.server.run(f"systemctl stop {' '.join((*NODE, *SERVER))}")
-    for unit in reversed((*SERVER, *NODE)):
-        cluster.server.run(f"systemctl start --no-block --job-mode=ignore-dependencies {unit}")
+    cluster.agent.run(f"systemctl stop {' '.join(NODE)}")
+    for machine, unit in starts:
+        machine.run(f"systemctl start --no-block --job-mode=ignore-dependencies {unit}")
     cluster.ready()
 
 
-def test_the_network_may_be_late(cluster: Cluster) -> None:
-    """Booted without an address: agents wait, and work once there is one, with the same subnet as before."""
-    before = subnet(cluster.agent)
-    cluster.agent.power_off()
-    cluster.agent.boot(network=False)
-    cluster.agent.until("systemctl is-active containerd && test \"$(systemctl show -P ActiveState flanneld-py)\" != active")
-    cluster.agent.plug()
+@pytest.mark.parametrize("late", ["agent", "server"])
+def test_the_network_may_be_late(cluster: Cluster, late: str) -> None:
+    """Booted without an address: all wait or run, none gives up, and they work once there is one, with the subnet of before."""
+    machine: Machine = getattr(cluster, late)
+    units = NODE if late == "agent" else (*SERVER, *NODE)
+    before = subnet(machine)
+    machine.power_off()
+    machine.boot(network=False)
+    machine.until("systemctl is-active containerd && test \"$(systemctl show -P ActiveState flanneld-py)\" != active")
+    for unit in units:
+        machine.until(f"systemctl show -P ActiveState {unit} | grep -x 'active\\|activating'")
+    machine.plug()
     cluster.ready()
-    assert subnet(cluster.agent) == before
+    assert subnet(machine) == before
+
+
+def fill(machine: Machine, *directories: str) -> None:
+    """Have no byte left there."""
+    for directory in directories:
+        machine.run(f"for size in 64k 1; do dd if=/dev/zero of={directory}/full-$size bs=$size count=9999 2>/dev/null || true; "
+                    f"done; ! (echo more >{directory}/full-no-more) 2>/dev/null")
 
 
 def test_the_disk_may_be_full(cluster: Cluster) -> None:
     """/run is full when the agents are killed: packets go on, the proxy works, flanneld once it can write subnet.env."""
     agent = cluster.agent
     agent.run("mount -o remount,size=16M /run")
-    agent.run("for size in 64k 1; do dd if=/dev/zero of=/run/full-$size bs=$size count=9999 2>/dev/null || true; done")
+    fill(agent, "/run")
     try:
         agent.run("systemctl kill --signal=KILL flanneld-py kube-proxy-py")
         agent.until(f"{active('kube-proxy-py')} && test $(systemctl show -P NRestarts kube-proxy-py) -gt 0")
@@ -178,6 +197,35 @@ def test_the_disk_may_be_full(cluster: Cluster) -> None:
     finally:
         agent.run("rm -f /run/full-*; mount -o remount,size=1G /run")
     cluster.ready()
+
+
+STATE = {"minik8s-etcd": "/var/lib/minik8s-etcd", "minik8s-apiserver": "/var/cache/minik8s",
+         "minik8s-kubelet": "/var/lib/kubelet"}
+
+
+def test_the_disk_of_what_is_kept_may_be_full(cluster: Cluster) -> None:
+    """What services keep is on small disks that are full, and all are killed: none gives up; with room again nothing is lost."""
+    server = cluster.server
+    server.run(f"{KUBECTL} create configmap kept --from-literal=a=b")
+    server.run(f"systemctl stop {' '.join(STATE)}")
+    for directory in STATE.values():
+        server.run(f"cp -a {directory} /var/tmp/kept; mount -t tmpfs -o size=300M small {directory}; "
+                   f"chown --reference /var/tmp/kept {directory}; chmod --reference /var/tmp/kept {directory}; "
+                   f"cp -a /var/tmp/kept/. {directory}; rm -rf /var/tmp/kept")
+    server.run(f"systemctl start {' '.join(STATE)}")
+    cluster.ready()
+    try:
+        fill(server, *STATE.values())
+        pids = {unit: main_pid(server, unit) for unit in (*SERVER, *NODE)}
+        server.run(f"systemctl kill --signal=KILL {' '.join(pids)}")
+        for unit, pid in pids.items():
+            server.until(f"systemctl show -P ActiveState {unit} | grep -x 'active\\|activating'; "
+                         f"test $(systemctl show -P NRestarts {unit}) -gt 0; test $(systemctl show -P MainPID {unit}) != {pid}")
+        server.run(f"ping -c1 -W1 {subnet(cluster.agent)}")
+    finally:
+        server.run(f"rm -f {' '.join(f'{directory}/full-*' for directory in STATE.values())}")
+    cluster.ready()
+    assert server.run(f"{KUBECTL} get configmap kept -o jsonpath={{.data.a}}") == "b"
 
 
 def test_a_reboot_of_the_server_ends_well(cluster: Cluster) -> None:
