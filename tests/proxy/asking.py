@@ -7,9 +7,11 @@ Read next: `tests/proxy/test_transitions.py`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from conformance_rows import PROTOCOLS, Row
 from proxy_net import NODE, World, eventually, of
@@ -20,7 +22,7 @@ VIP, NODE_PORT = "10.96.0.50", 30066
 WAYS = (("pod-a", VIP, 80), ("outside", NODE, NODE_PORT))
 PATIENCE = float(os.environ.get("PATIENCE_SECONDS", "20"))  # a virtual machine in software needs more
 NOBODY = frozenset({"nobody"})
-SURE, ANSWERED, QUIET = 15.0, 3.0, 0.5  # seconds to wait: for a sure answer, for one that may be lost, for none
+SURE, ANSWERED, QUIET = 15.0, PATIENCE / 20, 0.5  # seconds to wait: for a sure answer, for one that may be lost, for none
 
 
 def ask_until_all(net: World, row: Row, family: Family, protocol: str) -> None:
@@ -63,10 +65,14 @@ def answers(net: World, family: Family, way: tuple[str, str, int], protocol: str
 
 
 def await_state(net: World, family: Family, inside: set[str], outside: set[str]) -> None:
-    for protocol in PROTOCOLS:
-        for way, expected in zip(WAYS, (inside, outside), strict=True):
-            eventually(lambda way=way, protocol=protocol, expected=expected:
-                       answers(net, family, way, protocol, expected) == expected, PATIENCE, f"{protocol} {way}: {expected}")
+    """By all protocols and both ways at once: that nobody answers takes a while to tell."""
+    def reached(question: tuple[str, tuple[tuple[str, str, int], set[str]]]) -> None:
+        protocol, (way, expected) = question
+        eventually(lambda: answers(net, family, way, protocol, expected) == expected, PATIENCE, f"{protocol} {way}: {expected}")
+
+    questions = list(itertools.product(PROTOCOLS, zip(WAYS, (inside, outside), strict=True)))
+    with ThreadPoolExecutor(len(questions)) as pool:
+        list(pool.map(reached, questions))
 
 
 @contextlib.contextmanager

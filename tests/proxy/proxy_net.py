@@ -30,6 +30,7 @@ from tests.promised import in_time
 
 PODS = {"pod-a": "10.244.1.2", "pod-b": "10.244.1.3", "pod-c": "10.244.1.4"}
 FAR_POD, FAR_NODE, NODE, OUTSIDE, GATEWAY = "10.244.2.5", "192.168.50.3", "192.168.50.1", "192.168.50.2", "10.244.1.1"
+STRANGERS = ("outside", "far", "node")  # callers that are nobody's endpoint
 
 
 OWNER = "kubernetes.io/service-name"

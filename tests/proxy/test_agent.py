@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 from conftest import Agent, listen, settled
 from proxy_api import Api
-from proxy_net import FAR_POD, NODE, PODS, World, endpoints, eventually, heals, service, sh, shape
+from proxy_net import FAR_POD, NODE, PODS, STRANGERS, World, endpoints, eventually, heals, service, sh, shape
 
 from tests.promised import in_time
 
@@ -219,12 +219,12 @@ def test_affinity_times_out(net: World, api: Api, agent: Agent) -> None:
     config = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}
     api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], **config}})
     agent.start()
-    seen = {net.ask("outside", VIP, 80)[0]}
+    seen = {(caller, net.ask(caller, VIP, 80)[0]) for caller in STRANGERS}
 
     def moved() -> bool:
         time.sleep(1.1)
-        seen.add(net.ask("outside", VIP, 80)[0])
-        return len(seen) > 1
+        seen.update((caller, net.ask(caller, VIP, 80)[0]) for caller in STRANGERS)
+        return len(seen) > len(STRANGERS)
 
     eventually(moved)
 

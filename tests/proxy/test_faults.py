@@ -20,10 +20,11 @@ from conftest import MODES, READY_SECONDS, VARIANTS, Agent, clear_rules, listen
 from proxy_api import PATHS, Api
 from proxy_net import NODE, PATIENT, PODS, World, endpoints, eventually, heals, service, sh
 
+from nodecore.kube.client import KEEPALIVE
 from tests.kernelmodules import need_ipvs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1200)]
-SECONDS = float(os.environ.get("FAULT_SECONDS", "5"))
+SECONDS = float(os.environ.get("FAULT_SECONDS", "2.5"))
 A, B, C = PODS.values()
 VIP, SECOND = "10.96.4.1", "10.96.4.2"
 TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
@@ -32,6 +33,12 @@ NOTICED = {"nftables": 1.0, "iptables-nft": 2.0, "iptables-legacy": 2.0, "ipvs":
 PATIENCE = {"ipvs": 60.0}
 FLUSHES = {"iptables-legacy": "iptables-legacy -w -t nat -F; iptables-legacy -w -F"}
 LOG_LINES_AT_REST = 40
+IMPATIENT = """
+from nodecore.kube import client
+client.KEEPALIVE = tuple((option, 2 if option == client.socket.TCP_KEEPIDLE else 1) for option, _ in client.KEEPALIVE)
+from proxy.__main__ import main
+main()
+"""
 
 
 def row(feature: str) -> pytest.MarkDecorator:
@@ -211,6 +218,9 @@ def test_an_api_that_replays_old_versions(
 @pytest.mark.slow
 def test_an_api_that_vanishes_without_a_word(net: World, api: Api, agent: Agent, served: tuple[Api, int]) -> None:
     """Its machine has lost power: no packet says that the watches are dead, and whoever answers now knows nothing of them."""
+    keepalive = dict(KEEPALIVE)
+    assert keepalive[socket.TCP_KEEPIDLE] + keepalive[socket.TCP_KEEPINTVL] * keepalive[socket.TCP_KEEPCNT] <= 25
+    agent.program = ("-c", IMPATIENT)
     others = set(api.watches)
     api.put(web(B), WEB)
     agent.start()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import VARIANTS, Agent, settled
 from proxy_api import Api
-from proxy_net import GATEWAY, NODE, OUTSIDE, PODS, World, endpoints, eventually, service, sh
+from proxy_net import GATEWAY, NODE, OUTSIDE, PODS, STRANGERS, World, endpoints, eventually, service, sh
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 A, B, C = PODS.values()
@@ -326,12 +326,12 @@ def test_affinity_times_out(net: World, api: Api, agent: Agent, mode: str) -> No
     config = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}
     api.put(web(A, B, C), {**WEB, "spec": {**WEB["spec"], **config}})
     agent.start()
-    seen = {net.ask("outside", VIP, 80)[0]}
+    seen = {(caller, net.ask(caller, VIP, 80)[0]) for caller in STRANGERS}
 
     def moved() -> bool:
         time.sleep(2.1)
-        seen.add(net.ask("outside", VIP, 80)[0])
-        return len(seen) > 1
+        seen.update((caller, net.ask(caller, VIP, 80)[0]) for caller in STRANGERS)
+        return len(seen) > len(STRANGERS)
 
     eventually(moved, within=30)
 
