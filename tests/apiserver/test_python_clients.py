@@ -1,7 +1,8 @@
-"""Other people's clients, unmodified: the official Python client with its watches and dynamic kinds, and lightkube."""
+"""Other people's clients, unmodified: the official Python client with its watches and dynamic kinds, lightkube and kr8s."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.labs import until
 
 kubernetes = pytest.importorskip("kubernetes", reason="the Python client is not installed")
 lightkube = pytest.importorskip("lightkube", reason="lightkube is not installed")
+kr8s = pytest.importorskip("kr8s", reason="kr8s is not installed")
 pytestmark = pytest.mark.etcd
 SPACE = "python-clients"
 
@@ -123,3 +125,47 @@ async def test_lightkube_lists_watches_and_applies(api: ApiServer, client: Any) 
     await made.delete(CustomResourceDefinition, "widgets.light.example.com")
     await made.delete(ConfigMap, "light")
     await made.close()
+
+
+async def test_kr8s_watches_waits_and_finds_custom_kinds(api: ApiServer, client: Any) -> None:
+    from kr8s.asyncio.objects import ConfigMap, Deployment
+
+    made = await kr8s.asyncio.api(kubeconfig=str(api.file("admin.kubeconfig")), namespace=SPACE)
+    assert (await made.version())["major"] == "1"
+    meta, kinds = {"name": "kr8s", "namespace": SPACE, "labels": {"by": "kr8s"}}, list[str]()
+    one = await ConfigMap({"metadata": meta, "data": {"a": "1"}}, api=made)
+    await one.create()
+    async with asyncio.timeout(60):
+        following = asyncio.create_task(followed(made, kinds))
+        while not kinds:  # it is told of what is there
+            await asyncio.sleep(0.01)
+        await one.patch({"data": {"b": "2"}})
+        await one.label({"more": "yes"})
+        assert [item.name async for item in made.get("configmaps", label_selector="more=yes")] == ["kr8s"]
+        await one.delete()
+        await following
+    assert kinds == ["ADDED", "MODIFIED", "MODIFIED", "DELETED"]
+    container = {"name": "c", "image": "x"}
+    many = await Deployment({"metadata": {"name": "kr8s", "namespace": SPACE}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}}}}, api=made)
+    await many.create()
+    await many.patch({"spec": {"replicas": 3}}, subresource="scale")
+    await many.refresh()
+    assert many.replicas == 3
+    await many.delete()
+    kind = await kr8s.asyncio.objects.CustomResourceDefinition(definition("kr8s.example.com"), api=made)
+    await kind.create()
+    await kind.wait("condition=Established")
+    widget = kr8s.asyncio.objects.new_class("Widget", "kr8s.example.com/v1", namespaced=True, plural="widgets")
+    assert [item async for item in widget.list(api=made, namespace=SPACE)] == []
+    await kind.delete()
+
+
+async def followed(made: Any, kinds: list[str]) -> None:
+    """What becomes of one ConfigMap, until it is gone."""
+    async for kind, obj in made.watch("configmaps", label_selector={"by": "kr8s"}):
+        assert obj.name == "kr8s"
+        kinds.append(kind)
+        if kind == "DELETED":
+            return
