@@ -44,7 +44,7 @@ from .probe import Probe
 from .snapshot import Snapshot
 from .sysctls import AFTER_RULES, BRIDGED, IPVS, ROUTE_LOCALNET, STRICT_ARP, WANTED, conntrack_switches
 from .target import Rules, set_switches
-from .writers.takeover import remove
+from .writers.takeover import Takeover
 
 log = logging.getLogger(__name__)
 ZONE = "topology.kubernetes.io/zone"
@@ -195,4 +195,4 @@ def rules_of(config: Config, snapshot: Snapshot) -> Rules:
 
 async def clean_up(config: Config) -> None:
     """Remove our rules of every mode; Go kube-proxy's stay, for one that has taken over again."""
-    await remove(Nft(), Iptables(), excluded=config.ipvs.excluded, theirs=False)
+    await Takeover(Nft(), Iptables(), config.ipvs.excluded).clean_up()

@@ -130,14 +130,18 @@ def writer(config: Config) -> Writer[nftables.Layout] | Writer[iptables.Layout] 
 
     from .writers.iptables import IptablesWriter
     from .writers.nftables import NftablesWriter
+    from .writers.takeover import Takeover
 
     children = Children()
     nft, chains = Nft(children=children), Iptables(children=children)
+    takeover = Takeover(nft, chains, config.ipvs.excluded)
     if config.mode == "ipvs":
         from nodecore.kernel.ipvs import Ipvs
         from nodecore.kernel.netlink import KernelNetwork
 
         from .writers.ipvs import IpvsWriter
 
-        return IpvsWriter(nft, chains, config.families, Ipvs(), KernelNetwork(), config.ipvs.excluded)
-    return (IptablesWriter if config.mode == "iptables" else NftablesWriter)(nft, chains, config.families)
+        return IpvsWriter(nft, takeover, config.families, Ipvs(), KernelNetwork(), config.ipvs.excluded)
+    if config.mode == "iptables":
+        return IptablesWriter(nft, chains, takeover, config.families)
+    return NftablesWriter(nft, takeover, config.families)

@@ -31,7 +31,7 @@ from .stale import Target, Targets, changed, is_stale, targets_of
 from .sysctls import AFTER_RULES, WANTED
 
 log = logging.getLogger(__name__)
-SWEEP_SECONDS = 15.0  # until what could not be removed is tried again
+FIRST_SWEEP_SECONDS, LAST_SWEEP_SECONDS = 15.0, 600.0  # until what could not be removed is tried again: longer and longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Rules:
         self._halves = {layout.family: _Half(layout) for layout in layouts}
         self._skipped: dict[str, list[Skipped]] = {}
         self._denied: set[Sysctl] = set()
-        self._swept, self._sweep_at = False, 0.0
+        self._swept, self._sweep_at, self._sweep_since = False, 0.0, 0.0
         self.inputs: Sequence[Input] = ()
         self.forget_tcp = False
         self.counts: Watcher | None = None
@@ -307,10 +307,12 @@ class Rules:
             await self._writer.sweep()
             self._swept = True
         except Fault as error:  # ours stand: no reason to write them again
-            log.warning("rules of others stay, until the next look: %s", error)
+            log.warning("rules of others stay: %s", error)
             if not isinstance(error, Busy):  # with connections that have to end before
                 self._note_failure(op)
-            self._sweep_at = time.monotonic() + SWEEP_SECONDS
+            now = time.monotonic()
+            self._sweep_since = self._sweep_since or now
+            self._sweep_at = now + min(max(FIRST_SWEEP_SECONDS, (now - self._sweep_since) / 4), LAST_SWEEP_SECONDS)
 
     async def _forget_flows(self, op: ForgetFlows) -> None:
         self._halves[op.family].stale = {}

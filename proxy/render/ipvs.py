@@ -40,6 +40,7 @@ KERNEL = (SERVER, DESTINATION, ADDRESS)  # containers that nft does not hold
 # Addresses that stand for all of the node's: from a range that hosts do not give themselves (RFC 3927), and local ones
 ANYWHERE = {Family.IPV4: "169.254.255.10", Family.IPV6: "fd6b:7562:6550::10"}
 LOCAL = {Family.IPV4: "169.254.255.11", Family.IPV6: "fd6b:7562:6550::11"}
+STAND_INS = frozenset({*ANYWHERE.values(), *LOCAL.values()})
 REFUSE, DROP, ACCEPT = f"goto {names.REFUSE}", "drop", "accept"
 CLUSTER, EXTERNAL, INSIDE, NODE_PORT, NODE_PORT_LOCAL = "cluster", "external", "inside", "nodeport", "nodeport-local"
 SERVICES, LOCAL_SERVICES = names.CLUSTER.verdicts, names.EXTERNAL_LOCAL.verdicts

@@ -8,8 +8,9 @@ Pure. Read next: `proxy/writers/iptables.py`.
 
 from __future__ import annotations
 
+import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..names import PREFIX
@@ -24,6 +25,13 @@ GO_SHARED = frozenset({"KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-MARK-DROP"})
 KUBELET = frozenset({"KUBE-KUBELET-CANARY", "KUBE-FIREWALL", "KUBE-HOSTPORTS"})
 HOOKS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 TARGET = re.compile(r" -[jg] (\S+)")
+
+
+class Whose(enum.Enum):
+    """Whose chains."""
+
+    OURS = enum.auto()
+    GO = enum.auto()  # Go kube-proxy's
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,12 @@ def read_tables(saved: str) -> dict[str, Held]:
     return {name: read_held(rest) for name, _, rest in (section.partition("\n") for section in f"\n{saved}".split("\n*")[1:])}
 
 
-def removal_script(table: str, saved: str, *, ours: bool, theirs: bool = True) -> str:
-    """What removes our chains from a table, and Go kube-proxy's, as is asked; empty if there are none."""
+def removal_script(table: str, saved: str, whose: Collection[Whose]) -> str:
+    """What removes their chains from a table; empty if there are none."""
     there = frozenset(_chains(saved))
-    doomed = {name for name in there if (theirs and GO_CHAINS.fullmatch(name)) or (ours and name.startswith(PREFIX))}
-    if theirs and not KUBELET & there:
-        doomed |= GO_SHARED & there
+    doomed = {name for name in there if Whose.OURS in whose and name.startswith(PREFIX)}
+    if Whose.GO in whose:
+        doomed |= {name for name in there if GO_CHAINS.fullmatch(name)} | (frozenset() if KUBELET & there else GO_SHARED & there)
     lines = [line for line in saved.splitlines() if line.startswith("-A ")]
     if GO_SHARED & {_target(line) for line in lines if _owner(line) not in doomed | HOOKS}:
         doomed -= GO_SHARED  # somebody else marks packets by them

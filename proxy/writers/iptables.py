@@ -24,7 +24,7 @@ from ..names import PREFIX, TRAFFIC_TABLE
 from ..render import counting
 from ..render.iptables import FILTER_JUMPS, NAT_JUMPS, TABLES, Layout
 from ..render.leftovers import Held, read_tables
-from .takeover import remove
+from .takeover import Standing, Takeover, tables_of
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25  # a look takes a fiftieth of a millisecond
@@ -38,8 +38,8 @@ class IptablesWriter:
 
     at_once = False  # the families of iptables-legacy share a lock
 
-    def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
-        self._nft, self._chains, self._families = nft, chains, families
+    def __init__(self, nft: Nft, chains: Iptables, takeover: Takeover, families: Sequence[Family]) -> None:
+        self._nft, self._chains, self._takeover, self._families = nft, chains, takeover, families
         self._known: dict[Family, Stamps] = {}  # of the legacy tables after our last write
         self._counts: dict[Family, Counter[str]] = {}  # of our rules, by table
         self._written: dict[Family, Counter[str]] = {}  # of those, by the last write
@@ -172,5 +172,5 @@ class IptablesWriter:
     async def sweep(self) -> None:
         """Everything but our chains in this variant."""
         variant = await self._chains.chosen()
-        await remove(self._nft, self._chains, keeps=lambda where, family: where is variant and family in self._families,
-                     counting=self._counting)
+        traffic = tables_of(self._families, TRAFFIC_TABLE) if self._counting else frozenset()
+        await self._takeover.leave_only(Standing(traffic, frozenset((variant, family) for family in self._families)))

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Network
 from nodecore.net import Family, IPNetwork
@@ -18,7 +17,7 @@ from nodecore.net import Family, IPNetwork
 from ..ledger import Delta
 from ..render.ipvs import Layout
 from .tables import KnownTables
-from .takeover import remove, tables_of
+from .takeover import Standing, Takeover, tables_of
 from .virtual_servers import Servers, VirtualServers
 
 log = logging.getLogger(__name__)
@@ -31,10 +30,10 @@ class IpvsWriter:
     at_once = False  # one after the other asks for servers and addresses
 
     def __init__(
-        self, nft: Nft, chains: Iptables, families: Sequence[Family], ipvs: Servers, network: Network,
+        self, nft: Nft, takeover: Takeover, families: Sequence[Family], ipvs: Servers, network: Network,
         excluded: Sequence[IPNetwork] = (),
     ) -> None:
-        self._nft, self._chains, self._families = nft, chains, families
+        self._nft, self._takeover, self._families = nft, takeover, families
         self._halves = {family: VirtualServers(family, ipvs, network, excluded) for family in families}
         self._known = KnownTables(nft)
         self._looked: dict[Family, float] = {}
@@ -79,4 +78,4 @@ class IpvsWriter:
 
     async def sweep(self) -> None:
         """Everything but our tables."""
-        await remove(self._nft, self._chains, keeps=tables_of(self._families), servers=False)
+        await self._takeover.leave_only(Standing(tables_of(self._families), servers=True))

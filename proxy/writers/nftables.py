@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Sequence
 from functools import cache
 
 from nodecore.errors import Fault, Invalid
-from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.nftdump import chain_names, read_elements, set_names, verdict
 from nodecore.net import Family
@@ -24,7 +23,7 @@ from ..ledger import Delta
 from ..render.nftables import Layout
 from ..render.nftread import Container, There, Words
 from .tables import KnownTables
-from .takeover import remove, tables_of
+from .takeover import Standing, Takeover, tables_of
 
 log = logging.getLogger(__name__)
 ANONYMOUS = "__"  # begins the names of sets that are part of a rule
@@ -35,8 +34,8 @@ class NftablesWriter:
 
     at_once = True  # nft of one reads while we write the words of the other
 
-    def __init__(self, nft: Nft, chains: Iptables, families: Sequence[Family]) -> None:
-        self._nft, self._chains, self._families = nft, chains, families
+    def __init__(self, nft: Nft, takeover: Takeover, families: Sequence[Family]) -> None:
+        self._nft, self._takeover, self._families = nft, takeover, families
         self._known = KnownTables(nft)
 
     async def intact(self, layout: Layout) -> bool:
@@ -99,8 +98,7 @@ class NftablesWriter:
 
     async def sweep(self) -> None:
         """Everything but our tables."""
-        await remove(self._nft, self._chains, keeps=tables_of(self._families))
-
+        await self._takeover.leave_only(Standing(tables_of(self._families)))
 
 
 def read_table(layout: Layout) -> There | None:

@@ -4,7 +4,7 @@ Virtual servers that have connections are kept, without getting more, until thes
 Only called when what is to stay stands, so that a switch has no moment without rules. Tables are looked at only if they
 exist: looking at a legacy one would make it.
 
-Must not know: what is in force. Read next: `proxy/render/leftovers.py`.
+Must not know: which mode is in force; it is told what stands. Read next: `proxy/render/leftovers.py`.
 """
 
 from __future__ import annotations
@@ -12,103 +12,118 @@ from __future__ import annotations
 import logging
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 from nodecore.errors import Busy, Fault
 from nodecore.kernel.ipset import Ipset
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.nft import Nft
 from nodecore.kernel.ports import Variant
+from nodecore.kernel.virtualserver import Destination
 from nodecore.net import Family, IPNetwork
 
 from .. import names
 from ..render.ipvs import DEVICE
-from ..render.leftovers import GO_SETS, removal_script
+from ..render.leftovers import GO_SETS, Whose, removal_script
+from .virtual_servers import clear, lives
 
 log = logging.getLogger(__name__)
 TABLES = ("nat", "filter", "mangle")  # in the last one Go kube-proxy keeps a canary
-Keeps = Callable[[Variant | None, Family], bool]
+Place = tuple[Variant, Family]
 
 
-def nothing(_: Variant | None, __: Family) -> bool:
-    """Keep nothing."""
-    return False
+def tables_of(families: Iterable[Family], name: str = names.TABLE) -> frozenset[str]:
+    """Each family's table of that name, as nft lists it."""
+    return frozenset(f"{family.nft} {name}" for family in families)
 
 
-def tables_of(families: Sequence[Family]) -> Keeps:
-    """Keep the nft tables of these families."""
-    return lambda variant, family: variant is None and family in families
+OURS = tables_of(Family) | tables_of(Family, names.TRAFFIC_TABLE)
+GO = tables_of(Family, names.GO_TABLE)
 
 
-async def remove(
-    nft: Nft, chains: Iptables, keeps: Keeps = nothing, *, servers: bool = True, excluded: Sequence[IPNetwork] = (),
-    counting: bool = False, theirs: bool = True,
-) -> None:
-    """Remove it all, but what is ours where `keeps` says so: in which iptables, None being nftables, and which family.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What of ours is in force, and stays."""
 
-    `counting` says that the table that counts beside chains stays. `servers` says whether that includes the virtual servers, but
-    those in the networks `excluded`. `Busy` where some still have connections. Without `theirs`, what is Go kube-proxy's stays,
-    and the virtual servers are if its sets are there.
-    """
-    there = await nft.list_tables()
-    for family in Family:
-        doomed = [*([] if keeps(None, family) else [names.TABLE]), *([] if counting else [names.TRAFFIC_TABLE]),
-                  *([names.GO_TABLE] if theirs else [])]
-        for table in (f"{family.nft} {name}" for name in doomed):
-            if table in there:
-                log.info("removing table %s", table)
-                await nft.load(f"delete table {table}\n")
-    for variant in await chains.variants():
-        for family in Family:
-            legacy = chains.registered(family) if variant is Variant.LEGACY else {}
-            for table in TABLES:
-                if table in legacy if variant is Variant.LEGACY else f"{family.nft} {table}" in there:
-                    ours = not keeps(variant, family)
-                    await _remove_chains(chains, variant, family, table, ours=ours, theirs=theirs)
-    sets = await their_sets()
-    if theirs and sets:
-        await remove_sets(sets)
-    if servers and (theirs or not sets):
-        await remove_servers(excluded, at_once=keeps is nothing)
+    tables: frozenset[str] = frozenset()  # of nft, as it lists them
+    chains: frozenset[Place] = frozenset()
+    servers: bool = False
 
 
-async def their_sets() -> list[str]:
+class Takeover:
+    """Of a node; virtual servers in the networks `excluded` are nobody's of these."""
+
+    def __init__(self, nft: Nft, chains: Iptables, excluded: Sequence[IPNetwork] = ()) -> None:
+        self._nft, self._chains, self._excluded = nft, chains, excluded
+
+    async def leave_only(self, standing: Standing) -> None:
+        """Remove Go kube-proxy's, and what does not stand of ours; `Busy` while virtual servers have connections."""
+        await self._remove_tables((OURS | GO) - standing.tables)
+        await self._remove_chains(lambda place: [Whose.GO] if place in standing.chains else [*Whose])
+        await remove_sets(await go_sets())
+        if not standing.servers:
+            await self._remove_servers(spared=lives)
+
+    async def clean_up(self) -> None:
+        """Remove all that is ours, at once. Where there are Go kube-proxy's sets the virtual servers are its by now, and stay."""
+        await self._remove_tables(OURS)
+        await self._remove_chains(lambda _: [Whose.OURS])
+        if not await go_sets():
+            await self._remove_servers(spared=lambda _: False)
+
+    async def _remove_tables(self, doomed: frozenset[str]) -> None:
+        for table in sorted(doomed & set(await self._nft.list_tables())):
+            log.info("removing table %s", table)
+            await self._nft.load(f"delete table {table}\n")
+
+    async def _remove_chains(self, whose: Callable[[Place], Collection[Whose]]) -> None:
+        there = await self._nft.list_tables()
+        for variant in await self._chains.variants():
+            for family in Family:
+                legacy = self._chains.registered(family) if variant is Variant.LEGACY else {}
+                for table in TABLES:
+                    if table in legacy if variant is Variant.LEGACY else f"{family.nft} {table}" in there:
+                        await self._remove_from(table, (variant, family), whose((variant, family)))
+
+    async def _remove_from(self, table: str, place: Place, whose: Collection[Whose]) -> None:
+        name = f"{table} of {place[1].nft}tables-{place[0].value}"
+        try:
+            script = removal_script(table, await self._chains.save(*place, table), whose)
+            if script:
+                log.info("removing Service chains from %s", name)
+                await self._chains.restore(*place, script)
+        except Busy:
+            raise
+        except Fault as error:
+            log.warning("%s stays as it is: %s", name, error)
+
+    async def _remove_servers(self, spared: Callable[[Destination], bool]) -> None:
+        """With the device that has their addresses: where that is not, no proxy was in ipvs mode."""
+        if DEVICE not in (name for _, name in socket.if_nameindex()):
+            return
+        from nodecore.kernel.ipvs import Ipvs
+        from nodecore.kernel.netlink import KernelNetwork
+
+        with closing(Ipvs()) as ipvs, closing(KernelNetwork()) as network:
+            left = await clear(ipvs, network, self._excluded, spared)
+        if left:
+            raise Busy(f"virtual servers of ipvs mode, until {sum(item.connections for item in left)} connections end, "
+                       f"some of {left[0].server.describe()} to {left[0].describe()}")
+
+
+async def go_sets() -> list[str]:
     """The sets of Go kube-proxy's ipvs mode."""
     return [name for name in await Ipset().names() if GO_SETS.fullmatch(name)] if shutil.which("ipset") else []
 
 
 async def remove_sets(found: Sequence[str]) -> None:
     """Remove sets that no rule is left to use."""
+    if not found:
+        return
     log.info("removing %d sets of Go kube-proxy", len(found))
     try:
         await Ipset().restore("".join(f"destroy {name}\n" for name in found))
     except Fault as error:
         log.warning("some sets of Go kube-proxy stay: %s", error)
-
-
-async def remove_servers(excluded: Sequence[IPNetwork], *, at_once: bool) -> None:
-    """Remove the virtual servers and the device with their addresses, if there is that device."""
-    if DEVICE not in (name for _, name in socket.if_nameindex()):
-        return
-    from nodecore.kernel.ipvs import Ipvs
-    from nodecore.kernel.netlink import KernelNetwork
-
-    from .virtual_servers import clear
-
-    with closing(Ipvs()) as ipvs, closing(KernelNetwork()) as network:
-        if not await clear(ipvs, network, excluded, at_once=at_once):
-            raise Busy("virtual servers of ipvs mode still have connections")
-
-
-async def _remove_chains(chains: Iptables, variant: Variant, family: Family, table: str, *, ours: bool,
-                         theirs: bool) -> None:
-    try:
-        script = removal_script(table, await chains.save(variant, family, table), ours=ours, theirs=theirs)
-        if script:
-            log.info("removing Service chains from %s of %stables-%s", table, family.nft, variant.value)
-            await chains.restore(variant, family, script)
-    except Busy:
-        raise
-    except Fault as error:
-        log.warning("%s of %stables-%s stays as it is: %s", table, family.nft, variant.value, error)

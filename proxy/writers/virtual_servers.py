@@ -2,7 +2,7 @@
 
 What is added is there before the rules that lead to it. What is removed is drained: a destination is given no more
 connections (weight 0) and goes when it has none left, its server after it, the address after its last server. So a
-connection ends when it ends, not when an endpoint is taken out of its Service; UDP knows no end and goes at once.
+connection ends when it ends, not when an endpoint is taken out of its Service. What IPVS is not told the end of goes at once.
 
 Must not know: Services, nft. Read next: `proxy/writers/ipvs.py`.
 """
@@ -10,7 +10,7 @@ Must not know: Services, nft. Read next: `proxy/writers/ipvs.py`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Protocol
@@ -135,8 +135,8 @@ class VirtualServers:
         stay = {item.key for item in words.servers(delta.added)}
         held.doomed.update({item.key for item in words.servers(delta.removed)} - stay)
         gone = words.destinations(delta.removed, weight=0)
-        at_once = [item for item in gone if item.server.protocol == "udp"]
-        slowly = [item for item in gone if item.server.protocol != "udp"]
+        slowly = [item for item in gone if is_told_of_ends(item.server)]
+        at_once = [item for item in gone if not is_told_of_ends(item.server)]
         _check(_present(self._ipvs.put_destinations(slowly)), [_describe(item) for item in slowly])
         _check(self._ipvs.remove_destinations(at_once), [_describe(item) for item in at_once])
         held.draining.update((item.key, item) for item in slowly)
@@ -174,28 +174,44 @@ class VirtualServers:
         return servers == self._held.servers and set(await self._addresses()) == self._held.addresses
 
 
-async def clear(ipvs: Servers, network: Network, excluded: Sequence[IPNetwork] = (), *, at_once: bool = True) -> bool:
-    """Remove the device and every virtual server, at once or as their connections end; says whether all is gone.
+async def clear(
+    ipvs: Servers, network: Network, excluded: Sequence[IPNetwork] = (), spared: Callable[[Destination], bool] = lambda _: False,
+) -> list[Destination]:
+    """Remove the device and every virtual server; but those with a spared destination stay, without new connections, and it too.
 
-    If the device is not there, there was no proxy in this mode, and the servers are somebody's.
+    Returns the spared. If the device is not there, there was no proxy in this mode, and the servers are somebody's.
     """
+    left: list[Destination] = []
     if not (await network.read(SCOPE)).link(words.DEVICE):
-        return True
-    busy: set[ServerKey] = set()
+        return left
     try:
         keys = {server.key for server in ipvs.servers() if not is_within(server.key, excluded)}
-        if not at_once:
-            behind = ipvs.destinations(keys)
-            ipvs.put_destinations([replace(item, weight=0) for item in behind if item.weight])
-            busy = {item.server for item in behind if item.connections and item.server.protocol != "udp"}
-        ended = sorted(keys - busy)
+        behind = ipvs.destinations(keys)
+        left = [item for item in behind if spared(item)]
+        stay = {item.server for item in left}
+        ipvs.put_destinations([replace(item, weight=0) for item in behind if item.weight and item.server in stay])
+        ended = sorted(keys - stay)
         _check(ipvs.remove_servers(ended), [f"server {key.describe()}" for key in ended])
     except Unsupported:
         pass  # a device of that name, and no ip_vs: left from before another kernel
-    if not busy:
+    if not left:
         log.info("removing %s", words.DEVICE)
         await _apply(network, [DeleteLink(words.DEVICE)])
-    return not busy
+    return left
+
+
+def lives(item: Destination) -> bool:
+    """Whether it has connections that end with it."""
+    return bool(item.connections) and is_told_of_ends(item.server)
+
+
+def is_told_of_ends(key: ServerKey) -> bool:
+    """Whether IPVS carries the connections of a server all the way, and so sees their ends.
+
+    UDP has none. What came to a NodePort was translated before it came here: from its second packet on connection tracking
+    carries it past IPVS, and it goes on without. Of SCTP's ends nothing is seen then, and it would count for 15 minutes more.
+    """
+    return key.protocol != "udp" and key.address not in words.STAND_INS
 
 
 def is_within(key: ServerKey, networks: Sequence[IPNetwork]) -> bool:

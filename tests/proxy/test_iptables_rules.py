@@ -18,7 +18,7 @@ from nodecore.kernel.ports import Variant
 from nodecore.net import Family
 from proxy.ledger import Element
 from proxy.render.iptables import TABLES, Layout, balance
-from proxy.render.leftovers import Held, read_held, removal_script
+from proxy.render.leftovers import Held, Whose, read_held, removal_script
 
 V4 = Layout(Family.IPV4, SETTINGS)
 GUARDED = balanced(service("web", "10.96.0.1", *WEB[:1], type="LoadBalancer", externalTrafficPolicy="Local",
@@ -83,7 +83,7 @@ def test_the_kernel_takes_it(space: Netns, scene: str, variant: Variant) -> None
     counts = layout.rule_counts(model.ledger.everything(), fixed=True)
     assert {table: found.rules for table, found in held(space, variant, family).items()} == counts
     for table in TABLES:
-        load(space, variant, removal_script(table, listing(space, variant, table, family), ours=True), family)
+        load(space, variant, removal_script(table, listing(space, variant, table, family), Whose), family)
         assert not [line for line in listing(space, variant, table, family).splitlines() if "KPY" in line]
 
 
@@ -183,16 +183,16 @@ COMMIT
 
 
 def test_nothing_of_others_is_left_over() -> None:
-    assert removal_script("nat", FOREIGN, ours=True) == ""
+    assert removal_script("nat", FOREIGN, Whose) == ""
     ours = FOREIGN.replace("-A FLANNEL", "-A PREROUTING -j KPY-SERVICES\n-A FLANNEL", 1)
     ours = ours.replace(":KUBE-MARK", ":KPY-SERVICES - [0:0]\n:KUBE-MARK")
-    assert removal_script("nat", ours, ours=False) == ""
-    assert removal_script("nat", ours, ours=True).splitlines() == [
+    assert removal_script("nat", ours, [Whose.GO]) == ""
+    assert removal_script("nat", ours, Whose).splitlines() == [
         "*nat", ":KPY-SERVICES - [0:0]", "-D PREROUTING -j KPY-SERVICES", "-X KPY-SERVICES", "COMMIT"]
     alone = FOREIGN.replace(":KUBE-KUBELET-CANARY - [0:0]\n", "")
-    assert removal_script("nat", alone, ours=True).count("-X KUBE-") == 2
+    assert removal_script("nat", alone, Whose).count("-X KUBE-") == 2
     marked = alone.replace("COMMIT", "-A CNI-HOSTPORT-DNAT -j KUBE-MARK-MASQ\nCOMMIT")
-    assert removal_script("nat", marked, ours=True) == ""
+    assert removal_script("nat", marked, Whose) == ""
 
 
 @pytest.mark.kernel
@@ -293,6 +293,6 @@ COMMIT
 def test_go_kube_proxy_of_today_leaves_the_kubelets_and_others() -> None:
     gone = "KUBE-FORWARD", "KUBE-NODEPORTS", "KUBE-PROXY-CANARY", "KUBE-PROXY-FIREWALL"
     jumps = [line for line in CURRENT_GO.splitlines() if line.startswith(("-A INPUT", "-A FORWARD")) and line.endswith(gone)]
-    assert removal_script("filter", CURRENT_GO, ours=False).splitlines() == [
+    assert removal_script("filter", CURRENT_GO, [Whose.GO]).splitlines() == [
         "*filter", *(f":{name} - [0:0]" for name in gone), *(line.replace("-A", "-D", 1) for line in jumps),
         *(f"-X {name}" for name in gone), "COMMIT"]

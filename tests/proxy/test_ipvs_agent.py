@@ -21,6 +21,7 @@ from nodecore.kernel.virtualserver import Destination, ServerKey
 from nodecore.net import Family
 from proxy.render.ipvs import Layout
 from proxy.writers.ipvs import IpvsWriter
+from proxy.writers.takeover import Takeover
 from tests.kernelmodules import need_ipvs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -180,6 +181,6 @@ def test_ipv6_carries(kind: socket.SocketKind, address: str, port: int) -> None:
         sh(space, "sysctl -qw net.ipv4.vs.conntrack=1")
         with contextlib.closing(Ipvs(space.path)) as kernel, contextlib.closing(KernelNetwork(space.path)) as network:
             nft = Nft(command=("nsenter", f"--net={space.path}", "nft"))
-            writer = IpvsWriter(nft, Iptables(), [Family.IPV6], kernel, network)
+            writer = IpvsWriter(nft, Takeover(nft, Iptables()), [Family.IPV6], kernel, network)
             asyncio.run(writer.replace(model.layout, model.ledger.everything()))
         carries(space, kind, address, port, 10)

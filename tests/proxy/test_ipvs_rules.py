@@ -28,7 +28,8 @@ from nodecore.net import Family
 from proxy.config import IpvsOptions, build, to_document
 from proxy.render.ipvs import Layout
 from proxy.writers.ipvs import IpvsWriter
-from proxy.writers.virtual_servers import clear
+from proxy.writers.takeover import Takeover
+from proxy.writers.virtual_servers import clear, lives
 from tests.kernelmodules import lacks_ipvs
 
 V4, V6 = Layout(Family.IPV4, SETTINGS), Layout(Family.IPV6, SETTINGS, "sh")
@@ -68,7 +69,7 @@ class Node:
     def __post_init__(self) -> None:
         nft = Nft(command=("nsenter", f"--net={self.space.path}", "nft"))
         excluded = [ip_network("192.0.2.0/24")]
-        self.writer = IpvsWriter(nft, Iptables(), [self.layout.family], self.ipvs, self.network, excluded)
+        self.writer = IpvsWriter(nft, Takeover(nft, Iptables()), [self.layout.family], self.ipvs, self.network, excluded)
 
     def replace(self, model: Model) -> None:
         asyncio.run(self.writer.replace(self.layout, model.ledger.everything()))
@@ -193,24 +194,30 @@ def test_what_others_do_is_seen(space: Netns) -> None:
 @pytest.mark.kernel
 def test_clearing(space: Netns) -> None:
     _, node = two(space)
-    assert asyncio.run(clear(node.ipvs, node.network))
+    node.ipvs.connections = {(KEY, THERE, 8080): 1}
+    asyncio.run(clear(node.ipvs, node.network))
     assert (node.ipvs.made, node.network.dump()) == ({}, "")
     node.ipvs.put_servers([Server(KEY)])
-    assert asyncio.run(clear(node.ipvs, node.network))
+    asyncio.run(clear(node.ipvs, node.network))
     assert node.ipvs.made, "there is no kube-ipvs0: not a proxy's"
 
 
 @pytest.mark.kernel
 def test_another_mode_takes_over_and_cuts_nothing(space: Netns) -> None:
-    _, node = two(space)
-    node.ipvs.connections = {(KEY, THERE, 8080): 1, (UDP_KEY, THERE, 5353): 1}
+    """What came to a NodePort is no longer carried by IPVS, whatever it still counts."""
+    model, node = two(space)
+    model.put(service("open", "10.96.0.2", ("t", "TCP", 80, 30080), ("s", "SCTP", 80, 30080), type="NodePort"),
+              endpoints("open", THERE, ports=(("t", "TCP", 8080), ("s", "SCTP", 8080))))
+    node.replace(model)
+    node.ipvs.connections = {key: 1 for key in node.ipvs.behind if key[0].address != "10.96.0.2"}
     for _ in range(2):
-        assert not asyncio.run(clear(node.ipvs, node.network, at_once=False))
+        left = asyncio.run(clear(node.ipvs, node.network, spared=lives))
+        assert {item.describe() for item in left} == {f"{HERE}:8080", f"{THERE}:8080"}
         assert list(node.ipvs.made) == [KEY]
         assert {item.weight for item in node.ipvs.behind.values()} == {0}
         assert "10.96.0.1/32" in node.network.dump()
     node.ipvs.connections = {}
-    assert asyncio.run(clear(node.ipvs, node.network, at_once=False))
+    assert asyncio.run(clear(node.ipvs, node.network, spared=lives)) == []
     assert (node.ipvs.made, node.network.dump()) == ({}, "")
 
 

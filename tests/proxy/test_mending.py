@@ -18,6 +18,7 @@ from proxy.render.nftables import Layout
 from proxy.render.nftread import changes
 from proxy.render.settings import Settings
 from proxy.writers.nftables import NftablesWriter, read_table
+from proxy.writers.takeover import Takeover
 
 pytestmark = pytest.mark.kernel
 COUNTED = Settings(SETTINGS.locality, (ip_network("192.168.0.0/16"),), count_traffic=True)
@@ -64,7 +65,7 @@ def filled(layout: Layout) -> Model:
 
 def replace(space: Netns, model: Model) -> None:
     with space.enter():
-        writer = NftablesWriter(Nft(), Iptables(), [model.layout.family])
+        writer = NftablesWriter(Nft(), Takeover(Nft(), Iptables()), [model.layout.family])
         asyncio.run(writer.replace(model.layout, model.ledger.everything()))
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
+from collections.abc import Iterable, Iterator
 
 import pytest
-from asking import NODE_PORT, VIP, await_state, lines
+import sctp
+from asking import NODE_PORT, PATIENCE, VIP, WAYS, await_state, lines
 from conformance_rows import B, C, dual
 from conftest import VARIANTS, Agent
 from proxy_api import Api
-from proxy_net import FAMILIES, FAR_POD, World, eventually
+from proxy_net import FAMILIES, FAR_POD, World, eventually, kind_of, of
 
 from nodecore.kernel.ipvs import Ipvs
 from nodecore.kernel.virtualserver import Destination
@@ -51,6 +54,37 @@ def switch(agent: Agent, mode: str) -> None:
     agent.start()
 
 
+@contextlib.contextmanager
+def flows(net: World, family: Family) -> Iterator[list[socket.socket]]:
+    """Of one socket each: UDP each way, and SCTP where the kernel has it."""
+    made = []
+    try:
+        for caller, address, port in WAYS:
+            with net.spaces[caller].enter():
+                made.append(socket.socket(kind_of(of(family, address)), socket.SOCK_DGRAM))
+            made[-1].settimeout(1)
+            made[-1].connect((of(family, address), port))
+        if sctp.in_kernel():
+            made += [net.connect(caller, of(family, address), port, 60, "sctp") for caller, address, port in WAYS]
+        yield made
+    finally:
+        for sock in made:
+            sock.close()
+
+
+def is_answered(flow: socket.socket) -> bool:
+    flow.send(b"?")
+    try:
+        return bool(flow.recv(100))
+    except (TimeoutError, ConnectionRefusedError):
+        return False
+
+
+def go_on(flows: Iterable[socket.socket]) -> None:
+    for flow in flows:
+        eventually(lambda flow=flow: is_answered(flow), PATIENCE, str(flow))
+
+
 @pytest.mark.parametrize(("feature", "before", "mode"), [
     pytest.param(f"transition: the mode was {before}, dual-stack", before, after,
                  marks=[] if (before, after) == ("nftables", "iptables-nft") else pytest.mark.slow, id=f"{before} to {after}")
@@ -64,8 +98,10 @@ def test_switched(net: World, api: Api, agent: Agent, feature: str, before: str,
     agent.start()
     for family in FAMILIES:
         await_state(net, family, TWO, TWO)
-    with lines(net, Family.IPV4), lines(net, Family.IPV6):
+    with lines(net, Family.IPV4), lines(net, Family.IPV6), flows(net, Family.IPV4) as old, flows(net, Family.IPV6) as six:
+        go_on(old + six)
         switch(agent, mode)
+        go_on(old + six)
         for family in FAMILIES:
             await_state(net, family, TWO, TWO)
         if before != "ipvs":  # whose connections end where they began
