@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
 NETWORK = ("flanneld-py", "kube-proxy-py")
 ALL = (*NETWORK, "minik8s", "netscope")
+SERVICE = "https://10.96.0.1/readyz"
+CALLS = f'while sleep 0.05; do curl -sk -m 20 -o /dev/null -w "%{{http_code}} %{{time_connect}}\\n" {SERVICE}; done'
 
 
 def build(output: Path, wheels: Path, *words: str) -> None:
@@ -70,8 +72,10 @@ def test_packages(machines: tuple[Machine, Machine]) -> None:
     there = server.run("ip -4 -o addr show flannel.1").split()[3].partition("/")[0]
     agent.until(f"ping -c1 -W1 {there}")
 
-    agent.run(f"echo FLANNELD_V=1 >>/etc/flanneld-py/flanneld-py.env; systemd-run -q --unit=pings "
-              f"-p StandardOutput=file:/tmp/pings ping -i 0.05 {there}")
+    agent.until(f"curl -fsk {SERVICE}")
+    agent.run("echo FLANNELD_V=1 >>/etc/flanneld-py/flanneld-py.env")
+    for unit, command in (("pings", f"ping -i 0.05 {there}"), ("calls", f"bash -c '{CALLS}'")):
+        agent.run(f"systemd-run -q --unit={unit} -p StandardOutput=file:/tmp/{unit} {command}")
     for version in ("0.1.0-2", "0.1.0-1"):
         old = [agent.run(f"systemctl show -P MainPID {unit}").strip() for unit in NETWORK]
         agent.run("dpkg -i " + " ".join(f"/debs/{name}_{version}_*.deb" for name in NETWORK), seconds=300)
@@ -80,6 +84,10 @@ def test_packages(machines: tuple[Machine, Machine]) -> None:
         assert version in agent.run("dpkg-query -W flanneld-py")
     agent.run("systemctl kill --signal=INT pings; sleep 1")
     assert ", 0% packet loss" in agent.run("cat /tmp/pings")
+    calls = [line.split() for line in agent.run("systemctl stop calls; cat /tmp/calls").splitlines()[:-1]]
+    assert len(calls) > 20
+    assert {code for code, _ in calls} == {"200"}
+    assert max(float(connected) for _, connected in calls) < 0.9, "a first packet that is lost is sent again after a second"
     assert "FLANNELD_V=1" in agent.run("cat /etc/flanneld-py/flanneld-py.env")
 
     server.run("minik8s uninstall --purge; dpkg -P minik8s netscope kube-proxy-py flanneld-py", seconds=300)
