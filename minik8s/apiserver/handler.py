@@ -151,6 +151,8 @@ class Handler:
         if target.subresource in STREAMS and kind.sub(target.subresource):
             return await self._stream(request, call)
         if verb == "watch":
+            if verb not in kind.verbs:
+                raise method_not_allowed()
             return call
         return await self._seated(verb, user, target, request.query, partial(self._whole, request, call))
 

@@ -236,7 +236,7 @@ def test_status_is_apart(life: Life) -> None:
 def test_what_is_not_served_is_refused_by_name(api: ApiServer) -> None:
     for path, words in (
         ("/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies", "CEL"),
-        ("/apis/apiregistration.k8s.io/v1/apiservices", "aggregated"), ("/api/v1/componentstatuses", "deprecated"),
+        ("/apis/apiregistration.k8s.io/v1/apiservices", "aggregated"), ("/apis/resource.k8s.io/v1/deviceclasses", "dynamically"),
         ("/apis/apps/v1/unicorns", "could not find"),
     ):
         answer = api.call("GET", path)

@@ -7,12 +7,14 @@ Must not know: HTTP, how objects are stored. Read next: `kind.py`, `request/rout
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from minik8s.apiserver.kinds.kind import SCALE, STATUS, VERBS, Kind, Review, Sub
 from nodecore.kube import resource as r
 from nodecore.kube.resource import Resource
 
-__all__ = ["BINDINGS", "BY_PLURAL", "BY_RESOURCE", "EMPTY_GROUPS", "KINDS", "REFUSED", "REVIEWS", "REVIEW_BY_RESOURCE",
-           "SCALE", "STATUS", "VERBS", "Kind", "Review", "Sub"]
+__all__ = ["BINDINGS", "BY_PLURAL", "BY_RESOURCE", "COMPONENTS", "EMPTY_GROUPS", "KINDS", "REFUSED", "REVIEWS",
+           "REVIEW_BY_RESOURCE", "SCALE", "STATUS", "VERBS", "Kind", "Review", "Sub"]
 
 ADMISSION, EXTENSIONS, AUTOSCALING = "admissionregistration.k8s.io", "apiextensions.k8s.io", "autoscaling"
 AUTHENTICATION, AUTHORIZATION = "authentication.k8s.io", "authorization.k8s.io"
@@ -123,6 +125,8 @@ KINDS: tuple[Kind, ...] = (
          prefix=f"{EXTENSIONS}/customresourcedefinitions", categories=API, subs=(STATUS,), counted=True),
 )
 
+COMPONENTS = replace(_row(_core("componentstatuses", "ComponentStatus", namespaced=False), "cs",
+                          warning="v1 ComponentStatus is deprecated in v1.19+"), verbs=("get", "list"))  # stored nowhere
 BINDINGS = Review(_core("bindings", "Binding"), "binding")
 REVIEWS: tuple[Review, ...] = (
     Review(_wide(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview"), "selfsubjectreview"),
@@ -135,11 +139,11 @@ REVIEWS: tuple[Review, ...] = (
 EMPTY_GROUPS: tuple[tuple[str, str], ...] = ()
 
 REFUSED: dict[tuple[str, str], str] = {  # by group and plural, "" for a whole group
-    ("", "componentstatuses"): "they are deprecated: ask /readyz",
     ("", "pods/resize"): "containers are not resized in place",
     (ADMISSION, "validatingadmissionpolicies"): "CEL is not evaluated here",
     (ADMISSION, "validatingadmissionpolicybindings"): "CEL is not evaluated here",
     (ADMISSION, "mutatingadmissionpolicies"): "CEL is not evaluated here",
+    (ADMISSION, "mutatingadmissionpolicybindings"): "CEL is not evaluated here",
     ("apiregistration.k8s.io", ""): "no other API servers are aggregated",
     ("resource.k8s.io", ""): "resources are not allocated dynamically",
     ("storagemigration.k8s.io", ""): "stored objects are not migrated",
@@ -147,6 +151,6 @@ REFUSED: dict[tuple[str, str], str] = {  # by group and plural, "" for a whole g
     ("metrics.k8s.io", ""): "no metrics server is aggregated",
 }
 
-BY_RESOURCE = {kind.place: kind for kind in KINDS}
+BY_RESOURCE = {kind.place: kind for kind in (*KINDS, COMPONENTS)}
 REVIEW_BY_RESOURCE = {(each.resource.group, each.resource.version, each.resource.plural): each for each in REVIEWS}
 BY_PLURAL = {kind.resource.plural: kind for kind in reversed(KINDS)}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from minik8s.apiserver.kinds.catalogue import EMPTY_GROUPS, VERBS, Kind, Review, Sub
+from minik8s.apiserver.kinds.catalogue import EMPTY_GROUPS, Kind, Review, Sub
 
 Body = dict[str, Any]
 Members = Sequence[Kind | Review]
@@ -60,7 +60,7 @@ def _aggregated(item: Kind | Review) -> Body:
         "responseKind": {"group": resource.group, "version": resource.version, "kind": resource.kind},
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": item.singular,
-        "verbs": list(VERBS if isinstance(item, Kind) else ("create",)),
+        "verbs": list(item.verbs if isinstance(item, Kind) else ("create",)),
     }
     if isinstance(item, Kind):
         for key, values in (("shortNames", item.short), ("categories", item.categories)):
@@ -110,7 +110,7 @@ def resources(members: Members, group: str, version: str) -> Body | None:
 def _older(item: Kind | Review) -> list[Body]:
     resource = item.resource
     body: Body = {"name": resource.plural, "singularName": item.singular, "namespaced": resource.namespaced,
-                  "kind": resource.kind, "verbs": list(VERBS if isinstance(item, Kind) else ("create",))}
+                  "kind": resource.kind, "verbs": list(item.verbs if isinstance(item, Kind) else ("create",))}
     if not isinstance(item, Kind):
         return [body]
     if item.short:

@@ -49,6 +49,7 @@ class Kind:
     kept: Kind | None = None
     warning: str = ""
     unheeded: str = ""
+    verbs: tuple[str, ...] = VERBS
     custom: Custom | None = field(default=None, hash=False)
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from minik8s.apiserver.kinds.catalogue import BINDINGS, BY_RESOURCE, KINDS, REFUSED, REVIEWS, Kind, Review
+from minik8s.apiserver.kinds.catalogue import BINDINGS, BY_RESOURCE, COMPONENTS, KINDS, REFUSED, REVIEWS, Kind, Review
 
 Place = tuple[str, str, str]
 
@@ -38,7 +38,7 @@ class Registry:
     def members(self) -> tuple[Kind | Review, ...]:
         """All that is served, custom kinds last."""
         added = [kind for name in sorted(self._custom) for kind in self._custom[name]]
-        return (*KINDS, BINDINGS, *REVIEWS, *added)
+        return (*KINDS, COMPONENTS, BINDINGS, *REVIEWS, *added)
 
     def put(self, name: str, kinds: Iterable[Kind]) -> bool:
         """Serve these for the definition of that name, and nothing else that it had before; whether that is a change."""

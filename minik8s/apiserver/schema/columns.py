@@ -45,6 +45,12 @@ def _pod(pod: Object, now: datetime.datetime) -> list[Any]:
     ]
 
 
+def _component(obj: Object, now: datetime.datetime) -> list[Any]:
+    found: Object = next((item for item in obj.get("conditions") or [] if item.get("type") == "Healthy"), {})
+    word = {"True": "Healthy", "False": "Unhealthy"}.get(found.get("status", ""), "Unknown")
+    return [name_of(obj), word, found.get("message", ""), found.get("error", "")]
+
+
 def _node(node: Object, now: datetime.datetime) -> list[Any]:
     status = node.get("status") or {}
     info = status.get("nodeInfo") or {}
@@ -196,6 +202,7 @@ KINDS: dict[str, Columns] = {
     "ConfigMap": simple("Data", lambda obj: [_data(obj)], ("Data",)),
     "Secret": simple("Type Data", lambda obj: [obj.get("type", "Opaque"), _data(obj)], ("Data",)),
     "ServiceAccount": simple("Secrets", lambda obj: [len(obj.get("secrets") or ())], ("Secrets",)),
+    "ComponentStatus": Columns(layout(("Name", "Status", "Message", "Error")), _component),
     "Namespace": simple("Status", lambda obj: [(obj.get("status") or {}).get("phase", "")]),
     "ControllerRevision": simple("Controller Revision", lambda obj: [_controller(obj), obj.get("revision", 0)], ("Revision",)),
     "Lease": simple("Holder", lambda obj: [(obj.get("spec") or {}).get("holderIdentity", "")]),

@@ -64,7 +64,8 @@ def paths(group: str, version: str, known: dict[tuple[str, str, str], str]) -> I
     for extra in EXTRAS:
         if extra.path and (extra.group, extra.version) == (group, version):
             gvk = (extra.group, extra.version, extra.kind)
-            yield extra.path, _operations({"post": "post"}, gvk, known, namespaced="{namespace}" in extra.path)
+            places = {"namespaced": "{namespace}" in extra.path, "named": "{name}" in extra.path}
+            yield extra.path, _operations({extra.method: extra.action}, gvk, known, **places)
 
 
 def of_resource(

@@ -16,16 +16,21 @@ SUBRESOURCES: dict[Resource, tuple[Sub, ...]] = {kind.resource: kind.subresource
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """A kind that is only sent to a verb or a subresource, with no collection of its own."""
+    """A kind that is only sent to a verb or a subresource, or only read: with no collection of its own."""
 
     group: str
     version: str
     kind: str
     path: str = ""
+    method: str = "post"
+    action: str = "post"
 
 
 EXTRAS: tuple[Extra, ...] = (
     Extra("", "v1", "Binding", "/api/v1/namespaces/{namespace}/bindings"),
+    Extra("", "v1", "ComponentStatus", "/api/v1/componentstatuses", "get", "list"),
+    Extra("", "v1", "ComponentStatus", "/api/v1/componentstatuses/{name}", "get", "get"),
+    Extra("", "v1", "ComponentStatusList"),
     Extra("", "v1", "Status"),
     Extra("", "v1", "DeleteOptions"),
     Extra("autoscaling", "v1", "Scale"),
@@ -41,7 +46,7 @@ def kinds() -> list[tuple[str, str, str]]:
     """Every (group, version, kind), lists of collections included."""
     named = [(item.group, item.version, item.kind) for item in RESOURCES]
     lists = [(group, version, f"{kind}List") for group, version, kind in named]
-    return [*named, *lists, *((extra.group, extra.version, extra.kind) for extra in EXTRAS)]
+    return [*named, *lists, *dict.fromkeys((extra.group, extra.version, extra.kind) for extra in EXTRAS)]
 
 
 def group_versions() -> list[str]:

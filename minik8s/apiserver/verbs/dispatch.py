@@ -13,12 +13,12 @@ import msgspec
 from minik8s.apiserver.auth.authorize import User
 from minik8s.apiserver.auth.guard import Guard
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.kinds.catalogue import Review
+from minik8s.apiserver.kinds.catalogue import COMPONENTS, Review
 from minik8s.apiserver.kinds.registry import refusal
 from minik8s.apiserver.request.bodies import decode
 from minik8s.apiserver.request.call import Answer, Call, answer
 from minik8s.apiserver.request.status import Refused, method_not_allowed, no_such_path, success
-from minik8s.apiserver.verbs import reading, subresources, tokens
+from minik8s.apiserver.verbs import components, reading, subresources, tokens
 from minik8s.apiserver.verbs.eviction import evict
 from minik8s.apiserver.verbs.paging import page_of
 from minik8s.apiserver.verbs.reading import shown
@@ -45,6 +45,8 @@ class Dispatch:
     async def read(self, call: Call) -> Answer:
         """Get or list."""
         target = call.target
+        if call.kind is COMPONENTS and not target.subresource:
+            return await components.read(self._cluster, call)
         if call.verb == "list":
             return await reading.list_(self._cluster, call)
         if target.subresource in ("", "status", "ephemeralcontainers"):
@@ -63,6 +65,8 @@ class Dispatch:
 
     async def _write(self, call: Call) -> Answer:
         target = call.target
+        if call.verb not in call.kind.verbs:
+            raise method_not_allowed()
         if target.subresource or target.plural == "bindings":
             return await self._write_sub(call)
         if call.kind.resource.namespaced and not target.namespace and call.verb != "deletecollection":

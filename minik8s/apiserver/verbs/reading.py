@@ -20,7 +20,7 @@ from minik8s.apiserver.request.negotiation import Form, form_of
 from minik8s.apiserver.request.status import bad_request
 from minik8s.apiserver.schema import protobuf_out
 from minik8s.apiserver.storage.watchcache_window import Entry
-from minik8s.apiserver.verbs.paging import freshen, page_of
+from minik8s.apiserver.verbs.paging import Page, freshen, page_of
 
 Object = dict[str, Any]
 BREATH = 100
@@ -84,8 +84,13 @@ async def list_(cluster: Cluster, call: Call) -> Answer:
 
 
 async def _list(cluster: Cluster, call: Call) -> Answer:
+    wanted(call)
+    return await listed(call, await page_of(cluster, call))
+
+
+async def listed(call: Call, page: Page) -> Answer:
+    """A page in the form the client wants."""
     form = wanted(call)
-    page = await page_of(cluster, call)
     meta: Object = {"resourceVersion": str(page.revision)}
     if page.rest:
         meta["continue"] = page.rest
