@@ -195,8 +195,11 @@ def test_what_others_do_is_seen(space: Netns) -> None:
 def test_clearing(space: Netns) -> None:
     _, node = two(space)
     node.ipvs.connections = {(KEY, THERE, 8080): 1}
-    asyncio.run(clear(node.ipvs, node.network))
-    assert (node.ipvs.made, node.network.dump()) == ({}, "")
+    foreign = Server(ServerKey("192.0.2.7", "tcp", 80))
+    node.ipvs.put_servers([foreign])
+    asyncio.run(clear(node.ipvs, node.network, [ip_network("192.0.2.0/24")]))
+    assert (list(node.ipvs.made), node.network.dump()) == ([foreign.key], "")
+    node.ipvs.remove_servers([foreign.key])
     node.ipvs.put_servers([Server(KEY)])
     asyncio.run(clear(node.ipvs, node.network))
     assert node.ipvs.made, "there is no kube-ipvs0: not a proxy's"
