@@ -15,7 +15,8 @@ import msgspec
 
 from netscope import bpf
 from netscope.flow import Flow
-from netscope.headers import read
+from netscope.headers import Headers, read
+from netscope.points import points
 from netscope.records import (
     Answer,
     Examine,
@@ -36,9 +37,10 @@ from netscope.records import (
     WaysTo,
 )
 from netscope.rules import Rules
-from nodecore.errors import Fault
+from nodecore.errors import Busy, Fault
+from nodecore.kernel import vicinity
 from nodecore.kernel.tap import Tap
-from nodecore.net import Family
+from nodecore.net import Family, parse_address
 
 if TYPE_CHECKING:
     from netscope.watching import Watching
@@ -57,13 +59,14 @@ class Agent:
         self._rules: Rules | None = None
         self._flow: Flow | None = None
         self._remarks: tuple[str, ...] = ()
+        self._met: dict[Headers, None] = {}  # since somebody asked for the ways of packets
 
     def answer(self, question: Question) -> Answer:
         """Do what is asked."""
         try:
             match question:
                 case Start():
-                    return self._start(question.flow)
+                    return self._start(question.flow, question.source)
                 case Probe():
                     from netscope import probe
 
@@ -92,13 +95,13 @@ class Agent:
         except Fault as fault:
             return Failed(str(fault))
 
-    def _start(self, flow: Flow) -> Ready:
+    def _start(self, flow: Flow, source: str) -> Ready:
         self._flow = flow
         program = bpf.of_flow(flow)
         if too_large := len(program) > bpf.LARGEST:  # of hundreds of endpoints: the mark alone has to do
             program = bpf.of_flow(msgspec.structs.replace(flow, ends=flow.ends[:1]))
         self._remarks = (TOO_MANY,) if too_large else ()
-        self._tap = Tap(program)
+        self._tap = Tap(program, _points(flow, source) if source else ())
         self._rules = Rules(flow)
         return Ready()
 
@@ -117,10 +120,12 @@ class Agent:
             return msgspec.structs.replace(examine(cni="", subnet=""), entered=path)
 
     def _ways(self, addresses: tuple[str, ...]) -> Ways:
+        from netscope.entries import entries_of
         from netscope.ways import way_to
 
         assert self._flow
-        return Ways(tuple(map(way_to, addresses)), _switches(self._flow.family))
+        met, self._met = self._met, {}
+        return Ways(tuple(map(way_to, addresses)), _switches(self._flow.family), entries_of(met))
 
     def _report(self, addresses: tuple[str, ...], *, met: bool) -> Report:
         assert self._tap
@@ -128,12 +133,13 @@ class Agent:
         seen = tuple(Seen(frame.interface, frame.leaving, frame.foreign, frame.time, headers)
                      for frame in self._tap.read() if (headers := read(frame.data)))
         hits = tuple(self._rules.read())
+        self._met |= dict.fromkeys(each.headers for each in seen if not each.headers.tunnel)
         if met:
             left = (each.headers.target for each in seen if each.leaving and not each.headers.tunnel)
             addresses = tuple(dict.fromkeys((*addresses, *left)))
         known = self._ways(addresses) if addresses else Ways((), {})
         return Report(seen, hits, known.ways, self._tap.lost() + self._rules.lost,
-                      (*self._remarks, *self._rules.remarks), known.switches)
+                      (*self._remarks, *self._rules.remarks), known.switches, known.tracked)
 
     def close(self) -> None:
         """Listen no more."""
@@ -142,6 +148,15 @@ class Agent:
         if self._rules:
             self._rules.close()
         self._tap = self._rules = None
+
+
+def _points(flow: Flow, source: str) -> tuple[str, ...]:
+    wanted = [parse_address(address) for address in {source, *(end.address for end in flow.ends)}]
+    try:
+        devices = vicinity.read_devices(flow.family)
+    except Busy:  # somebody comes or goes just now
+        return ()
+    return points(devices, {address.packed for address in wanted}, vicinity.ways_out(wanted))
 
 
 def _switches(family: Family) -> dict[str, str]:

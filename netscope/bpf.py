@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 from netscope.flow import ICMP, ICMPV6, PORTED, TCP, UDP, Flow
-from netscope.headers import IP6_IN_IP, IP_IN_IP, VXLAN_AND_ETHERNET, VXLAN_PORT
+from netscope.headers import ETHERTYPES, IP6_IN_IP, IP_IN_IP, VXLAN, VXLAN_AND_ETHERNET, VXLAN_FLAGS
 from nodecore.net import Family, IPAddress
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30  # ld, ldh, ldb [k]
@@ -118,8 +118,10 @@ def places() -> Iterator[tuple[int, Tests, Sequence[Family]]]:
     for family, size, kind in ((Family.IPV4, 20, 9), (Family.IPV6, 40, 6)):
         for inside, inner in ((Family.IPV4, IP_IN_IP), (Family.IPV6, IP6_IN_IP)):
             yield size, (*_is(0, family), (LOAD_BYTE, kind), (EQUAL, inner)), [inside]
-        vxlan = (LOAD_BYTE, kind), (EQUAL, UDP), (LOAD_HALF, size + 2), (EQUAL, VXLAN_PORT)
-        yield size + 8 + VXLAN_AND_ETHERNET, (*_is(0, family), *vxlan), [*Family]
+        vxlan = (LOAD_BYTE, kind), (EQUAL, UDP), (LOAD_BYTE, size + 8), (AND, VXLAN_FLAGS), (EQUAL, VXLAN)
+        begin = size + 8 + VXLAN_AND_ETHERNET
+        for inside in Family:
+            yield begin, (*_is(0, family), *vxlan, (LOAD_HALF, begin - 2), (EQUAL, ETHERTYPES[inside])), [inside]
 
 
 def _is(begin: int, family: Family) -> Tests:

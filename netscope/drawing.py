@@ -15,7 +15,7 @@ from netscope.directory import Directory
 from netscope.flow import NAMES
 from netscope.headers import Headers
 from netscope.hops import Hop
-from netscope.records import Hit
+from netscope.records import Connection, Hit
 from netscope.story import Trace
 
 WIDTH = 100
@@ -73,8 +73,7 @@ def wrapped(text: str, *, indent: str, initial: str = "", width: int = WIDTH - l
 
 def _who(address: str, port: int, directory: Directory) -> str:
     name = directory.name_of(address)
-    host = f"[{address}]" if ":" in address else address
-    return f"{host}:{port}" + (f" ({name})" if name else "")
+    return _end(address, port) + (f" ({name})" if name else "")
 
 
 def _reasons(hop: Hop) -> Iterator[str]:
@@ -82,11 +81,31 @@ def _reasons(hop: Hop) -> Iterator[str]:
     for _, walk in groupby(hop.hits, key=lambda hit: (hit.packet, hit.family, hit.table)):
         for text in _told(list(walk)):
             yield from wrapped(text, indent="  ", width=width)
+    if hop.tracked:
+        yield from wrapped(_entry(hop.tracked), indent="  ", width=width)
     if hop.way:
         way = hop.way
         route = f"route to {way.address}: {f'via {way.gateway}' if way.gateway else 'directly'} dev {way.link}"
         neighbour = " ".join(filter(None, (f"neighbour {way.mac}" if way.mac else "", f"behind {way.host}" if way.host else "")))
         yield from [route, f"  {neighbour}"] if way.host else [f"{route} {neighbour}".rstrip()]
+
+
+def _entry(entry: Connection) -> str:
+    """Whom it goes from and to; the answer's ends where they are others."""
+    source, port, target, to_port = entry.asked
+    plain = entry.answered == (target, to_port, source, port)
+    answer = "" if plain else f", answered {_between(entry.answered)}"
+    return f"conntrack {_between(entry.asked)}{answer}{f' ({entry.state})' if entry.state else ''}"
+
+
+def _between(ends: tuple[str, int, str, int]) -> str:
+    source, port, target, to_port = ends
+    return f"{_end(source, port)} to {_end(target, to_port)}"
+
+
+def _end(address: str, port: int) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"{host}:{port}" if port else host
 
 
 def _told(walk: Sequence[Hit]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Reads the headers of a packet from its network header on, through tunnels, as far as they go: pure and total.
 
-    IPv4/IPv6 [IPv4/IPv6 | UDP 8472 VXLAN Ethernet IPv4/IPv6] TCP/UDP/SCTP/ICMP echo
+    IPv4/IPv6 [IPv4/IPv6 | UDP VXLAN Ethernet IPv4/IPv6] TCP/UDP/SCTP/ICMP echo
 
-Must not know: where the bytes come from. Read next: `records.py`.
+VXLAN is known by its own header and the Ethernet's inside, not by a port: flannel's is 8472, the standard's 4789, and both can be
+changed. Must not know: where the bytes come from. Read next: `records.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from ipaddress import ip_address
 from zlib import crc32
 
 from netscope.flow import ICMP, ICMPV6, PORTED, SCTP, TCP, UDP
+from nodecore.net import Family
 
 IP_IN_IP, IP6_IN_IP = 4, 41
-VXLAN_PORT = 8472
+VXLAN, VXLAN_FLAGS = 0x08, 0x7B  # its first byte says that there is a number; two other bits, which extensions there are
 VXLAN_AND_ETHERNET = 8 + 14
+ETHERTYPES = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 KNOWN_BY = 64  # bytes of a payload
 ECHOES = {(ICMP, 8): "request", (ICMP, 0): "reply", (ICMPV6, 128): "request", (ICMPV6, 129): "reply"}
 CHUNKS = {1: "INIT", 2: "INIT ACK", 6: "ABORT", 7: "SHUTDOWN", 10: "COOKIE ECHO"}
@@ -25,11 +28,12 @@ FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """What was around the packet: the hosts at both ends, and the VXLAN's number (None: IP in IP)."""
+    """What was around the packet: the hosts at both ends, the VXLAN's number (None: IP in IP) and UDP port."""
 
     source: str
     target: str
     vni: int | None = None
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,8 @@ def _ip(data: bytes, tunnel: Tunnel | None) -> Headers | None:
     if protocol not in PORTED:
         return None
     port, to_port = struct.unpack_from("!HH", rest)
-    if tunnel is None and protocol == UDP and to_port == VXLAN_PORT:
-        return _ip(rest[8 + VXLAN_AND_ETHERNET :], Tunnel(here, there, int.from_bytes(rest[12:15], "big")))
+    if tunnel is None and protocol == UDP and _is_vxlan(rest[8:]):
+        return _ip(rest[8 + VXLAN_AND_ETHERNET :], Tunnel(here, there, int.from_bytes(rest[12:15], "big"), to_port))
     flags: tuple[str, ...] = ()
     if protocol == TCP:
         flags = tuple(name for bit, name in enumerate(FLAGS) if rest[13] >> bit & 1)
@@ -101,6 +105,11 @@ def _ip(data: bytes, tunnel: Tunnel | None) -> Headers | None:
     elif protocol == SCTP and len(rest) > 12:
         flags = (CHUNKS.get(rest[12], f"chunk {rest[12]}"),)
     return Headers(here, there, protocol, port, to_port, ttl, flags, number, tunnel)
+
+
+def _is_vxlan(data: bytes) -> bool:
+    return (len(data) > VXLAN_AND_ETHERNET and data[0] & VXLAN_FLAGS == VXLAN
+            and int.from_bytes(data[VXLAN_AND_ETHERNET - 2 : VXLAN_AND_ETHERNET], "big") in ETHERTYPES.values())
 
 
 def _echo(here: str, there: str, protocol: int, ttl: int, rest: bytes, tunnel: Tunnel | None) -> Headers | None:

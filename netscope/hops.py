@@ -13,18 +13,22 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from netscope.headers import Headers
-from netscope.records import Hit, Report, Seen, Way
+from netscope.records import Connection, Hit, Report, Seen, Way
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One thing that happened: a packet at an interface (with the rules it met there), or rules alone."""
+    """One thing that happened: a packet at an interface (with the rules it met there), or rules alone.
+
+    `tracked` is the entry of connection tracking that it belongs to, once on each node, where it is first seen out of a tunnel.
+    """
 
     node: str
     time: int
     seen: Seen | None
     hits: tuple[Hit, ...] = ()
     way: Way | None = None
+    tracked: Connection | None = None
 
 
 def hops_of(reports: Mapping[str, Report], first: Headers | None) -> tuple[Hop, ...]:
@@ -44,9 +48,12 @@ def _on_node(node: str, report: Report, first: Headers) -> list[Hop]:
         place = _where_it_came_in(seen, walk[0])
         placed[place] = (*placed.get(place, ()), *walk)
     hops = [Hop(node, 0 if not seen else seen[0].time - 1, None, placed[-1])] if -1 in placed else []
+    entries = {next((place for place, each in enumerate(seen) if not each.headers.tunnel and entry.is_of(each.headers.ends)), -1):
+               entry for entry in report.tracked}
     for place, each in enumerate(seen):
         way = ways.get(each.headers.target) if each.leaving and not each.headers.tunnel else None
-        hops.append(Hop(node, each.time, each, placed.get(place, ()), way if way and way.link == each.interface else None))
+        way = way if way and way.link == each.interface else None
+        hops.append(Hop(node, each.time, each, placed.get(place, ()), way, entries.get(place)))
     return hops
 
 

@@ -54,7 +54,7 @@ class Heap:
         mine = [reports[node] for _, reports in self.looks if node in reports]
         seen = tuple(each for report in mine for each in report.seen)
         return Report(seen, tuple(hit for report in mine for hit in report.hits), ways.ways,
-                      sum(report.lost for report in mine), mine[-1].remarks if mine else (), ways.switches)
+                      sum(report.lost for report in mine), mine[-1].remarks if mine else (), ways.switches, ways.tracked)
 
     def forget(self) -> None:
         """Let go of what was seen before the first flow that waits to be told, but for the look before."""
@@ -73,7 +73,7 @@ def follow(request: Request, directory: Directory, via: str, *, dropped: bool) -
     """Each flow's story, until the time is over."""
     plan, heap = plan_of(request, directory, 0), Heap()
     with Nodes(plan.nodes, via) as nodes:
-        nodes.ask_all(Start(plan.flow), SECONDS_TO_START)
+        nodes.ask_all(Start(plan.flow, plan.source), SECONDS_TO_START)
         deadline = time.monotonic() + request.seconds
         try:
             while (now := time.monotonic()) < deadline or heap.waiting:

@@ -23,9 +23,10 @@ from netscope.headers import Headers
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    """Listen."""
+    """Listen; where it is told who begins, not at the doors of other pods."""
 
     flow: Flow
+    source: str = ""
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -101,10 +102,28 @@ class Way(msgspec.Struct, frozen=True):
     mend: str = ""
 
 
+class Connection(msgspec.Struct, frozen=True):
+    """One, in connection tracking's eyes: asked and answered as (source, port, target, port); counters where it counts."""
+
+    identity: int
+    protocol: int
+    asked: tuple[str, int, str, int]
+    answered: tuple[str, int, str, int]
+    state: str
+    replied: bool
+    packets: tuple[int, int] | None = None
+    octets: tuple[int, int] | None = None
+
+    def is_of(self, ends: tuple[str, int, str, int]) -> bool:
+        """Whether a packet between these ends is one of it, translated or not, there or back."""
+        return bool({ends, (*ends[2:], *ends[:2])} & {self.asked, self.answered})
+
+
 class Report(msgspec.Struct, tag=True, frozen=True):
     """All that one node knows; `lost` packets were seen by nobody for want of room.
 
-    `remarks` say what could not be looked at, `switches` are the kernel's (sysctls) that decide what becomes of packets.
+    `remarks` say what could not be looked at, `switches` are the kernel's (sysctls) that decide what becomes of packets,
+    `tracked` the entries of connection tracking that they belong to.
     """
 
     seen: tuple[Seen, ...]
@@ -113,6 +132,7 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     lost: int = 0
     remarks: tuple[str, ...] = ()
     switches: dict[str, str] = {}
+    tracked: tuple[Connection, ...] = ()
 
 
 class WaysTo(msgspec.Struct, tag=True, frozen=True):
@@ -122,10 +142,11 @@ class WaysTo(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ways(msgspec.Struct, tag=True, frozen=True):
-    """How; and the switches that decide what becomes of packets."""
+    """How; the switches that decide what becomes of packets; and the connections that those seen so far belong to."""
 
     ways: tuple[Way, ...]
     switches: dict[str, str]
+    tracked: tuple[Connection, ...] = ()
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -143,19 +164,6 @@ class Examine(msgspec.Struct, tag=True, frozen=True):
 
 class Watch(msgspec.Struct, tag=True, frozen=True):
     """Tell the connections."""
-
-
-class Connection(msgspec.Struct, frozen=True):
-    """One, in connection tracking's eyes: asked and answered as (source, port, target, port); counters where it counts."""
-
-    identity: int
-    protocol: int
-    asked: tuple[str, int, str, int]
-    answered: tuple[str, int, str, int]
-    state: str
-    replied: bool
-    packets: tuple[int, int] | None = None
-    octets: tuple[int, int] | None = None
 
 
 class Sent(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from netscope.blame import Verdict
 from netscope.facts import Facts
 from netscope.flow import UDP
-from netscope.headers import IP_IN_IP, VXLAN_PORT, Headers
+from netscope.headers import IP_IN_IP, Headers
 from netscope.records import Seen
 from netscope.walk.host import Ended, Node
 from netscope.walk.packet import Chance, Packet
@@ -39,7 +39,7 @@ def judge_tunnel(verdict: Verdict, facts: Facts, seen: Seen) -> Verdict:
     """The same for what is around a packet that came in and was not unpacked."""
     tunnel = seen.headers.tunnel
     assert tunnel
-    protocol, port = (IP_IN_IP, 0) if tunnel.vni is None else (UDP, VXLAN_PORT)
+    protocol, port = (IP_IN_IP, 0) if tunnel.vni is None else (UDP, tunnel.port)
     outer = Packet(protocol, ip_address(tunnel.source), SOURCE_PORT if port else 0, ip_address(tunnel.target), port,
                    came_by=seen.interface)
     ended = Node(verdict.where, facts).arrive(outer, Chance())

@@ -60,15 +60,17 @@ class Rules:
 
 
 def matches(flow: Flow) -> list[str]:
-    """The flow as nft expressions."""
+    """The flow as nft expressions, each of which asks first what is cheap and seldom so: every packet here is asked."""
     name, family = NAMES[flow.wire], flow.family.nft
     ported = flow.protocol in PORTED
     if not ported and flow.mark:
         return [f"{name} {side} {flow.mark}" for side in ("id", "sequence")]
     sides = (("saddr", "sport"), ("daddr", "dport"))
     if ported:
+        ports = sorted({end.port for end in flow.ends})
         members = ", ".join(f"{end.address} . {end.port}" for end in flow.ends)
-        ends = [f"{family} {address} . {name} {port} {{ {members} }}" for address, port in sides]
+        of_port = str(ports[0]) if len(ports) == 1 else f"{{ {', '.join(map(str, ports))} }}"
+        ends = [f"{name} {port} {of_port} {family} {address} . {name} {port} {{ {members} }}" for address, port in sides]
     else:
         members = ", ".join(end.address for end in flow.ends)
         ends = [f"{family} {address} {{ {members} }} meta l4proto {flow.wire}" for address, _ in sides]

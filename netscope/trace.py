@@ -88,7 +88,7 @@ def run(request: Request, directory: Directory, via: str) -> Iterator[Trace]:
 def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Trace:
     """Once, of agents that are there; they can be asked again."""
     probe = Probe(plan.source, plan.target, request.port, request.protocol, plan.flow.mark, request.seconds)
-    nodes.ask_all(Start(plan.flow), SECONDS_TO_START)
+    nodes.ask_all(Start(plan.flow, plan.source), SECONDS_TO_START)
     outcome = nodes.ask(plan.node, probe, request.seconds + SECONDS_TO_ANSWER)
     time.sleep(SETTLE)
     if not isinstance(outcome, Outcome):

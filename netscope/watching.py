@@ -8,11 +8,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from netscope.entries import connection_of
 from netscope.mending import is_safe
 from netscope.probe import OWN, namespaces
-from netscope.records import Connection, Flows, Mended, Sent
+from netscope.records import Flows, Mended, Sent
 from nodecore.errors import Fault
-from nodecore.kernel.flowtable import FlowTable, Tracked
+from nodecore.kernel.flowtable import FlowTable
 from nodecore.kernel.host import KernelHost
 
 COUNTERS = ("OutSegs", "RetransSegs", "OutRsts")
@@ -27,12 +28,7 @@ class Watching:
     def look(self) -> Flows:
         """Now."""
         ended, lost = self._table.ended()
-        return Flows(tuple(map(_connection, self._table.flows())), tuple(map(_connection, ended)), lost, tuple(_sent()))
-
-
-def _connection(flow: Tracked) -> Connection:
-    asked, answered = ((each.source, each.source_port, each.target, each.target_port) for each in (flow.asked, flow.answered))
-    return Connection(flow.identity, flow.protocol, asked, answered, flow.state, flow.replied, flow.packets, flow.octets)
+        return Flows(tuple(map(connection_of, self._table.flows())), tuple(map(connection_of, ended)), lost, tuple(_sent()))
 
 
 def _sent() -> list[Sent]:

@@ -129,11 +129,11 @@ class BaseChain:
         if verdict:
             last = met[-1]
             deleted = verdict in FINAL and not is_proxys("", last.place.rpartition(" ")[2])
-            mend = f"{self._program(packet)} -t {self.table.name} -D {last.rule[3:]}" if deleted else ""
+            mend = f"{self._program(packet)} -w -t {self.table.name} -D {last.rule[3:]}" if deleted else ""
             return Ruling(verdict, f"{last.place}: {last.rule}", mend)
         if self.table.policies[self.name] == "DROP":
             return Ruling("drop", f"{self.table.where} {self.table.name} {self.name}: policy DROP",
-                          f"{self._program(packet)} -t {self.table.name} -P {self.name} ACCEPT")
+                          f"{self._program(packet)} -w -t {self.table.name} -P {self.name} ACCEPT")
         return Ruling("accept")
 
     def _program(self, packet: Packet) -> str:

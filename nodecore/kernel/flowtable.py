@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 
-from nodecore.kernel.batch import NetlinkSocket, attributes
+from nodecore.errors import NotFound
+from nodecore.kernel.batch import NetlinkSocket, attribute, attributes
 from nodecore.kernel.nfnetlink import NETLINK_NETFILTER, NFGENMSG, OVERFLOW, heard, open_socket
+from nodecore.net import Family
 
 CT_NEW, CT_GET, CT_DELETE = 0x100, 0x101, 0x102
 GROUP_NEW, GROUP_DESTROY = 1, 3
 ORIGINAL, REPLY, STATUS, PROTOINFO, COUNT_ORIGINAL, COUNT_REPLY, IDENTITY = 1, 2, 3, 4, 9, 10, 12
-SEEN_REPLY = 1 << 1
+SEEN_REPLY, NESTED = 1 << 1, 0x8000
+IPS = {Family.IPV4: (1, 2), Family.IPV6: (3, 4)}
+ECHO = {1: ((4, 5, 6), (8, 0)), 58: ((7, 8, 9), (128, 129))}  # identifier, type and code; the types of request and reply
 TCP_INFO, TCP_STATE = 1, 1
 TCP_STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE",
               "SYN_SENT2")
@@ -24,7 +30,7 @@ TCP_STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_
 
 @dataclass(frozen=True, slots=True)
 class Tuple:
-    """One direction's addresses and ports."""
+    """One direction's addresses and ports; an echo has its identifier as the port of who asks."""
 
     source: str
     source_port: int
@@ -44,6 +50,25 @@ class Tracked:
     replied: bool
     packets: tuple[int, int] | None = None
     octets: tuple[int, int] | None = None
+
+
+def look_up(protocol: int, asked: Tuple) -> Tracked | None:
+    """The entry that a packet with these addresses and ports belongs to, in either direction; of an echo by its identifier."""
+    here, there = ip_address(asked.source), ip_address(asked.target)
+    family = Family.of(here)
+    ips, number = IPS[family], attribute(1, bytes([protocol]))
+    if protocol in ECHO:
+        kinds, types = ECHO[protocol]
+        reply = not asked.source_port
+        values = (struct.pack("!H", asked.source_port or asked.target_port), bytes([types[reply]]), b"\0")
+        ports = b"".join(attribute(kind, value) for kind, value in zip(kinds, values, strict=True))
+    else:
+        ports = attribute(2, struct.pack("!H", asked.source_port)) + attribute(3, struct.pack("!H", asked.target_port))
+    addresses = attribute(ips[0], here.packed) + attribute(ips[1], there.packed)
+    wanted = attribute(ORIGINAL | NESTED, attribute(1 | NESTED, addresses) + attribute(2 | NESTED, number + ports))
+    with NetlinkSocket(protocol=NETLINK_NETFILTER) as sock, suppress(NotFound):
+        return _tracked(attributes(sock.get(CT_GET, struct.pack("=BBH", family.af, 0, 0) + wanted, "conntrack"), NFGENMSG))
+    return None
 
 
 class FlowTable:
@@ -95,7 +120,12 @@ def _tuple(payload: bytes) -> tuple[int, Tuple]:
     addresses, ports = attributes(parts.get(1, b"")), attributes(parts.get(2, b""))
     source, target = (next((addresses[kind] for kind in kinds if kind in addresses), b"\0\0\0\0") for kinds in ((1, 3), (2, 4)))
     here, there = (_number(ports.get(which, b"")) for which in (2, 3))
-    return _number(ports.get(1, b"")), Tuple(_address(source), here, _address(target), there)
+    protocol = _number(ports.get(1, b""))
+    if protocol in ECHO:
+        (number, kind, _), (request, _) = ECHO[protocol]
+        identifier = _number(ports.get(number, b""))
+        here, there = (identifier, 0) if _number(ports.get(kind, b"")) == request else (0, identifier)
+    return protocol, Tuple(_address(source), here, _address(target), there)
 
 
 def _number(data: bytes) -> int:

@@ -27,7 +27,7 @@ TAKES = {  # expression: which of PACKETS
     "icmp[icmptype] == icmp-echo": {"ping"},
     "udp port 8472": set(),
     "ip[6:2] & 0x1fff != 0": {"fragment"},
-    "udp[8:4] = 0x61626364": {"udp"},
+    "udp[10:4] = 0x61626364": {"udp"},
     "dst host fd00::5 or dst port 22": {"six", "ssh"},
 }
 
@@ -44,7 +44,7 @@ def packets() -> dict[str, bytes]:
     return {name: bytes(packet) for name, packet in {
         "tcp": IP(**four) / T(sport=4000, dport=80, flags="S"),
         "ssh": IP(**four) / T(sport=4000, dport=22, flags="S"),
-        "udp": IP(**four) / U(sport=1500, dport=53) / b"abcd",
+        "udp": IP(**four) / U(sport=1500, dport=53) / (b"\x08\0abcd" + bytes(40)),  # begins as a VXLAN's header does
         "six": IPv6(src="fd00::1", dst="fd00::5") / U(sport=1500, dport=53) / b"zzzz",
         "ping": IP(**four) / PING() / b"zzzz",
         "long": IP(**four, options=[IPOption_NOP()] * 4) / U(sport=1500, dport=54) / b"zzzz",
@@ -66,6 +66,7 @@ def wrapped(data: bytes) -> Iterator[bytes]:
     for outer in (IP(src="192.168.0.1", dst="192.168.0.2"), IPv6(src="fc00::1", dst="fc00::2")):
         ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02", type=0x86DD if six else 0x800)
         yield bytes(outer / U(sport=50000, dport=8472) / VXLAN(vni=1) / ether / Raw(data))
+        yield bytes(outer / U(sport=50000, dport=4790) / VXLAN(vni=1, flags=0x88, gpid=7) / ether / Raw(data))
         outer[0].setfieldval("nh" if outer.version == 6 else "proto", 41 if six else 4)
         yield bytes(outer / Raw(data))
 
@@ -95,8 +96,8 @@ def test_an_expression_is_asked_of_what_is_inside(text: str, packets: dict[str, 
 
 def test_the_outermost_can_be_asked_as_well(packets: dict[str, bytes]) -> None:
     both = filters.all_of((compiled("udp port 8472 and host 192.168.0.1", "o"), filters.at_innermost(compiled("port 80", "i"))))
-    bare, four, _, six, _ = wrapped(packets["tcp"])
-    assert [taken(both, packet) for packet in (bare, four, six)] == [False, True, False]
+    bare, four, other, _, six, *_ = wrapped(packets["tcp"])
+    assert [taken(both, packet) for packet in (bare, four, other, six)] == [False, True, False, False]
     assert not taken(both, next(itertools.islice(wrapped(packets["udp"]), 1, None)))
 
 

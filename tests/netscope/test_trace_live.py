@@ -71,6 +71,10 @@ def test_the_whole_way_is_told(family: Family, protocol: str) -> None:
         text = draw(trace, net.directory)
         assert ("(service/default/web)" in text) == (protocol != "icmp")
         assert f"neighbour {net_by_hand.VTEPS['b']} behind {plan.node(2)}" in text
+        assert "conntrack " in text
+        for hops in (trace.there, trace.back):
+            (tracked,) = (hop.tracked for hop in hops if hop.tracked)
+            assert (tracked.asked[0], tracked.answered[0], tracked.replied) == (plan.pod(1), plan.pod(2), True)
 
 
 @contextmanager
