@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from proxy_net import balanced, endpoints, service, shape
 from test_rules import HERE, SETTINGS, TARGETS, THERE, WEB, Model, as_golden, final, steps, v6
 
-from nodecore.errors import UserError
+from nodecore.errors import Busy, UserError
+from nodecore.kernel.conntrack import Conntrack
 from nodecore.kernel.diff import DeleteLink
 from nodecore.kernel.fake import FakeNetwork
 from nodecore.kernel.fakeipvs import FakeIpvs
@@ -27,6 +28,8 @@ from nodecore.kernel.virtualserver import Destination, Server, ServerKey
 from nodecore.net import Family
 from proxy.config import IpvsOptions, build, to_document
 from proxy.render.ipvs import Layout
+from proxy.snapshot import Snapshot
+from proxy.target import Actual, Rules
 from proxy.writers.ipvs import IpvsWriter
 from proxy.writers.takeover import Takeover
 from proxy.writers.virtual_servers import clear, lives
@@ -222,6 +225,37 @@ def test_another_mode_takes_over_and_cuts_nothing(space: Netns) -> None:
     node.ipvs.connections = {}
     assert asyncio.run(clear(node.ipvs, node.network, spared=lives)) == []
     assert (node.ipvs.made, node.network.dump()) == ({}, "")
+
+
+class Waiting:
+    """A writer that cannot remove what others have left."""
+
+    at_once = False
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.looks: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sweep(self) -> None:
+        self.looks.append(self.now)
+        raise Busy("a connection of a week")
+
+
+def test_what_has_to_wait_is_looked_at_less_and_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Waiting()
+    monkeypatch.setattr("proxy.target.time", writer)
+    rules = Rules(Snapshot("node-1"), [], writer, Conntrack())
+
+    async def a_day() -> None:
+        for writer.now in range(30, 24 * 3600, 30):
+            await rules.apply(rules.plan(Actual(frozenset(), ()), {}))
+
+    asyncio.run(a_day())
+    assert writer.looks[:4] == [30, 60, 90, 120]
+    assert 24 * 6 <= len(writer.looks) < 24 * 6 + 30, "in a day"
 
 
 @pytest.mark.kernel
