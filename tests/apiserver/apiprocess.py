@@ -47,12 +47,13 @@ class ApiServer:
     directory: Path
     port: int = 0
     extra: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("-m", "minik8s")
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     kept: dict[tuple[int, str], http.client.HTTPSConnection] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def start(cls, etcd: EtcdServer, *extra: str) -> ApiServer:
-        server = cls(etcd, Path(tempfile.mkdtemp(prefix="api-test-")), free_ports(1)[0], extra)
+    def start(cls, etcd: EtcdServer, *extra: str, program: tuple[str, ...] = program) -> ApiServer:
+        server = cls(etcd, Path(tempfile.mkdtemp(prefix="api-test-")), free_ports(1)[0], extra, program)
         server.pki()
         try:
             server.launch()
@@ -90,7 +91,7 @@ class ApiServer:
 
     def argv(self) -> list[str]:
         return [
-            sys.executable, "-m", "minik8s", "apiserver", "--etcd-servers", self.etcd.endpoint, "--bind-address", "127.0.0.1",
+            sys.executable, *self.program, "apiserver", "--etcd-servers", self.etcd.endpoint, "--bind-address", "127.0.0.1",
             "--secure-port", str(self.port), "--advertise-address", "127.0.0.1",
             "--tls-cert-file", str(self.file("server.crt")), "--tls-private-key-file", str(self.file("server.key")),
             "--client-ca-file", str(self.file("ca.crt")),
