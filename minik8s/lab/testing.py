@@ -1,7 +1,8 @@
 """Runs of pytest: on every core at once, but for what brings up whole clusters, which measures time; at last virtual machines.
 
-Those run in namespaces of their own, which end with them: Vagrant, libvirt and QEMU leave no process behind, however long
-they hang. Must not know: what is tested. Read next: `tests/conftest.py`, `tests/vm/test_vagrant.py`.
+What is slow mostly waits, so two such tests share a core. Virtual machines run in namespaces of their own, which end with
+them: Vagrant, libvirt and QEMU leave no process behind, however long they hang. Must not know: what is tested. Read next:
+`tests/conftest.py`, `tests/vm/test_vagrant.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import click
 
 from minik8s.lab.host import PROJECT
 
-EVERY_CORE = ("-n", "auto", "--dist", "loadfile")
-FAST = ("-m", "not cluster and not slow", *EVERY_CORE)
-SLOW = ("-m", "slow and not cluster", *EVERY_CORE)
+CORES = len(os.sched_getaffinity(0))
+FAST = ("-m", "not cluster and not slow", "--dist", "loadfile", "-n", f"{CORES}")
+SLOW = ("-m", "slow and not cluster", "--dist", "loadfile", "-n", f"{2 * CORES}")
 CLUSTER = ("-m", "cluster")
 MACHINES = ("-m", "vm", "-v", "tests/vm/test_vagrant.py::test_one_vagrant_up_is_a_cluster")
 MACHINES_SECONDS = 600
