@@ -234,19 +234,18 @@ class Handler:
             raise Refused(400, "Upgrade request required")
         return await self._held(carry(self._cluster, call, request, self._kubelet_tls))
 
-    async def _held(self, stream: Coroutine[Any, Any, None]) -> web.StreamResponse:
+    async def _held(self, stream: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
         """A stream that has the connection for itself."""
         task = asyncio.current_task()
         assert task
         self._metrics.long["CONNECT"] += 1
         self._streams.add(task)
         try:
-            await stream
+            return await stream
         finally:
             self._metrics.long["CONNECT"] -= 1
             self._streams.discard(task)
             self._ended.wake()
-        return web.StreamResponse()
 
 
 async def _body(request: web.BaseRequest) -> bytes:

@@ -6,12 +6,16 @@ import contextlib
 import select
 import socket
 import ssl
+import struct
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 
+from minik8s.apiserver.verbs.websockets import ERROR, RESIZE, STDIN, STDOUT, Streams, wanted
 from tests.apiserver.apiprocess import ApiServer
 
 pytestmark = pytest.mark.etcd
@@ -20,11 +24,12 @@ PODS = "/api/v1/namespaces/default/pods"
 
 @dataclass
 class FakeKubelet:
-    """Answers a request's head with `reply`, then sends back whatever comes, in capitals."""
+    """Answers a request's head with `reply`, then sends back what `turn` makes of whatever comes: capitals."""
 
     port: int
     heads: list[bytes] = field(default_factory=list)
     reply: bytes = b""
+    turn: Callable[[bytes], bytes] = bytes.upper
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def kubelet(api: ApiServer) -> Iterator[FakeKubelet]:
                 if b"101" not in made.reply[:20]:
                     continue
                 while data := sock.recv(65536):
-                    sock.sendall(data.upper())
+                    sock.sendall(made.turn(data))
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -114,6 +119,63 @@ def test_upgrades_are_carried(api: ApiServer, kubelet: FakeKubelet, method: str,
         assert f"Upgrade: {protocol}" in sent
         for size in (1, 1000, 300_000):
             assert echoed(sock, b"a" * size) == b"A" * size
+
+
+def test_new_websockets_become_spdy() -> None:
+    """Streams are opened with odd numbers, under headers that inflate without a dictionary; 255 ends one of them."""
+    streams = Streams(wanted({"stdin": "true", "stdout": "1", "stderr": "true", "tty": "true"}))
+    assert streams.channels == {1: ERROR, 3: STDIN, 5: STDOUT, 7: RESIZE}
+    inflate, rest, names = zlib.decompressobj(), streams.opening, []
+    while rest:
+        control, kind, length, number, beside, priority = struct.unpack(">HHIIIH", rest[:18])
+        assert (control, kind, number in streams.channels, beside, priority) == (0x8003, 1, True, 0, 0)
+        headers, rest = inflate.decompress(rest[18:8 + length]), rest[8 + length:]
+        assert headers.startswith(b"\0\0\0\1\0\0\0\x0astreamtype\0\0\0")
+        names.append(headers[22:].decode())
+    assert names == ["error", "stdin", "stdout", "resize"]
+    assert streams.sent(b"\0abc") == b"\0\0\0\x03\0\0\0\x03abc"
+    assert streams.sent(b"\xff\0") == b"\0\0\0\x03\x01\0\0\0"
+    for nothing in (b"\0", b"\x01abc", b"\x02abc", b"\x09abc", b"\xff", b"\xff\x01", b"\xff\x09"):
+        assert streams.sent(nothing) == b""
+
+
+async def test_a_new_websocket_and_a_kubelet_that_speaks_spdy(api: ApiServer, kubelet: FakeKubelet) -> None:
+    opening, got = Streams(wanted({"stdin": "1", "stdout": "1"})).opening, bytearray()
+    ping = b"\x80\x03\0\x06\0\0\0\x04\0\0\0\x02"
+
+    def turn(data: bytes) -> bytes:
+        """What comes on stdin, on stdout; then the end, as an error stream tells it."""
+        got.extend(data)
+        return b"\0\0\0\x05\0\0\0\x03ABC" + b"\0\0\0\x01\0\0\0\x02{}" if got.endswith(b"\x03abc") else b""
+
+    kubelet.reply = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: SPDY/3.1\r\nConnection: Upgrade\r\n\r\n" + ping
+    kubelet.turn = turn
+    url = f"{api.url}{PODS}/s/exec?command=cat&stdout=true&stdin=true"
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(url, protocols=("v5.channel.k8s.io",), ssl=api.context()) as ws:
+            assert ws.protocol == "v5.channel.k8s.io"
+            assert await ws.receive_bytes(timeout=60) == b"\x01"
+            await ws.send_bytes(b"\0abc")
+            assert [await ws.receive_bytes(timeout=60) for _ in range(2)] == [b"\x01ABC", b"\x03{}"]
+        assert bytes(got).replace(ping, b"") == opening + b"\0\0\0\x03\0\0\0\x03abc"
+        assert ping in got
+        head = kubelet.heads[-1].decode()
+        assert head.startswith("POST /exec/default/s/c?command=cat&")
+        assert "X-Stream-Protocol-Version: v4.channel.k8s.io" in head
+        kubelet.turn = bytes.upper
+        tunnel = "SPDY/3.1+portforward.k8s.io"
+        async with session.ws_connect(f"{api.url}{PODS}/s/portforward", protocols=(tunnel,), ssl=api.context()) as ws:
+            assert (ws.protocol, await ws.receive_bytes(timeout=60)) == (tunnel, ping)
+            await ws.send_bytes(b"a" * 100_000)
+            received = b""
+            while len(received) < 100_000:
+                received += await ws.receive_bytes(timeout=60)
+            assert received == b"A" * 100_000
+        assert "X-Stream-Protocol-Version: portforward.k8s.io" in kubelet.heads[-1].decode()
+        kubelet.reply = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\ngone"
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(url, protocols=("v5.channel.k8s.io",), ssl=api.context())
+        assert refused.value.status == 404
 
 
 def test_logs(api: ApiServer, kubelet: FakeKubelet) -> None:

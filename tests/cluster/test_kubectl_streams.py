@@ -54,6 +54,19 @@ def test_logs_and_exec(talk: Talk) -> None:
     assert talk("exec", "-i", "talker", "--", "cat", stdin="said") == "said"
 
 
+def test_a_new_kubectl_need_not_fall_back(talk: Talk) -> None:
+    """Input that ends, a code, and both outputs by WebSocket v5; an older kubectl has nothing to fall back from."""
+    argv = ["exec", "-v=6", "-i", "talker", "--", "sh", "-c", "wc -c; echo err >&2; exit 3"]
+    environment = {**os.environ, "KUBECONFIG": str(talk.lab.state.kubeconfig)}
+    done = subprocess.run(["kubectl", "-n", SPACE, *argv], env=environment, input="x" * 500_000, capture_output=True, text=True,
+                          timeout=120, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("500000", 3)
+    assert "err\n" in done.stderr
+    assert "fallback" not in done.stderr.lower()
+    if "subprotocol" in done.stderr:
+        assert "v5.channel.k8s.io" in done.stderr
+
+
 def test_attach(talk: Talk) -> None:
     attached = talk.start("attach", "-i", "talker", "-q")
     assert attached.stdin is not None

@@ -92,7 +92,7 @@ def allowed(address: str) -> bool:
     return not (found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified)
 
 
-async def proxy(cluster: Cluster, call: Call, request: web.BaseRequest, kubelets: ssl.SSLContext | None) -> None:
+async def proxy(cluster: Cluster, call: Call, request: web.BaseRequest, kubelets: ssl.SSLContext | None) -> web.StreamResponse:
     """Send the request on and carry what is answered."""
     target, named = call.target, read_name(call.target.name)
     context, kubelet = None, False
@@ -118,6 +118,7 @@ async def proxy(cluster: Cluster, call: Call, request: web.BaseRequest, kubelets
     if not kubelet and not allowed(place.host):
         raise bad_request("address not allowed")
     await _carry(request, place, target.rest or "/", context)
+    return web.StreamResponse()
 
 
 async def _slices(cluster: Cluster, namespace: str, service: str) -> list[Object]:

@@ -1,8 +1,8 @@
 """Log, exec, attach, port-forward: the client's connection joined to the node's kubelet, byte for byte.
 
 The API server reads the request's head, finds the pod's node, opens TLS to its kubelet with its own certificate, sends the
-same request under the kubelet's path, and from there on only carries bytes: WebSocket, SPDY and chunked logs alike.
-Must not know: what the bytes mean. Read next: `handler.py`.
+same request under the kubelet's path, and from there on only carries bytes: WebSocket, SPDY and chunked logs alike. Newer
+WebSockets are for itself to translate. Must not know: what the bytes mean. Read next: `handler.py`, `websockets.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.routes import truthy
 from minik8s.apiserver.request.status import Refused, bad_request
+from minik8s.apiserver.verbs.websockets import SPDY, newer, translate
 from nodecore.kube.http import web
 
 Object = dict[str, Any]
@@ -84,7 +85,7 @@ def upstream(call: Call, query: list[tuple[str, str]], pod: Object) -> str:
     return f"{path}?{urlencode(kept)}" if kept else path
 
 
-async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context: ssl.SSLContext | None) -> None:
+async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context: ssl.SSLContext | None) -> web.StreamResponse:
     """Answer the request with whatever the pod's kubelet answers."""
     pod = await cluster.get(call.kind, call.target.namespace, call.target.name)
     node_name = pod["spec"].get("nodeName")
@@ -96,6 +97,10 @@ async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context:
     kubelet = kubelet_of(await cluster.get(BY_PLURAL["nodes"], "", node_name))
     reader, writer = await _connect(kubelet, context)
     try:
+        if protocol := newer(request, call.target.subresource):
+            writer.write(_spdy_head(kubelet, path, SPDY[protocol]))
+            await _good_head(kubelet, reader)
+            return await translate(request, protocol, reader, writer)
         writer.write(_head(request, kubelet, path, upgrade=call.target.subresource != "log"))
         await writer.drain()
         if call.target.subresource == "log":
@@ -104,6 +109,7 @@ async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context:
         await join(request, reader, writer)
     finally:
         writer.transport.abort()
+    return web.StreamResponse()
 
 
 async def _good_head(kubelet: Kubelet, reader: asyncio.StreamReader) -> bytes:
@@ -146,6 +152,11 @@ def _head(request: web.BaseRequest, kubelet: Kubelet, path: str, *, upgrade: boo
     if request.method == "POST":
         lines.append(b"Content-Length: 0")
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _spdy_head(kubelet: Kubelet, path: str, protocol: str) -> bytes:
+    return (f"POST {path} HTTP/1.1\r\nHost: {kubelet.text}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+            f"X-Stream-Protocol-Version: {protocol}\r\nContent-Length: 0\r\n\r\n").encode()
 
 
 class _Taken(asyncio.Protocol):
