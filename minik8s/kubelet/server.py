@@ -6,7 +6,7 @@
     GET  /pods, /metrics, /healthz          the last one for everybody
 
 A client certificate of `--client-ca-file` is needed, of the API server or an administrator. The runtime speaks WebSocket
-`v4.channel.k8s.io` and SPDY. Newer WebSocket protocols are refused at once: the API server, which kubectl speaks to, makes SPDY of them.
+`v4.channel.k8s.io` and SPDY. Newer WebSockets are refused at once: the API server, which kubectl speaks to, makes them SPDY.
 Read next: `minik8s/kubelet/passthrough.py`, `minik8s/kubelet/logs.py`.
 """
 
