@@ -73,3 +73,9 @@ def test_no_two_test_files_share_a_name() -> None:
     """Pytest imports them by their names alone."""
     names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
     assert {name for name, count in names.items() if count > 1} == set()
+
+
+def test_clusters_are_where_they_are_looked_for() -> None:
+    """`lab test` collects no other directory for them."""
+    marked = {path for path in (ROOT / "tests").rglob("*.py") if "mark." + "cluster" in path.read_text()}
+    assert {path.parent for path in marked} == {ROOT / "tests/cluster"}

@@ -19,7 +19,7 @@ from minik8s.lab.host import PROJECT
 CORES = len(os.sched_getaffinity(0))
 FAST = ("-m", "not cluster and not slow", "--dist", "loadfile", "-n", f"{CORES}")
 SLOW = ("-m", "slow and not cluster", "--dist", "loadfile", "-n", f"{2 * CORES}")
-CLUSTER = ("-m", "cluster")
+CLUSTER = ("-m", "cluster", "tests/cluster")
 MACHINES = ("-m", "vm", "-v", "tests/vm/test_vagrant.py::test_one_vagrant_up_is_a_cluster")
 MACHINES_SECONDS = 600
 ALONE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc")
@@ -33,6 +33,8 @@ def run(arguments: Sequence[str], *, fast: bool) -> int:
         parts = [tuple(arguments)]
     else:
         parts = [FAST, SLOW, CLUSTER]
+    # What a part has compiled of the tests, the next one reads: seconds for each of its processes.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     codes = [subprocess.call(pytest(part), cwd=PROJECT) for part in parts]
     if not fast and not arguments and os.environ.get("LAB_TEST_MACHINES") == "1":
         codes.append(bounded([*ALONE, *pytest(MACHINES)], MACHINES_SECONDS))
