@@ -1,4 +1,4 @@
-"""The command: `minik8s certs check` and `minik8s certs renew`, for what is below /etc/kubernetes.
+"""The command: `minik8s certs check`, `renew` and `fetch`, for what is below /etc/kubernetes.
 
 Must not know: what is in a certificate. Read next: `minik8s/pki/renewal.py`.
 """
@@ -42,8 +42,29 @@ def renew(directory: Path) -> None:
 
     renew_all(directory)
     _show(kept(directory))
-    click.echo("Restart what reads its files only when it starts: etcd, kubelet, controllers, scheduler. Copy the authority's "
-               "certificate to the other nodes before the old one expires.")
+    click.echo("Restart what reads its files only when it starts: etcd, kubelet, controllers, scheduler. Then, before the old "
+               "authority expires, on every other node: minik8s certs fetch, and restart its kubelet; on other servers of this "
+               "cluster: copy pki/ca.crt. Pods and those who join are told by the API server, as soon as it sees the file.")
+
+
+@command.command()
+@DIRECTORY
+def fetch(directory: Path) -> None:
+    """On a node that joined: take over the authority's renewed certificate, as the cluster publishes it."""
+    from minik8s.access.api import Api, authority_of
+    from minik8s.access.join import ca_of, pin_of
+    from minik8s.pki.renewal import kept, take_over
+    from nodecore.errors import Denied
+    from nodecore.files import read_bytes
+    from nodecore.kube.config import load
+
+    old = read_bytes(str(directory / "pki/ca.crt"), "--directory").decode()
+    server = load(str(directory / "kubelet.kubeconfig")).server
+    new = ca_of(Api(server, authority_of(old)))
+    if pin_of(new) != pin_of(old):
+        raise Denied(f"{server}: this cluster's authority has another key than {directory}/pki/ca.crt: join again")
+    take_over(directory, new.encode())
+    _show(kept(directory))
 
 
 def _show(found: list[Kept]) -> None:

@@ -79,7 +79,7 @@ async def serve(flags: Flags) -> None:
             "certificates": Signer(cluster, guard.access, signing).run(),
             "conditions of flows": keep_conditions(cluster), "quotas": keep_status(cluster, chain.quota),
             "tokens of accounts": AccountSecrets(cluster, guard.accounts, root_ca).run(),
-            "objects of namespaces": NamespaceObjects(cluster, root_ca, where.text).run(),
+            "objects of namespaces": NamespaceObjects(cluster, flags.root_ca, where.text).run(),
             "aggregated roles": aggregate_for_ever(cluster), "heap": keep_small(), "serving certificates": tls.watch(),
             **({"own certificates": own.keep(due)} if own else {}),
             **({"certificate for kubelets": kubelets.watch()} if kubelets else {}),

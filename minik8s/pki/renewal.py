@@ -62,14 +62,27 @@ def renew_all(directory: Path) -> None:
         if path != certificate and (new := _again(path.read_bytes(), old, authority)):
             put(path, new)
     for path in sorted(directory.glob("*.kubeconfig")):
-        document = _read(path)
-        for cluster in document.get("clusters") or ():
-            if _same_key(base64.b64decode(cluster["cluster"].get("certificate-authority-data") or ""), old):
-                cluster["cluster"]["certificate-authority-data"] = base64.b64encode(authority.pair.certificate).decode()
+        document = _trusting(path, authority.pair.certificate)
         for user in _users(document):
             if new := _again(base64.b64decode(user["client-certificate-data"]), old, authority):
                 user["client-certificate-data"] = base64.b64encode(new).decode()
         put(path, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def take_over(directory: Path, certificate: bytes) -> None:
+    """Put an authority's new certificate in the place of its older one, in its file and in kubeconfigs."""
+    put(directory / "pki/ca.crt", certificate)
+    for path in sorted(directory.glob("*.kubeconfig")):
+        put(path, (json.dumps(_trusting(path, certificate), indent=1) + "\n").encode())
+
+
+def _trusting(path: Path, certificate: bytes) -> Object:
+    """A kubeconfig that knows this certificate, where it knew another of the same key."""
+    document, known = _read(path), x509.load_pem_x509_certificate(certificate)
+    for cluster in document.get("clusters") or ():
+        if _same_key(base64.b64decode(cluster["cluster"].get("certificate-authority-data") or ""), known):
+            cluster["cluster"]["certificate-authority-data"] = base64.b64encode(certificate).decode()
+    return document
 
 
 def _files(directory: Path) -> list[Path]:

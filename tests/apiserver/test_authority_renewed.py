@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import ssl
@@ -19,7 +20,10 @@ from minik8s.install.plan import Node, certificates, users
 from minik8s.pki.authority import Authority, Identity, Pair
 from minik8s.pki.kubeconfig import kubeconfig
 from minik8s.pki.own import ensure
-from nodecore.errors import UserError
+from nodecore.errors import Denied, UserError
+from tests.apiserver.apiprocess import ApiServer
+from tests.etcdserver import EtcdServer
+from tests.labs import until
 
 SHORT = datetime.timedelta(minutes=25)  # made an hour ago: two thirds are over
 
@@ -151,3 +155,44 @@ def test_old_and_new_serve_each_other(tmp_path: Path) -> None:
             except ssl.SSLWantReadError:
                 continue
         assert client.getpeercert()
+
+
+def published(server: ApiServer) -> tuple[str, str, str]:
+    """The CA that pods are told of, the one that is told in public, and how often the first was written."""
+    server.call("POST", "/api/v1/namespaces", {"metadata": {"generateName": "told-"}})  # a change, after which a server looks
+    pods = server.call("GET", "/api/v1/namespaces/default/configmaps/kube-root-ca.crt").body
+    info = json.loads(server.call("GET", "/api/v1/namespaces/kube-public/configmaps/cluster-info").body["data"]["kubeconfig"])
+    public = b64decode(info["clusters"][0]["cluster"]["certificate-authority-data"]).decode()
+    return pods["data"]["ca.crt"], public, pods["metadata"]["resourceVersion"]
+
+
+@pytest.mark.etcd
+@pytest.mark.slow
+def test_nodes_fetch_a_renewed_authority_and_servers_with_two_do_not_fight(tmp_path: Path) -> None:
+    with EtcdServer.start() as etcd, contextlib.closing(ApiServer.start(etcd)) as server:
+        (tmp_path / "pki").mkdir()
+        old = server.file("ca.crt").read_bytes()
+        (tmp_path / "pki/ca.crt").write_bytes(old)
+        pair = Pair(old, server.file("ca.key").read_bytes())
+        node = Authority(pair).issue(Identity("system:node:n", ("system:nodes",)))
+        text = kubeconfig(server.url, old, node.certificate, node.key, "kubelet", "minik8s")
+        (tmp_path / "kubelet.kubeconfig").write_text(text)
+        new = Authority(pair).renewed().pair.certificate
+        server.file("ca.crt").write_bytes(new)
+        until(lambda: published(server)[:2] == (new.decode(), new.decode()), what="it is published")
+        done = CliRunner().invoke(command, ["fetch", "--directory", str(tmp_path)])
+        assert done.exit_code == 0, done.output
+        assert (tmp_path / "pki/ca.crt").read_bytes() == new
+        inside = json.loads((tmp_path / "kubelet.kubeconfig").read_text())
+        assert b64decode(inside["clusters"][0]["cluster"]["certificate-authority-data"]) == new
+        assert b64decode(inside["users"][0]["user"]["client-certificate-data"]) == node.certificate
+        with contextlib.closing(ApiServer.start(etcd)) as other:
+            theirs = other.file("ca.crt").read_text()
+            until(lambda: published(server)[:2] == (theirs, theirs), what="the one started last has its own published")
+            until(lambda: "has another CA than ours" in server.file("log").read_text(), what="the other one warns")
+            written = published(server)[2]
+            assert {published(each)[2] for _ in range(10) for each in (server, other)} == {written}
+            refused = CliRunner().invoke(command, ["fetch", "--directory", str(tmp_path)])
+            assert isinstance(refused.exception, Denied)
+            assert server.file("log").read_text().count("has another CA than ours") == 1
+            assert "has another CA than ours" not in other.file("log").read_text()

@@ -9,56 +9,97 @@ Must not know: HTTP. Read next: `default_objects.py`, `../admission/accounts.py`
 from __future__ import annotations
 
 import json
+import logging
 from base64 import b64encode
+from collections.abc import Callable
 from typing import Any
 
 from minik8s.apiserver.cluster import Cluster
-from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
+from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.status import Refused
 from minik8s.apiserver.upkeep.changes import after_every_change
 from minik8s.apiserver.verbs.writing import Writer
 
 Object = dict[str, Any]
+log = logging.getLogger(__name__)
+ACCOUNTS, MAPS = "serviceaccounts", "configmaps"
 ACCOUNT, ROOT_CA = "default", "kube-root-ca.crt"
+BEGIN = "-----BEGIN CERTIFICATE-----"
 PUBLIC, INFO = "kube-public", "cluster-info"
 
 
 class NamespaceObjects:
-    """Makes them; `certificate` is the CA's, as PEM, and without one there is no ConfigMap."""
+    """Makes them; `authority` reads the CA's certificate, as PEM, and without one there is no ConfigMap."""
 
-    def __init__(self, cluster: Cluster, certificate: str, server: str) -> None:
+    def __init__(self, cluster: Cluster, authority: Callable[[], str], server: str) -> None:
         self._cluster, self._writer = cluster, Writer(cluster)
-        self._wanted: dict[str, Object] = {
-            "serviceaccounts": {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}}
-        if certificate:
-            self._wanted["configmaps"] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA},
-                                          "data": {"ca.crt": certificate}}
-        for plural in self._wanted:
+        self._authority, self._server, self._certificate = authority, server, ""
+        self._written: set[str] = set()  # namespaces whose ConfigMap has had our CA
+        self._foreign = ""
+        for plural in (ACCOUNTS, MAPS):
             cluster.cache(BY_PLURAL[plural])  # begun with the server
-        self._info = _info(certificate, server) if certificate else None
 
     async def run(self) -> None:
         """After every change of a namespace or of one of them, look whether all is there."""
-        await after_every_change(self._cluster, ("namespaces", *self._wanted), self.ensure, what="objects of namespaces")
+        await after_every_change(self._cluster, ("namespaces", ACCOUNTS, MAPS), self.ensure, what="objects of namespaces")
 
     async def ensure(self) -> None:
-        """Make what is missing in the namespaces there are."""
-        kind = BY_PLURAL["configmaps"]
-        if self._info and self._cluster.cache(kind).get(kind.key(PUBLIC, INFO)) is None:
-            await self._make(PUBLIC, kind, self._info)
+        """Make what is missing in the namespaces there are, and renew what says an older CA than ours."""
+        certificate = self._authority()
+        if certificate != self._certificate:
+            self._certificate = certificate
+            self._written.clear()
+        if certificate:
+            await self._inform()
         for entry in self._cluster.cache(BY_PLURAL["namespaces"]).snapshot().entries:
-            namespace = entry.key.rpartition("/")[2]
-            for plural, wanted in self._wanted.items():
-                kind = BY_PLURAL[plural]
-                there = self._cluster.cache(kind).get(kind.key(namespace, wanted["metadata"]["name"]))
-                if there is None and not entry.object["metadata"].get("deletionTimestamp"):
-                    await self._make(namespace, kind, wanted)
-                elif there is not None and plural == "configmaps" and there.object.get("data") != wanted["data"]:
-                    await self._writer.alter(kind, namespace, ROOT_CA, lambda old, data=wanted["data"]: {**old, "data": data})  # type: ignore[misc]
+            if not entry.object["metadata"].get("deletionTimestamp"):
+                namespace = entry.key.rpartition("/")[2]
+                if not self._there(ACCOUNTS, namespace, ACCOUNT):
+                    made = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
+                    await self._make(namespace, ACCOUNTS, made)
+                if certificate:
+                    await self._trust(namespace)
 
-    async def _make(self, namespace: str, kind: Kind, wanted: Object) -> None:
+    async def _trust(self, namespace: str) -> None:
+        data = {"ca.crt": self._certificate}
+        there = self._there(MAPS, namespace, ROOT_CA)
+        if there is None:
+            made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": data}
+            await self._make(namespace, MAPS, made)
+        elif there.get("data") != data:
+            found = str((there.get("data") or {}).get("ca.crt"))
+            if (namespace in self._written or found == self._foreign) and self._another(found):
+                return
+            await self._writer.alter(BY_PLURAL[MAPS], namespace, ROOT_CA, lambda old: {**old, "data": data})
+        self._written.add(namespace)
+
+    def _another(self, found: str) -> bool:
+        """Whether another server has written its own CA over ours: two that did so in turns would never end."""
+        if BEGIN not in found:
+            return False
+        if found != self._foreign:
+            log.warning("%s: another API server of this cluster has another CA than ours, and was started later. Give all of "
+                        "them one: the same ca.crt and ca.key in --cert-dir, or the same --client-ca-file", ROOT_CA)
+        self._foreign = found
+        return True
+
+    async def _inform(self) -> None:
+        """Say in public where we are and which CA we have; a certificate of ours that was renewed takes the older one's place."""
+        there = self._there(MAPS, PUBLIC, INFO)
+        if there is None:
+            await self._make(PUBLIC, MAPS, _info(self._certificate, self._server))
+        elif INFO not in self._written and (config := with_authority(there, self._certificate)):
+            await self._writer.alter(BY_PLURAL[MAPS], PUBLIC, INFO, lambda old: {**old, "data": {"kubeconfig": config}})
+        self._written.add(INFO)
+
+    def _there(self, plural: str, namespace: str, name: str) -> Object | None:
+        kind = BY_PLURAL[plural]
+        entry = self._cluster.cache(kind).get(kind.key(namespace, name))
+        return entry.object if entry else None
+
+    async def _make(self, namespace: str, plural: str, wanted: Object) -> None:
         try:
-            await self._writer.add(kind, namespace, {**wanted, "metadata": dict(wanted["metadata"])})
+            await self._writer.add(BY_PLURAL[plural], namespace, wanted)
         except Refused as refused:
             if refused.code not in (403, 404) and refused.reason != "AlreadyExists":
                 raise
@@ -69,3 +110,17 @@ def _info(certificate: str, server: str) -> Object:
     cluster = {"server": f"https://{server}", "certificate-authority-data": b64encode(certificate.encode()).decode()}
     config = {"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}], "contexts": [], "users": []}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": INFO}, "data": {"kubeconfig": json.dumps(config)}}
+
+
+def with_authority(info: Object, certificate: str) -> str:
+    """The public kubeconfig with this CA; empty where it has it, or is not of our making."""
+    try:
+        config = json.loads(info["data"]["kubeconfig"])
+        (cluster,) = (each["cluster"] for each in config["clusters"])
+    except (KeyError, TypeError, ValueError):
+        return ""
+    data = b64encode(certificate.encode()).decode()
+    if cluster.get("certificate-authority-data") == data:
+        return ""
+    cluster["certificate-authority-data"] = data
+    return json.dumps(config)
