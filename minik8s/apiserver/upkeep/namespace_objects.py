@@ -34,7 +34,7 @@ class NamespaceObjects:
     def __init__(self, cluster: Cluster, authority: Callable[[], str], server: str) -> None:
         self._cluster, self._writer = cluster, Writer(cluster)
         self._authority, self._server, self._certificate = authority, server, ""
-        self._written: set[str] = set()  # namespaces whose ConfigMap has had our CA
+        self._written: dict[str, int] = {}  # namespaces whose ConfigMap has had our CA, and the revision of that
         self._foreign = ""
         for plural in (ACCOUNTS, MAPS):
             cluster.cache(BY_PLURAL[plural])  # begun with the server
@@ -65,13 +65,16 @@ class NamespaceObjects:
         there = self._there(MAPS, namespace, ROOT_CA)
         if there is None:
             made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": ROOT_CA}, "data": data}
-            await self._make(namespace, MAPS, made)
+            there = await self._make(namespace, MAPS, made)
         elif there.get("data") != data:
             found = str((there.get("data") or {}).get("ca.crt"))
+            if revision_of(there) < self._written.get(namespace, 0):
+                return  # the cache has yet to learn of what we wrote
             if (namespace in self._written or found == self._foreign) and self._another(found):
                 return
-            await self._writer.alter(BY_PLURAL[MAPS], namespace, ROOT_CA, lambda old: {**old, "data": data})
-        self._written.add(namespace)
+            there = await self._writer.alter(BY_PLURAL[MAPS], namespace, ROOT_CA, lambda old: {**old, "data": data})
+        if there:  # else somebody has been quicker
+            self._written[namespace] = revision_of(there)
 
     def _another(self, found: str) -> bool:
         """Whether another server has written its own CA over ours: two that did so in turns would never end."""
@@ -90,19 +93,20 @@ class NamespaceObjects:
             await self._make(PUBLIC, MAPS, _info(self._certificate, self._server))
         elif INFO not in self._written and (config := with_authority(there, self._certificate)):
             await self._writer.alter(BY_PLURAL[MAPS], PUBLIC, INFO, lambda old: {**old, "data": {"kubeconfig": config}})
-        self._written.add(INFO)
+        self._written[INFO] = 0
 
     def _there(self, plural: str, namespace: str, name: str) -> Object | None:
         kind = BY_PLURAL[plural]
         entry = self._cluster.cache(kind).get(kind.key(namespace, name))
         return entry.object if entry else None
 
-    async def _make(self, namespace: str, plural: str, wanted: Object) -> None:
+    async def _make(self, namespace: str, plural: str, wanted: Object) -> Object | None:
         try:
-            await self._writer.add(BY_PLURAL[plural], namespace, wanted)
+            return await self._writer.add(BY_PLURAL[plural], namespace, wanted)
         except Refused as refused:
             if refused.code not in (403, 404) and refused.reason != "AlreadyExists":
                 raise
+            return None
 
 
 def _info(certificate: str, server: str) -> Object:
@@ -110,6 +114,11 @@ def _info(certificate: str, server: str) -> Object:
     cluster = {"server": f"https://{server}", "certificate-authority-data": b64encode(certificate.encode()).decode()}
     config = {"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": cluster}], "contexts": [], "users": []}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": INFO}, "data": {"kubeconfig": json.dumps(config)}}
+
+
+def revision_of(obj: Object | None) -> int:
+    """The revision an object was last written at; 0 for none."""
+    return int(obj["metadata"].get("resourceVersion") or 0) if obj else 0
 
 
 def with_authority(info: Object, certificate: str) -> str:
