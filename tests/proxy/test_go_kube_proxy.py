@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,11 @@ from proxy_api import Api
 from proxy_net import NODE, PODS, World, endpoints, eventually, service
 from test_iptables_agent import saved, traffic
 
+from netscope.directory import Directory, Place
+from netscope.drawing import draw
+from netscope.flow import TCP, End
+from netscope.trace import Request, run
+from nodecore.net import Family
 from tests.cuttable import forwarder
 from tests.original import KUBE_PROXY
 from tests.plane import TOKEN, Plane
@@ -84,13 +90,20 @@ class Original:
         self.net, self.directory, self.log = net, directory, directory / "go.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, variant: str = "") -> None:
+        """With the host's iptables, or those of a variant."""
+        programs = self.directory / "programs"
+        programs.mkdir(exist_ok=True)
+        for name in ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"):
+            if variant:
+                (programs / name).symlink_to(f"/usr/sbin/xtables-{variant}-multi")
         with self.log.open("ab") as log:
             self.process = self.net.spaces["node"].popen(
                 [str(KUBE_PROXY), "--kubeconfig", str(self.directory / "kubeconfig"), "--proxy-mode", "iptables", "--v", "2",
                  "--hostname-override", "node-1", "--cluster-cidr", "10.244.0.0/16", "--conntrack-max-per-core", "0",
                  "--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0",
-                 "--feature-gates", "EndpointSliceProxying=false"], stdout=log, stderr=log)
+                 "--feature-gates", "EndpointSliceProxying=false"], stdout=log, stderr=log,
+                env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"})
         eventually(lambda: VIP in theirs(self.net), within=60, what="Go kube-proxy's rules")
 
     def end(self) -> None:
@@ -160,3 +173,27 @@ def test_one_for_the_other_and_back(net: World, both: tuple[Original, Agent], mo
         assert all("KPY-" not in saved(net, variant) for variant in VARIANTS)
         assert ours.table() == ""
     assert {net.ask("outside", NODE, 30090)[0] for _ in range(10)} == {"pod-b", "pod-c"}
+
+
+@pytest.mark.skipif(not KUBE_PROXY.exists(), reason="Go kube-proxy is not built: python -m tests.original")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_netscope_follows_a_packet_through_its_rules(net: World, both: tuple[Original, Agent], variant: str) -> None:
+    """While it runs: the rule that translated the probe is named, and one that keeps it, with what mends that."""
+    both[0].start(variant.removeprefix("iptables-"))
+    name = str(net.spaces["node"].pid)
+    ends = tuple(End(address, 8080) for address in (B, C))
+    directory = Directory((Place("node", name, (NODE,), name), *(Place("pod", f"default/{x}", (address,), name)
+                                                                 for x, address in zip("abc", PODS.values(), strict=True)),
+                           Place("service", "default/web", (VIP,), ports={(TCP, 80): ends})))
+    request = Request("pod/a", "svc/web", 80, TCP, Family.IPV4, 3.0)
+    via = f"nsenter --net=/proc/{{node}}/ns/net env PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -m netscope agent"
+    (story,) = run(request, directory, via)
+    told = draw(story, directory)
+    assert story.verdict.what == "answered", told
+    assert all(word in told for word in ("KUBE-SERVICES", "KUBE-SVC-", "KUBE-SEP-", f"conntrack {A}:", VIP)), told
+    net.spaces["node"].run([variant, "-w", "-I", "FORWARD", "-p", "tcp", "--dport", "8080", "-j", "DROP"])
+    (story,) = run(request, directory, via)
+    assert (story.verdict.what, "FORWARD: " in story.verdict.why, "dport 8080" in story.verdict.why) == ("dropped", True, True)
+    net.spaces["node"].run(["sh", "-ec", story.verdict.mend])
+    (story,) = run(request, directory, via)
+    assert story.verdict.what == "answered"
