@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from netscope import CNI_DIRECTORY, SUBNET_FILE
+from netscope import CNI_DIRECTORY, SUBNET_FILE, xfrm
 from netscope.facts import (
     Chain,
     Facts,
@@ -67,6 +67,16 @@ class Asker:
         return msgspec.convert(found, tuple[kind, ...], strict=False)
 
 
+    def text(self, *argv: str) -> str:
+        """What a program prints; nothing where it cannot."""
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        except OSError as error:
+            self.absent[" ".join(argv)] = str(error)
+            return ""
+        return done.stdout
+
+
 def examine(*, cni: str = CNI_DIRECTORY, subnet: str = SUBNET_FILE, rules: bool = True) -> Facts:
     """The namespace this process lives in, and the node's files at these paths; without `rules` it takes a part of the time."""
     asker = Asker()
@@ -84,6 +94,8 @@ def examine(*, cni: str = CNI_DIRECTORY, subnet: str = SUBNET_FILE, rules: bool 
         neighbours=ask(Neighbour, "ip", "-j", "neigh", "show"), fdb=ask(FdbEntry, "bridge", "-j", "fdb", "show"),
         chains=tuple(msgspec.convert([item["chain"] for item in found.nft if item.get("chain", {}).get("hook")], list[Chain])),
         sysctls=_sysctls(links), legacy=_legacy(), rules=found, settings=_settings(links, cni, subnet),
+        policies=xfrm.policies_in(asker.text("ip", "xfrm", "policy", "list")),
+        agreed=xfrm.agreed_in(asker.text("ip", "xfrm", "state", "list", "nokeys")),
         absent=absent, queues=queues, filters=tuple(_filters(queues, absent)), peers=tuple(_peers(links, absent)),
     )
 

@@ -132,6 +132,15 @@ class WireguardPeer(msgspec.Struct, frozen=True):
     allowed: tuple[str, ...] = ()
 
 
+class IpsecPolicy(msgspec.Struct, frozen=True):
+    """`ip xfrm policy`: what is to go through IPsec from where to where, and between which hosts; none for what is blocked."""
+
+    direction: str
+    source: str
+    target: str
+    hosts: tuple[str, str] = ("", "")
+
+
 class Chain(msgspec.Struct, frozen=True):
     """A base chain of nftables: where it stands, and what becomes of a packet that no rule judged."""
 
@@ -169,7 +178,8 @@ class Settings(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, tag=True, frozen=True):
     """One node. `routes` are those of the main table; `sysctls` by their path under /proc/sys; `legacy` are the tables of
     iptables-legacy; `absent` names what could not be asked, with the reason; `entered` is the path of the
-    pod's namespace that they are of, empty for the node's own."""
+    pod's namespace that they are of, empty for the node's own; `agreed` are hosts, from and to, between which IPsec has
+    keys."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[LinkAddresses, ...] = ()
@@ -188,6 +198,8 @@ class Facts(msgspec.Struct, tag=True, frozen=True):
     queues: tuple[Queue, ...] = ()
     filters: tuple[Filter, ...] = ()
     peers: tuple[WireguardPeer, ...] = ()
+    policies: tuple[IpsecPolicy, ...] = ()
+    agreed: tuple[tuple[str, str], ...] = ()
 
     def links_of(self, kind: str) -> tuple[Link, ...]:
         """All of a kind."""

@@ -1,5 +1,7 @@
 """Flannel's other ways between nodes (host-gw, ipip, wireguard, udp): device, routes and peers to every other, none stale, MTU.
 
+IPsec's nodes are known here as well, what is special about them stands in `ipsec.py`.
+
 Where leases are in the API they say which way it is; elsewhere the devices do, and for host-gw routes from host to host.
 Pure. Must not know: who made the entries. Read next: `tunnels.py`, the same for VXLAN; `leases.py`.
 """
@@ -17,9 +19,9 @@ from netscope.scene import Scene, node_addresses
 from netscope.walk.routes import longest, network_of
 from nodecore.net import IPNetwork
 
-HOST_GW, IPIP, WIREGUARD, UDP = "host-gw", "ipip", "wireguard", "udp"
+HOST_GW, IPIP, WIREGUARD, UDP, IPSEC = "host-gw", "ipip", "wireguard", "udp", "ipsec"
 DEVICES = ((IPIP, "ipip", r"flannel\.ipip"), (WIREGUARD, "wireguard", r"flannel-wg(-v6)?"), (UDP, "tun", r"flannel\d+"))
-OVERHEAD = {HOST_GW: 0, IPIP: 20, WIREGUARD: 60, UDP: 28}  # what a packet costs at least, by the way it goes
+OVERHEAD = {HOST_GW: 0, IPIP: 20, WIREGUARD: 60, UDP: 28, IPSEC: 77}  # what a packet costs at least, by the way it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ def sites(scene: Scene) -> list[Site]:
         for name, kind, pattern in DEVICES:
             if devices := tuple(link for link in facts.links_of(kind) if re.fullmatch(pattern, link.ifname)):
                 way, links = way or name, devices
+        if not way and any(policy.hosts[1] in hosts and policy.direction == "out" for policy in facts.policies):
+            way = IPSEC
         if not way and any(route.gateway in hosts and _network(route) in subnets for route in facts.routes):
             way = HOST_GW
         if way in OVERHEAD:
@@ -141,7 +145,7 @@ def peers(scene: Scene) -> Iterator[Finding]:
 def devices(scene: Scene) -> Iterator[Finding]:
     """The device is there and up, and what pods may send fits the underlay with all headers around it."""
     for here in sites(scene):
-        if here.way != HOST_GW and not here.links:
+        if here.way not in (HOST_GW, IPSEC) and not here.links:
             yield Finding(here.name, f"its lease says {here.way}, but there is no such device", "ip link", RESTART)
         for link in here.links:
             if "UP" not in link.flags:

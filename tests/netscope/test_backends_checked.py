@@ -1,19 +1,46 @@
-"""Doctor's checks of host-gw, ipip, wireguard and udp, on nodes' facts: sound ones give no finding, each fault one."""
+"""Doctor's checks of host-gw, ipip, wireguard, udp and ipsec, on nodes' facts: sound ones give no finding, each fault one."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
+from netscope import xfrm
 from netscope.doctor import findings_in
-from netscope.facts import AddressInfo, Facts, Link, LinkAddresses, LinkInfo, Route, Settings, WireguardPeer
+from netscope.facts import AddressInfo, Facts, IpsecPolicy, Link, LinkAddresses, LinkInfo, Route, Settings, WireguardPeer
 from netscope.scene import Objects, Scene
 from nodecore.kube.objects import Node
 
 replace = msgspec.structs.replace
 DEVICE = {"host-gw": None, "ipip": Link("flannel.ipip", 1480, flags=("UP",), linkinfo=LinkInfo("ipip")),
           "wireguard": Link("flannel-wg", 1420, flags=("UP",), linkinfo=LinkInfo("wireguard")),
-          "udp": Link("flannel0", 1472, flags=("UP",), linkinfo=LinkInfo("tun"))}
+          "udp": Link("flannel0", 1472, flags=("UP",), linkinfo=LinkInfo("tun")), "ipsec": None}
+XFRM = """src 10.{0}.0.0/24 dst 10.{1}.0.0/24
+\tdir out priority 375423 ptype main
+\ttmpl src 192.168.50.{0} dst 192.168.50.{1}
+\t\tproto esp spi 0xc3a71e7f reqid 1 mode tunnel
+src 10.{1}.0.0/24 dst 10.{0}.0.0/24
+\tdir fwd priority 375423 ptype main
+\ttmpl src 192.168.50.{1} dst 192.168.50.{0}
+\t\tproto esp reqid 1 mode tunnel
+src 10.{1}.0.0/24 dst 10.{0}.0.0/24
+\tdir in priority 375423 ptype main
+\ttmpl src 192.168.50.{1} dst 192.168.50.{0}
+\t\tproto esp reqid 1 mode tunnel
+src 10.{0}.0.0/24 dst 10.0.0.0/16
+\tdir out action block priority 395999 ptype main
+src 0.0.0.0/0 dst 0.0.0.0/0
+\tsocket in priority 0 ptype main
+"""
+STATES = """src 192.168.50.{0} dst 192.168.50.{1}
+\tproto esp spi 0xc3a71e7f reqid 1 mode tunnel
+\treplay-window 0 flag af-unspec
+\taead rfc4106(gcm(aes)) <<Keys hidden>> 128
+src 192.168.50.{1} dst 192.168.50.{0}
+\tproto esp spi 0xcb0c7ad4 reqid 1 mode tunnel
+src 192.168.50.9 dst 192.168.50.{0}
+\tproto esp spi 0x00000000 reqid 1 mode tunnel
+"""
 WAYS = tuple(DEVICE)
 
 
@@ -33,6 +60,7 @@ def facts(way: str, number: int) -> Facts:
     route = {
         "host-gw": Route(f"10.{other}.0.0/24", f"192.168.50.{other}", "eth0"),
         "ipip": Route(f"10.{other}.0.0/24", f"192.168.50.{other}", "flannel.ipip"),
+        "ipsec": Route("10.250.0.0/16", dev="dummy"),
         "wireguard": Route("10.0.0.0/8", dev="flannel-wg"), "udp": Route("10.0.0.0/8", dev="flannel0")}[way]
     return Facts(
         links=(Link("eth0", 1500, flags=("UP",)), Link("cni0", 1400, flags=("UP",), linkinfo=LinkInfo("bridge")),
@@ -42,7 +70,9 @@ def facts(way: str, number: int) -> Facts:
         routes=(Route("default", "192.168.50.254", "eth0"), Route(f"10.{number}.0.0/24", dev="cni0"), route),
         sysctls={"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1"},
         settings=Settings(subnet={"FLANNEL_NETWORK": "10.0.0.0/8", "FLANNEL_SUBNET": f"10.{number}.0.1/24"}, cni=("a.conflist",)),
-        peers=(WireguardPeer("flannel-wg", "KEY", (f"10.{other}.0.0/24",)),) if way == "wireguard" else ())
+        peers=(WireguardPeer("flannel-wg", "KEY", (f"10.{other}.0.0/24",)),) if way == "wireguard" else (),
+        policies=xfrm.policies_in(XFRM.format(number, other)) if way == "ipsec" else (),
+        agreed=xfrm.agreed_in(STATES.format(number, other)) if way == "ipsec" else ())
 
 
 def changed(scene: Scene, **fields: object) -> list[tuple[str, str]]:
@@ -88,7 +118,27 @@ def test_wireguard_peers() -> None:
         ("a WireGuard peer on flannel-wg that is no node", "wg set flannel-wg peer OLD remove")]
 
 
-@pytest.mark.parametrize(("way", "room"), [("ipip", 1480), ("wireguard", 1440), ("udp", 1472), ("host-gw", 1500)])
+def test_ipsec() -> None:
+    """A policy missing, to another host, or stale; nobody to agree with."""
+    scene = sound("ipsec")
+    facts = scene.facts["n1"]
+    assert [each.direction for each in facts.policies] == ["fwd", "in", "out", "out"]
+    assert facts.agreed == (("192.168.50.1", "192.168.50.2"), ("192.168.50.2", "192.168.50.1"))
+    assert changed(scene, policies=[each for each in facts.policies if each.direction != "fwd"]) == [
+        ("no IPsec policy for the pods of n2", "systemctl restart flanneld")]
+    wrong = tuple(replace(each, hosts=("192.168.50.1", "192.168.50.7")) if each.direction == "out" and any(each.hosts) else each
+                  for each in facts.policies)
+    assert changed(scene, policies=wrong) == [
+        ("the IPsec tunnel to the pods of n2 is another host's", "systemctl restart flanneld")]
+    assert changed(scene, agreed=facts.agreed[:1]) == [("no keys agreed on with n2", "systemctl restart flanneld")]
+    old = IpsecPolicy("out", "10.1.0.0/24", "10.9.0.0/24", ("192.168.50.1", "192.168.50.9"))
+    assert changed(scene, policies=(*facts.policies, old)) == [
+        ("an IPsec policy for 10.9.0.0/24, which no node has",
+         "ip xfrm policy delete src 10.1.0.0/24 dst 10.9.0.0/24 dir out")]
+
+
+@pytest.mark.parametrize(("way", "room"), [("ipip", 1480), ("wireguard", 1440), ("udp", 1472), ("host-gw", 1500),
+                                           ("ipsec", 1423)])
 def test_devices_and_sizes(way: str, room: int) -> None:
     scene = sound(way)
     eth0, cni0, *device = scene.facts["n1"].links
