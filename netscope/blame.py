@@ -86,7 +86,7 @@ def _lacking(case: Case) -> str:
         return ""
     if (case.flow.protocol, asked.port) in place.ports:
         return f"{place} has no endpoints"
-    return f"{place} has no port {asked.port} (it has {', '.join(str(port) for _, port in sorted(place.ports)) or 'none'})"
+    return place.without(case.flow.protocol, asked.port)
 
 
 def _without(hit: Hit) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from netscope.flow import End
+from netscope.flow import NAMES, End
 from nodecore.errors import UserError
 from nodecore.net import Family, parse_address
 
@@ -35,6 +35,11 @@ class Place:
         """Address, port and protocol: its own (0: all of them), and those behind a Service that answer for it."""
         behind = ((end.address, end.port, protocol) for (protocol, _), ends in self.ports.items() for end in ends)
         return tuple(dict.fromkeys((*((address, 0, 0) for address in self.addresses), *behind)))
+
+    def without(self, protocol: int, port: int) -> str:
+        """The words for a Service's port that is not there."""
+        known = ", ".join(f"{number}/{NAMES[each]}" for each, number in sorted(self.ports))
+        return f"{self} has no port {port}/{NAMES[protocol]} (it has {known or 'none'})"
 
     def address(self, family: Family) -> str:
         """Its first address of a family."""

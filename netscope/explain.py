@@ -138,8 +138,7 @@ def _notes(scene: Scene, directory: Directory, target: str, protocol: int, port:
     if place is None:
         return
     if (protocol, port) not in place.ports:
-        known = ", ".join(str(number) for _, number in sorted(place.ports))
-        yield f"{place} has no port {port} (it has {known or 'none'})"
+        yield place.without(protocol, port)
     elif not place.ports[protocol, port]:
         yield f"{place} has no endpoints on port {port}: no ready pod fits its selector"
     else:

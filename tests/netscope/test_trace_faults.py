@@ -196,20 +196,23 @@ def test_what_is_broken_is_named(sites: Callable[[Family], Site], family: Family
     assert answers(net)
 
 
-@pytest.mark.parametrize(("port", "words"), [(80, "has no endpoints"), (81, "has no port 81 (it has 80)")])
-def test_what_the_proxy_refuses_is_explained_by_the_service(sites: Callable[[Family], Site], port: int, words: str) -> None:
+@pytest.mark.parametrize(("protocol", "port", "words"), [
+    ("tcp", 80, "has no endpoints"), ("tcp", 81, "has no port 81/tcp (it has 80/tcp)"),
+    ("udp", 80, "has no port 80/udp (it has 80/tcp)")])
+def test_what_the_proxy_refuses_is_explained_by_the_service(
+        sites: Callable[[Family], Site], protocol: str, port: int, words: str) -> None:
     site = sites(Family.IPV4)
     *others, web = site.net.directory.places
     directory = Directory((*others, dataclasses.replace(web, ports={(TCP, 80): ()})))
-    site.net.on("a", "nft 'table ip kube-proxy { chain refuse { meta l4proto tcp reject with tcp reset; }; "
+    site.net.on("a", "nft 'table ip kube-proxy { chain refuse { reject; }; "
                      "chain c { type filter hook prerouting priority -150; ip daddr 10.96.0.10 goto refuse; }; }'")
-    request = dataclasses.replace(site.net.request(), port=port)
+    request = dataclasses.replace(site.net.request(protocol), port=port)
     try:
         verdict = ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory).verdict
     finally:
         site.net.on("a", "nft delete table ip kube-proxy")
     assert (verdict.what, verdict.mend) == ("refused", "")
-    assert verdict.why == f"service/default/web {words}, ip kube-proxy refuse: reject with tcp reset"
+    assert verdict.why == f"service/default/web {words}, ip kube-proxy refuse: reject"
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
