@@ -22,7 +22,9 @@ from nodecore.net import Family, parse_address
 
 OWN = "/proc/self/ns/net"
 KINDS = {TCP: (socket.SOCK_STREAM, 0), UDP: (socket.SOCK_DGRAM, 0)}  # others are crafted
-UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES}  # our own routes say so, or somebody on the way did by ICMP
+MEANINGS = {  # refused: no such protocol there; unreachable: our own routes say so, or somebody on the way did by ICMP
+    errno.ENOPROTOOPT: "refused", errno.EPROTO: "refused",
+    errno.ENETUNREACH: "unreachable", errno.EHOSTUNREACH: "unreachable", errno.EACCES: "unreachable"}
 
 
 def send(probe: Probe) -> Outcome:
@@ -81,8 +83,7 @@ def _ask(sock: socket.socket, probe: Probe) -> tuple[str, str]:
     except ConnectionRefusedError:
         return "refused", ""
     except OSError as error:
-        what = {errno.ENOPROTOOPT: "refused", **dict.fromkeys(UNREACHABLE, "unreachable")}.get(error.errno or 0, "unsent")
-        return what, error.strerror or str(error)
+        return MEANINGS.get(error.errno or 0, "unsent"), error.strerror or str(error)
 
 
 def _by_socket(sock: socket.socket, probe: Probe) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from ctypes.util import find_library
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -105,6 +106,38 @@ def associating(net: Net) -> Iterator[None]:
         over.set()
         thread.join()
         raw.close()
+
+
+USRSCTP = """
+import ctypes, socket, struct, sys
+lib, address = ctypes.CDLL("libusrsctp.so.2"), sys.argv[1]
+lib.usrsctp_init(0, None, None)
+lib.usrsctp_socket.restype = ctypes.c_void_p
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+listening = ctypes.c_void_p(lib.usrsctp_socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP, None, None, 0, None))
+before, after = (4, 4) if family is socket.AF_INET6 else (0, 8)
+name = struct.pack("=H", family) + struct.pack("!H", 8080) + bytes(before) + socket.inet_pton(family, address) + bytes(after)
+print(lib.usrsctp_bind(listening, name, len(name)), lib.usrsctp_listen(listening, 1), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not find_library("usrsctp"), reason="no SCTP stack: libusrsctp2 is not installed")
+@pytest.mark.parametrize("family", Family)
+def test_a_real_stack_speaks_sctp(family: Family) -> None:
+    """One in user space, as this kernel need not have any: it agrees; without it nobody does."""
+    with ExitStack() as stack:
+        net = net_by_hand.make(stack, family)
+        stacked = net.pod["b"].popen([sys.executable, "-c", USRSCTP, net.plan.pod(2)], stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, text=True)
+        with stacked:
+            assert stacked.stdout
+            assert stacked.stdout.readline() == "0 0\n"
+            trace = net.trace("sctp", seconds=60)
+            stacked.kill()
+        assert trace.verdict.what == "answered"
+        assert [hop.seen.headers.flags for hop in trace.back if hop.seen][-1] == ("INIT ACK",)
+        assert net.trace("sctp", seconds=60).verdict.what == "refused"
 
 
 @contextmanager
