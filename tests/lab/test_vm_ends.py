@@ -62,3 +62,8 @@ def test_nothing_outlives_the_time_of_the_machines(tmp_path: Path) -> None:
     assert testing.bounded([*testing.ALONE, "bash", "-c", f"exec 9>{lock}; flock 9; {hidden} wait"], 1.0) == 124
     with lock.open() as file:  # there it was taken, and whoever inherited it has it
         until(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is None, what="all of them have ended")
+
+
+def test_the_last_part_of_lab_test_is_there() -> None:
+    path, _, name = testing.MACHINES[-1].partition("::")
+    assert f"\ndef {name}(" in (ROOT / path).read_text()
