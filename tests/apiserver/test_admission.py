@@ -150,6 +150,9 @@ def test_scopes_of_quotas(quota: dict[str, Any], yes: dict[str, Any], no: dict[s
 @pytest.mark.parametrize(("quota", "word"), [
     (by_class("In"), "In takes some values"), (by_class("Exists", "x"), "Exists takes no values"), (by_class("Gt", "1"), "Gt"),
     (by_class("In", "x", scope="BestEffort"), "In is none for scope BestEffort"), (by_class("Exists", scope="Odd"), "scope Odd"),
+    ({"scopes": ["BestEffort"], "hard": {"count/deployments.apps": "1"}}, "count/deployments.apps"),
+    ({"scopes": ["BestEffort"], "hard": {"cpu": "1"}}, "cpu"), ({"scopes": ["Terminating"], "hard": {"secrets": "1"}}, "secrets"),
+    ({"scopes": ["Terminating", "NotTerminating"]}, "exclude"), ({"scopes": ["BestEffort", "NotBestEffort"]}, "exclude"),
 ])
 def test_scopes_that_are_none(quota: dict[str, Any], word: str) -> None:
     assert word in not_kept(quota)

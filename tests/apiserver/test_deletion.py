@@ -116,3 +116,10 @@ def test_evictions_spend_a_budget(api: ApiServer) -> None:
     assert api.call("GET", paths[1]).code == 200
     api.call("DELETE", f"{BUDGETS}/b")
     assert evicted(api, paths[1]).code == 201
+
+
+def test_a_collection_is_deleted_in_one_namespace_at_a_time(api: ApiServer) -> None:
+    for path in ("/api/v1/configmaps", "/apis/apps/v1/deployments"):
+        answer = api.call("DELETE", f"{path}?labelSelector=nobody-has-this")
+        assert (answer.code, answer.body["reason"]) == (405, "MethodNotAllowed")
+    assert api.call("DELETE", "/api/v1/nodes?labelSelector=nobody-has-this").code == 200

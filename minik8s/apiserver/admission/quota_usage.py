@@ -17,6 +17,7 @@ SCOPES = ("BestEffort", "NotBestEffort", "Terminating", "NotTerminating", "Prior
 OPERATORS = {"Exists": False, "DoesNotExist": False, "In": True, "NotIn": True}  # whether it takes values
 COMPUTE = ("cpu", "memory", "ephemeral-storage")
 POD_KEYS = ("pods", "count/pods", *COMPUTE, *(f"{part}.{each}" for part in ("requests", "limits") for each in COMPUTE))
+SCOPED = frozenset(POD_KEYS) - {"count/pods"}
 COUNTED: dict[str, tuple[str, ...]] = {
     "pods": POD_KEYS, "services": ("services", "count/services", "services.nodeports", "services.loadbalancers"),
     **{name: (name, f"count/{name}") for name in ("configmaps", "secrets", "replicationcontrollers", "resourcequotas")},
@@ -122,6 +123,13 @@ def not_kept(spec: Object) -> str:
             return f"scopeSelector: operator {operator} is none for scope {scope}"
         if OPERATORS[operator] != bool(values):
             return f"scopeSelector: operator {operator} takes {'some' if OPERATORS[operator] else 'no'} values"
+        for key in spec.get("hard") or {}:
+            if key != "pods" and (scope == "BestEffort" or key not in SCOPED):
+                return f"spec.hard: {key} cannot be counted by scope {scope}"
+    chosen = {scope for scope, _, _ in requirements(spec)}
+    for scope in ("BestEffort", "Terminating"):
+        if {scope, f"Not{scope}"} <= chosen:
+            return f"scopes {scope} and Not{scope} exclude one another"
     return ""
 
 

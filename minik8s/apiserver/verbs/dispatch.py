@@ -69,7 +69,7 @@ class Dispatch:
             raise method_not_allowed()
         if target.subresource or target.plural == "bindings":
             return await self._write_sub(call)
-        if call.kind.resource.namespaced and not target.namespace and call.verb != "deletecollection":
+        if call.kind.resource.namespaced and not target.namespace:
             raise method_not_allowed()
         match call.verb, bool(target.name):
             case "create", False:
