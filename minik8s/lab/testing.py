@@ -1,6 +1,6 @@
 """Runs of pytest: on every core at once, but for what brings up whole clusters, which measures time; at last virtual machines.
 
-What is slow mostly waits, so two such tests share a core. Virtual machines run in namespaces of their own, which end with
+What is slow mostly waits, so three such tests share two cores. Virtual machines run in namespaces of their own, which end with
 them: Vagrant, libvirt and QEMU leave no process behind, however long they hang. Must not know: what is tested. Read next:
 `tests/conftest.py`, `tests/vm/test_vagrant.py`.
 """
@@ -18,7 +18,7 @@ from minik8s.lab.host import PROJECT
 
 CORES = len(os.sched_getaffinity(0))
 FAST = ("-m", "not cluster and not slow", "--dist", "loadfile", "-n", f"{CORES}")
-SLOW = ("-m", "slow and not cluster", "--dist", "loadfile", "-n", f"{2 * CORES}")
+SLOW = ("-m", "slow and not cluster", "--dist", "loadfile", "-n", f"{3 * CORES // 2}")
 CLUSTER = ("-m", "cluster", "tests/cluster")
 MACHINES = ("-m", "vm", "-v", "tests/vm/test_vagrant.py::test_one_vagrant_up_is_a_cluster")
 MACHINES_SECONDS = 600
