@@ -1,7 +1,7 @@
 """What Vagrant's machines are given: a box of Debian's packages alone, packages of this checkout, images, the CA and a token.
 
-    CACHE/debian.box                made from `debian.py`'s directory by vagrant/box/assemble.sh
-    vagrant/dist/share/             goes into each machine: *.deb, images.tar, hello.yaml
+    CACHE/debian.box                made from `debian.py`'s directory and the share by vagrant/box/assemble.sh
+    vagrant/dist/share/             is in the box, and goes into each machine where it differs: *.deb, images.tar, hello.yaml
     vagrant/dist/made.json          what the Vagrantfile has to know, secrets included
 
 Each is made again only when what it depends on has changed. Read next: `vagrant/Vagrantfile`.
@@ -37,14 +37,15 @@ Say = Callable[[str], None]
 def prepare(say: Say, *, box: bool) -> None:
     """Make whatever is missing of all that; the box only where it is wanted."""
     known = read_made()
-    with timed(say, "packages of this checkout, and images") as step:
+    with timed(say, "packages of this checkout, and images") as said:
         key = debian.digest(*(text for name in SOURCES for text in texts(PROJECT / name)))
         if known.get("share") != key or not (SHARE / "images.tar").exists():
-            step()
+            said()
             fill_share()
     made = {**cluster(known), "share": key}
     if box:
-        made |= {"box": f"flanneld-py/debian-12-{box_step().key}", "box_file": str(ensure_box(say))}
+        step = box_step(key)
+        made |= {"box": f"flanneld-py/debian-12-{step.key}", "box_file": str(ensure_box(step, say))}
     if made != known:
         write_atomically(DIST / "made.json", json.dumps(made, indent=1) + "\n")
     give_to_owner(DIST)
@@ -105,11 +106,9 @@ def cluster(known: dict[str, str]) -> dict[str, str]:
     return {"ca": ca, "ca_key": pair.key.decode(), "pin": pin_of(ca), "token": new_token()}
 
 
-def box_step() -> debian.Step:
-    """The box, and what it depends on."""
-    packages = debian.steps()[-1]
-    key = debian.digest(packages.key, *texts(VAGRANT / "box"))
-    return debian.Step("box", key, make_box)
+def box_step(share: str) -> debian.Step:
+    """The box, and what it depends on; the packages are installed in it already, so that no machine spends minutes on it."""
+    return debian.Step("box", debian.digest(debian.step().key, share, *texts(VAGRANT / "box")), make_box)
 
 
 def box_file() -> Path:
@@ -117,21 +116,20 @@ def box_file() -> Path:
     return debian.cache() / "debian.box"
 
 
-def ensure_box(say: Say) -> Path:
+def ensure_box(step: debian.Step, say: Say) -> Path:
     """The box, made if it is not there; minutes the first time."""
-    step = box_step()
     if debian.stamp_of("box") != step.key or not box_file().exists():
         if reason := debian.lacking(NEEDED):
             raise UserError(reason)
-        say("        making the box: Debian's packages, five minutes the first time ...")
+        say("        making the box of Debian's packages and this checkout's ...")
         with debian.only_one():
-            debian.carry_out([*debian.steps(), step], say)
+            debian.carry_out([debian.step(), step], say)
     return box_file()
 
 
 def make_box(root: Path) -> None:
     """Lay what Vagrant needs over the directory, and write disk and box."""
-    debian.call(str(VAGRANT / "box/assemble.sh"), str(root), str(box_file()), str(public_key()))
+    debian.call(str(VAGRANT / "box/assemble.sh"), str(root), str(box_file()), str(public_key()), str(SHARE))
 
 
 def public_key() -> Path:

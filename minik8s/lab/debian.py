@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,20 +25,22 @@ SUITE = "bookworm"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 PYTHON = (3, 11)  # that of the suite: wheels must fit it
 PACKAGES = (
-    "systemd-sysv", "udev", "dbus", "kmod", "linux-image-amd64", "initramfs-tools", "lz4", "apparmor", "procps",
+    "systemd-sysv", "udev", "dbus", "kmod", "linux-image-cloud-amd64", "initramfs-tools", "lz4", "apparmor", "procps",
     "etcd-server", "containerd", "runc", "containernetworking-plugins", "nftables", "iptables", "ipset", "conntrack", "iproute2",
     "busybox-static", "python3-venv", "kubernetes-client",  # what `lab` installs
     "ca-certificates", "git", "curl", "ethtool", "iperf3", "shellcheck", "iputils-ping", "linux-libc-dev",
     "wireguard-tools", "ipvsadm",
     "etcd-client", "strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins",
     "libcharon-extra-plugins",
+    "openssh-server", "sudo", "rsync", "grub-pc-bin", "tcpdump",  # what Vagrant's machines need
 )
 SERVICES_OFF = (
-    "etcd", "containerd", "nftables", "ipvsadm", "strongswan-starter", "e2scrub_reap", "apt-daily.timer",
+    "etcd", "containerd", "nftables", "ipvsadm", "ssh", "strongswan-starter", "e2scrub_reap", "apt-daily.timer",
     "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer",
 )
+NOT_WANTED = ("doc", "man", "locale")
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
-NEEDED = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs"}
+NEEDED = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs"}
 
 
 class Step(NamedTuple):
@@ -61,17 +64,14 @@ def lacking(needed: dict[str, str] = NEEDED) -> str:
     return f"not installed: {' '.join(missing)}" if missing else ""
 
 
-def steps() -> list[Step]:
+def step() -> Step:
     """What makes the directory."""
-    debian = digest(SUITE, MIRROR)
-    packages = digest(debian, *PACKAGES, *SERVICES_OFF, *BOOT_MODULES)
-    return [Step("debian", debian, make_debian), Step("packages", packages, make_packages)]
+    return Step("debian", digest(SUITE, MIRROR, *PACKAGES, *SERVICES_OFF, *BOOT_MODULES), make)
 
 
 def wheels() -> Path:
     """Where wheels of all that constraints.txt names are kept, once somebody has made them."""
-    key = digest(steps()[0].key, (PROJECT / "constraints.txt").read_text())
-    return cache() / f"wheels-{key}"
+    return cache() / f"wheels-{digest(digest(SUITE, MIRROR), (PROJECT / 'constraints.txt').read_text())}"
 
 
 def digest(*texts: str) -> str:
@@ -97,25 +97,22 @@ def carry_out(steps: list[Step], say: Callable[[str], None]) -> None:
         say(f"{time.monotonic() - begin:7.1f} s {name}")
 
 
-def make_debian(root: Path) -> None:
-    """The smallest Debian there is."""
+def make(root: Path) -> None:
+    """Debian with our packages, none of their services, and an initial ramdisk with what a machine's disk needs."""
     for path in (root, *cache().glob("*.key")):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    call("unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), MIRROR)
-    write(root / "etc/initramfs-tools/conf.d/virtual-machine", "MODULES=list\nCOMPRESS=lz4\n")
+    with tempfile.TemporaryDirectory(prefix="debian-") as name:
+        files = Path(name)
+        write(files / "etc/initramfs-tools/conf.d/virtual-machine", "MODULES=list\nCOMPRESS=lz4\n")
+        write(files / "usr/share/initramfs-tools/modules.d/virtual-machine", "\n".join(BOOT_MODULES) + "\n")
+        call("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+             f"--essential-hook=copy-in {files}/etc {files}/usr /", "--dpkgopt=force-unsafe-io", "--dpkgopt=force-confold",
+             '--aptopt=APT::Install-Recommends "false"', *(f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in NOT_WANTED),
+             SUITE, str(root), MIRROR)
     write(root / "etc/hostname", "vm\n")
     write(root / "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 vm\n::1 localhost\n")
     write(root / "etc/fstab", "/dev/vda / ext4 noatime 0 1\n")
-
-
-def make_packages(root: Path) -> None:
-    """Our packages, none of their services, and an initial ramdisk with what this machine's disk needs."""
-    write(root / "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
-    inside(root, f"apt-get update -q; apt-get install -qy --no-install-recommends {' '.join(PACKAGES)}; "
-                 f"for unit in {' '.join(SERVICES_OFF)}; do systemctl disable $unit || true; done; "
-                 f"printf '%s\\n' {' '.join(BOOT_MODULES)} >/etc/initramfs-tools/modules; update-initramfs -u; "
-                 "apt-get clean; rm -rf /var/lib/apt/lists/* /usr/share/{doc,man,locale}")
-    (root / "usr/sbin/policy-rc.d").unlink()
+    inside(root, f"for unit in {' '.join(SERVICES_OFF)}; do systemctl disable $unit || true; done")
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:

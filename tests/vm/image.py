@@ -1,6 +1,6 @@
 """Builds the machine's disk: Debian 12 with what `lab` and the tests need, its kernel, the project's virtual environment.
 
-Three steps above those of `minik8s/lab/debian.py`: the virtual environment (wheels made here, installed there, so that the
+Three steps above that of `minik8s/lab/debian.py`: the virtual environment (wheels made here, installed there, so that the
 machine needs no network), the project's entry points, the disk (`mkfs.ext4 -d`: no loop device, no boot loader, QEMU loads
 the kernel itself). Read next: `tests/vm/machine.py`.
 """
@@ -32,11 +32,11 @@ def lacking() -> str:
 
 def steps() -> list[Step]:
     """What makes the disk."""
-    debian_step, packages = debian.steps()
-    environment = digest(debian_step.key, (PROJECT / "constraints.txt").read_text())
+    base = debian.step()
+    environment = digest(base.key, (PROJECT / "constraints.txt").read_text())
     project = digest(environment, (PROJECT / "pyproject.toml").read_text())
-    disk = digest(packages.key, project, str(DISK_GIB), *(path.read_text() for path in sorted(GUEST.iterdir())))
-    return [debian_step, packages, Step("environment", environment, make_environment), Step("project", project, make_project),
+    disk = digest(base.key, project, str(DISK_GIB), *(path.read_text() for path in sorted(GUEST.iterdir())))
+    return [base, Step("environment", environment, make_environment), Step("project", project, make_project),
             Step("disk", disk, make_disk)]
 
 

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Makes a box for Vagrant's libvirt provider of a Debian root: assemble.sh ROOT OUTPUT PUBLIC_KEY. In a mount and pid namespace of its own.
+# Makes a box for Vagrant's libvirt provider of a Debian root: assemble.sh ROOT OUTPUT PUBLIC_KEY SHARE. In a mount and pid namespace
+# of its own. What a machine would be given, SHARE, is there already, and its packages are installed.
 #
 # The root stays as it is: what the box has more lies over it. The file system is written by mkfs, GRUB's two parts to where
 # a BIOS and the first part look for them, so no loop device is needed.
@@ -8,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [[ ! ${BOX_INSIDE:-} ]]; then
   BOX_INSIDE=1 exec unshare --mount --pid --fork --kill-child bash "$0" "$@"
 fi
-root=$1 output=$2 key=$3 size=${BOX_GIB:-8}
+root=$1 output=$2 key=$3 share=$4 size=${BOX_GIB:-8}
 work=$(mktemp -d "$(dirname "$output")/box.XXXXXX")
 trap 'umount -R "$work/merged" || true; rm -rf "$work"' EXIT
 mkdir "$work"/{upper,work,merged,box}
@@ -16,7 +17,7 @@ mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/w
 mount -t proc proc "$work/merged/proc"
 cp "$here/inside.sh" "$work/merged/"
 cp "$key" "$work/merged/vagrant.pub"
-[[ -s $root/etc/resolv.conf ]] || cp /etc/resolv.conf "$work/merged/etc/resolv.conf"
+cp -a "$share" "$work/merged/srv/flanneld-py"
 chroot "$work/merged" bash /inside.sh
 rm "$work/merged/inside.sh"
 umount "$work/merged/proc"
@@ -24,7 +25,7 @@ umount "$work/merged/proc"
 # One partition from the first MiB on; GRUB's beginning in the first sector, the rest of it right behind.
 disk=$work/disk
 truncate -s "${size}G" "$disk"
-mkfs.ext4 -q -L root -E offset=1048576 -d "$work/merged" "$disk" "$((size * 1048576 - 1024))k"
+mkfs.ext4 -q -L root -E offset=1048576,assume_storage_prezeroed=1 -d "$work/merged" "$disk" "$((size * 1048576 - 1024))k"
 echo 'label: dos
 start=2048, type=83, bootable' | sfdisk -q "$disk"
 dd if="$work/merged/usr/lib/grub/i386-pc/boot.img" of="$disk" bs=440 count=1 conv=notrunc status=none
