@@ -19,6 +19,19 @@ until_good() {
   say "$what"
 }
 
+# A name and the private network's address for this machine, for good; a box that Vagrant knows has them already.
+identity() {
+  local network="[Match]\nName=eth1\n[Network]\nDHCP=no\nLinkLocalAddressing=ipv6\nAddress=$ADDRESS/24\n"
+  if [[ $(hostname) != "$NAME" ]]; then
+    echo "$NAME" >/etc/hostname && hostname "$NAME"
+    printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$NAME" >/etc/hosts
+  fi
+  if ! cmp -s /etc/systemd/network/20-eth1.network <(printf '%b' "$network"); then
+    printf '%b' "$network" >/etc/systemd/network/20-eth1.network
+    networkctl reload
+  fi
+}
+
 packages() {
   local deb fresh=()
   for deb in "$FROM"/*.deb; do
@@ -47,15 +60,25 @@ images() {
   ctr --namespace k8s.io images tag --force lab.local/pause:1 "$pause" >/dev/null
 }
 
+# There is one control plane: nobody to elect. A machine in software that has to share its processors renews no lease in time.
+no_election() {
+  local part
+  for part in controllers scheduler; do
+    install -d "/etc/systemd/system/minik8s-$part.service.d"
+    printf '[Service]\nEnvironment=MINIK8S_%s_LEADER_ELECT=false\n' "${part^^}" >"/etc/systemd/system/minik8s-$part.service.d/vagrant.conf"
+  done
+}
+
 server() {
+  no_election
   if [[ ! -e /etc/kubernetes/pki/ca.key ]]; then
     (umask 077; mkdir -p /etc/kubernetes/pki; echo "$CA_KEY" >/etc/kubernetes/pki/ca.key)
     echo "$CA" >/etc/kubernetes/pki/ca.crt && chmod 755 /etc/kubernetes /etc/kubernetes/pki && chmod 644 /etc/kubernetes/pki/ca.crt
   fi
   until_good 300 "the control plane serves" minik8s install server --node-ip "$ADDRESS" --backend "$BACKEND" --proxy-mode "$PROXY_MODE"
-  minik8s token create --ttl 0s "$TOKEN" >/dev/null
-  say "others can join"
-  until_good 120 "pods and a Service are asked for" kubectl --kubeconfig "$ADMIN" apply -f "$FROM/hello.yaml"
+  minik8s token create --ttl 0s "$TOKEN" >/dev/null && say "others can join" &
+  until_good 120 "pods and a Service are asked for" kubectl --kubeconfig "$ADMIN" apply --validate=false -f "$FROM/hello.yaml"
+  wait $!
   install -d -m 700 /root/.kube && ln -sf "$ADMIN" /root/.kube/config
 }
 
@@ -77,6 +100,7 @@ everybody_answers() {
   return 1
 }
 
+[[ ! $NAME ]] || identity
 packages
 images
 "$ROLE"
