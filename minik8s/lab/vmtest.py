@@ -105,10 +105,10 @@ def subnet(vms: Vms, node: str) -> str:
     return vms.ssh(node, "cat /run/flannel/subnet.env")
 
 
-def rebooted(vms: Vms, node: str) -> float:
-    """Reboot a machine; seconds from its ssh until pods and Services are back, with the same subnet."""
+def rebooted(vms: Vms, node: str, how: str = "systemctl reboot --force") -> float:
+    """Reboot a machine with a root's command; seconds from its ssh until pods and Services are back, with the same subnet."""
     before, boot = subnet(vms, node), vms.ssh(node, "cat /proc/sys/kernel/random/boot_id")
-    vms.run("ssh", "-F", f"{vms.path}/ssh_config", node, "sudo systemctl reboot --force; true", seconds=60)
+    vms.run("ssh", "-F", f"{vms.path}/ssh_config", node, f"sudo {how}; true", seconds=60)
     vms.run("sh", "-c", f"ssh -F {vms.path}/ssh_config -O exit {node}; true")
 
     def same_boot() -> str:

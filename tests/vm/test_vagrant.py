@@ -1,11 +1,13 @@
-"""`lab vms`: two machines of Vagrant's, made by one `vagrant up` and looked at; then rebooted, halted and taken away.
+"""`lab vms`: two machines of Vagrant's, made by one `vagrant up` and looked at; then what only machines show: a cable pulled,
+a panic, a clock that is off, what a card does; at last they are rebooted, halted and taken away.
 
 The first test is the one of `./lab test` (`minik8s/lab/testing.py`); where nothing can be booted it is skipped, and says why.
-With the second it is half an hour in software.
+With all others it is most of an hour in software. With VMS_STATE the machines there are looked at, and left as they are.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from minik8s.lab import box, debian, vms
+from minik8s.lab import box, debian, vms, vmtest
 from nodecore.errors import UserError
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(2400)]
 BOOT_SECONDS = 120
+FIRST, NODE = "node1", "node2"
+BYTES = 20_000_000
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,6 +34,9 @@ def left() -> list[str]:
 
 @pytest.fixture(scope="module")
 def state(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    if "VMS_STATE" in os.environ:  # machines that are there, and stay
+        yield vms.Vms.here().path
+        return
     if "vm" not in request.config.getoption("-m"):
         pytest.skip("boots two virtual machines, minutes in software: ./lab test -m vm")
     try:
@@ -71,10 +78,101 @@ def lab(state: Path, *words: str, seconds: float = 900) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def cluster(state: Path) -> vms.Vms:
+    lab(state, "up")
+    return vms.Vms(state)
+
+
+def all_is_well(cluster: vms.Vms) -> None:
+    """Wait until every node is ready and reaches the pods of all."""
+    took = vmtest.wait_for("all as before", lambda: vmtest.not_ready(cluster) or vmtest.unanswered(cluster), vmtest.PATIENCE)
+    print(f"{took:6.1f} s  until all was as before", flush=True)
+
+
 def test_one_vagrant_up_is_a_cluster(state: Path) -> None:
     assert "the Service hello was answered by the pods of node" in lab(state, "up")
     lab(state, "test")
     assert "packages installed" not in lab(state, "up")  # nothing was to be done
+
+
+def test_a_cable_pulled_and_plugged_in_again(cluster: vms.Vms) -> None:
+    before = vmtest.subnet(cluster, NODE)
+    cable = next(line.split()[0] for line in cluster.run("virsh", "domiflist", f"vagrant_{NODE}").splitlines()
+                 if "flanneld-py" in line)
+    cluster.run("virsh", "domif-setlink", f"vagrant_{NODE}", cable, "down")
+    try:
+        vmtest.wait_for("it is missed", lambda: "" if vmtest.not_ready(cluster) == NODE else "it is not", vmtest.PATIENCE)
+        vmtest.wait_for("the others go on without it", lambda: only_itself(cluster, FIRST), vmtest.PATIENCE)
+    finally:
+        cluster.run("virsh", "domif-setlink", f"vagrant_{NODE}", cable, "up")
+    all_is_well(cluster)
+    assert vmtest.subnet(cluster, NODE) == before
+
+
+def only_itself(cluster: vms.Vms, node: str) -> str:
+    """Whoever else answered a node, or that nobody did, one time of many."""
+    pages = cluster.ssh(node, f"for i in $(seq {vmtest.FETCHES}); do curl -sS --max-time 5 {vmtest.SERVICE} 2>&1; echo; done")
+    others = [page for page in pages.splitlines() if page.strip() and f"node={node}" not in page]
+    return " ".join(others)
+
+
+def test_a_kernel_panics(cluster: vms.Vms) -> None:
+    took = vmtest.rebooted(cluster, NODE, "sh -c \"(sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &\"")
+    print(f"{took:6.1f} s  from its ssh until all was as before", flush=True)
+
+
+@pytest.mark.parametrize("seconds", [600, -600])
+def test_a_clock_is_ten_minutes_off(cluster: vms.Vms, seconds: int) -> None:
+    """Certificates, leases, heartbeats: every connection of that node is made anew, with a new pod."""
+    turn_clock(cluster, NODE, seconds)
+    try:
+        cluster.ssh(NODE, "systemctl restart flanneld-py kube-proxy-py minik8s-kubelet", seconds=vmtest.PATIENCE)
+        pod = next(each["metadata"]["name"] for each in vmtest.kubectl(cluster, "pods", "-l", "app=hello")
+                   if each["spec"]["nodeName"] == NODE)
+        cluster.run("kubectl", "delete", "pod", pod, seconds=vmtest.PATIENCE)
+        all_is_well(cluster)
+        for _ in range(2):
+            beat = heartbeat(cluster, NODE)
+            vmtest.wait_for("a heartbeat", lambda old=beat: "none" if heartbeat(cluster, NODE) == old else "", vmtest.PATIENCE)
+            assert vmtest.not_ready(cluster) == ""
+    finally:
+        turn_clock(cluster, NODE, -seconds)
+    all_is_well(cluster)
+
+
+def turn_clock(cluster: vms.Vms, node: str, seconds: int) -> None:
+    """Set a machine's clock, by so much from what it is."""
+    cluster.ssh(node, f"date -s @$(($(date +%s) + {seconds}))")
+
+
+def heartbeat(cluster: vms.Vms, node: str) -> str:
+    """When a node has renewed its Lease."""
+    return next(str(each["spec"]["renewTime"]) for each in vmtest.kubectl(cluster, "leases", "-n", "kube-node-lease")
+                if each["metadata"]["name"] == node)
+
+
+def test_offloads_of_the_cards(cluster: vms.Vms) -> None:
+    """Each byte arrives whoever makes checksums and segments of it: the machine's kernel or its card."""
+    for wanted in ("off", "on"):
+        for node in cluster.nodes:
+            cluster.ssh(node, f"ethtool -K eth1 tx {wanted} sg {wanted} tso {wanted} gso {wanted} gro {wanted}")
+            assert f"tx-checksumming: {wanted}" in cluster.ssh(node, "ethtool -k eth1")
+        assert vmtest.unanswered(cluster) == ""
+        there = cluster.ssh(FIRST, "ip -o -4 addr show dev flannel.1").split()[3].partition("/")[0]
+        cluster.ssh(FIRST, f"iperf3 --server --one-off --daemon --bind {there}")
+        told = json.loads(cluster.ssh(NODE, f"iperf3 --json --client {there} --bytes {BYTES}", seconds=vmtest.PATIENCE))
+        assert told["end"]["sum_received"]["bytes"] >= BYTES
+
+
+@pytest.mark.parametrize(("backend", "mode", "shows"), [
+    ("wireguard", "nftables", "wg show flannel-wg latest-handshakes"), ("ipip", "nftables", "ip -d link show flannel.ipip"),
+    ("vxlan", "ipvs", "ipvsadm -Ln | grep 10.96.88.88:80"), ("vxlan", "nftables", "ip -d link show flannel.1")])
+def test_given_another_backend_or_mode(cluster: vms.Vms, backend: str, mode: str, shows: str) -> None:
+    lab(cluster.path, "run", "env", f"BACKEND={backend}", f"PROXY_MODE={mode}", "vagrant", "provision")
+    lab(cluster.path, "test")
+    for node in cluster.nodes:
+        assert cluster.ssh(node, shows).strip()
 
 
 def test_it_stays_one_whatever_is_done_to_them(state: Path) -> None:
