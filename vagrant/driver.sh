@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")" || exit
 kernel=${KERNEL:-}
-for each in "${FLANNELD_PY_VM:-/var/cache/flanneld-py/vm}"/root/boot/vmlinuz-* /boot/vmlinuz-"$(uname -r)" /boot/vmlinuz-*; do
+for each in "${FLANNELD_PY_VM:-/var/cache/flanneld-py/machines}"/root/boot/vmlinuz-* /boot/vmlinuz-"$(uname -r)" /boot/vmlinuz-*; do
   [[ -n $kernel || ! -r $each ]] || kernel=$each
 done
 known=dist/driver

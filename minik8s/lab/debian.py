@@ -53,7 +53,7 @@ class Step(NamedTuple):
 
 def cache() -> Path:
     """Where the machine's files are kept."""
-    return Path(os.environ.get("FLANNELD_PY_VM", "/var/cache/flanneld-py/vm"))
+    return Path(os.environ.get("FLANNELD_PY_VM", "/var/cache/flanneld-py/machines"))
 
 
 def lacking(needed: dict[str, str] = NEEDED) -> str:

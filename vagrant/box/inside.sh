@@ -31,7 +31,7 @@ ExecStartPre=
 ExecStartPre=/bin/sh -c 'for kind in ed25519 ecdsa; do [ -s /etc/ssh/ssh_host_"$kind"_key ] || ssh-keygen -q -N "" -t $kind -f /etc/ssh/ssh_host_"$kind"_key; done'
 ExecStartPre=/usr/sbin/sshd -t
 END
-systemctl enable ssh
+systemctl enable ssh containerd
 
 # eth0 is Vagrant's own; the others get their addresses from it. Routes that are not networkd's are none of its business.
 cat >/etc/systemd/network/10-eth0.network <<'END'
