@@ -60,17 +60,17 @@ images() {
   ctr --namespace k8s.io images tag --force lab.local/pause:1 "$pause" >/dev/null
 }
 
-# There is one control plane: nobody to elect. A machine in software that has to share its processors renews no lease in time.
-no_election() {
+# A machine in software that has to share its processors may renew no Lease for half a minute, and nobody waits for it to lapse.
+long_leases() {
   local part
   for part in controllers scheduler; do
     install -d "/etc/systemd/system/minik8s-$part.service.d"
-    printf '[Service]\nEnvironment=MINIK8S_%s_LEADER_ELECT=false\n' "${part^^}" >"/etc/systemd/system/minik8s-$part.service.d/vagrant.conf"
+    printf '[Service]\nEnvironment=MINIK8S_%s_LEASE=120s\n' "${part^^}" >"/etc/systemd/system/minik8s-$part.service.d/vagrant.conf"
   done
 }
 
 server() {
-  no_election
+  long_leases
   if [[ ! -e /etc/kubernetes/pki/ca.key ]]; then
     (umask 077; mkdir -p /etc/kubernetes/pki; echo "$CA_KEY" >/etc/kubernetes/pki/ca.key)
     echo "$CA" >/etc/kubernetes/pki/ca.crt && chmod 755 /etc/kubernetes /etc/kubernetes/pki && chmod 644 /etc/kubernetes/pki/ca.crt

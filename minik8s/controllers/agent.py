@@ -16,7 +16,7 @@ from nodecore.errors import UserError
 from nodecore.kube import config as kubeconfig
 from nodecore.kube import resource as r
 from nodecore.kube.client import KubeClient, wait_reachable
-from nodecore.kube.election import Election
+from nodecore.kube.election import DURATION, Election
 from nodecore.kube.events import Recorder
 from nodecore.kube.workload import Anything, DaemonSet, Deployment, Node, Pod, ReplicaSet
 from nodecore.loop.reconcile import Reconciler
@@ -62,6 +62,7 @@ class Settings:
     grace: float = 40.0
     healthz_port: int = 0
     leader_elect: bool = True
+    lease: float = DURATION
 
 
 def cluster_networks(text: str, mask_v4: int, mask_v6: int = 64) -> tuple[tuple[IPNetwork, ...], tuple[int, ...]]:
@@ -125,7 +126,7 @@ async def run(settings: Settings) -> None:
         tasks: dict[str, Coroutine[Any, Any, None]] = {
             f"watch {each.plural}": collection.follow(client, wake).run() for each, collection in collections.items()}
         loops += [reconciler(each, writer, synced) for each in controllers(settings, collections, garbage, scales)]
-        election = Election(client, COMPONENT, settings.identity)
+        election = Election(client, COMPONENT, settings.identity, duration=settings.lease)
         leading = asyncio.Event()
         if settings.leader_elect:
             tasks["election"] = _lead(election, leading)

@@ -240,7 +240,7 @@ def _ref(pod: Pod) -> dict[str, str]:
     return reference("v1", "Pod", meta.namespace, meta.name, meta.uid)
 
 
-async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool) -> None:
+async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool, lease: float) -> None:
     """Schedule until a signal comes or the lease is lost."""
     async with KubeClient(kubeconfig.load(path), user_agent="kube-scheduler") as client:
         await wait_reachable(client)
@@ -262,7 +262,7 @@ async def run(path: str, identity: str, healthz_port: int, *, leader_elect: bool
         ]
         binder.all_synced = lambda: all(each.synced for each in informers)
         binder.wake = loop.mark
-        election, leading = Election(client, "kube-scheduler", identity), asyncio.Event()
+        election, leading = Election(client, "kube-scheduler", identity, duration=lease), asyncio.Event()
         tasks: dict[str, Coroutine[Any, Any, None]] = {f"watch {each.resource.plural}": each.run() for each in informers}
         tasks["events"] = recorder.run()
         tasks["ready"] = _tell_ready(ready)
