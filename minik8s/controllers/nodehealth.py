@@ -1,7 +1,7 @@
 """Nodes that fall silent: Ready turns Unknown, taints keep pods away, pods are marked, and in the end evicted.
 
-Silence is measured here, from when a Lease or status was last seen to change, so that clocks need not agree. While no node at
-all is ready nobody is evicted: then it is rather us who are cut off. Read next: `nodecore/kube/placement.py`.
+Silence is measured here, from when a Lease or status was last seen to change, so that clocks need not agree and may be set.
+While no node at all is ready nobody is evicted: then it is rather us who are cut off. Read next: `nodecore/kube/placement.py`.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class NodeHealth:
                 self.beats.pop(old.metadata.name if old else "", None)
                 return
             if old is None or _heartbeat(old) != _heartbeat(new):
-                self.beats[new.metadata.name] = time.time()
+                self.beats[new.metadata.name] = time.monotonic()
             if old is None or (old.spec, old.status.conditions) != (new.spec, new.status.conditions):
                 mark(new.metadata.name)
 
@@ -150,7 +150,7 @@ class NodeHealth:
         self.pods.listeners.append(of_pod)
 
     def _beat(self, name: str, mark: Callable[[str], None]) -> None:
-        self.beats[name] = time.time()
+        self.beats[name] = time.monotonic()
         node = self.nodes.get(name)
         if node is not None and not node.ready:
             mark(name)
@@ -162,7 +162,8 @@ class NodeHealth:
             return Plan()
         pods = [pod for pod in self.pods if pod.spec.node_name == key]
         connected = any(each.ready for each in self.nodes)
-        return plan_node(node, pods, self.beats.get(key, now), now, grace=self.grace, evict=connected)
+        silence = time.monotonic() - self.beats[key] if key in self.beats else 0.0  # whatever becomes of this machine's clock
+        return plan_node(node, pods, now - silence, now, grace=self.grace, evict=connected)
 
 
 def _heartbeat(node: Node) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from minik8s.controllers.agent import cluster_networks
 from minik8s.controllers.daemonset import HASH, plan_daemons
 from minik8s.controllers.nodecidr import plan_cidrs
-from minik8s.controllers.nodehealth import plan_node
+from minik8s.controllers.nodehealth import Lease, NodeHealth, plan_node
 from minik8s.controllers.ops import Create, Delete, Patch, Plan, Told
+from minik8s.controllers.world import Collection
 from nodecore.duration import parse_duration
 from nodecore.errors import UserError
+from nodecore.kube.resource import LEASES, NODES, PODS
 from nodecore.kube.workload import DaemonSet, Node, Pod, stamp
 from nodecore.net import parse_network
 
@@ -52,6 +55,17 @@ def test_a_silent_node_is_unknown_tainted_and_its_pods_not_ready() -> None:
     quiet = plan_node(node(), [pod("p")], NOW - 39, NOW, grace=40, evict=True)
     assert not quiet.ops
     assert quiet.again == pytest.approx(1.05)
+
+
+def test_a_clock_that_is_set_silences_nobody() -> None:
+    nodes = Collection(NODES, Node)
+    health = NodeHealth(nodes, Collection(LEASES, Lease), Collection(PODS, Pod), grace=40)
+    health.listen(lambda key: None)
+    nodes.saw("n1", node(), 1)
+    for now in (time.time() + 600, time.time() - 600):
+        plan = health.plan("n1", now)
+        assert not plan.ops
+        assert plan.again == pytest.approx(40, abs=5)
 
 
 def test_a_node_that_speaks_again_loses_our_taints_and_keeps_others() -> None:
