@@ -20,7 +20,7 @@ SCALED = {"scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "a
 VOLUME = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}
 FLOW_RULE = {"subjects": [{"kind": "User", "user": {"name": "u"}}],
              "resourceRules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "namespaces": ["*"]}]}
-CSR = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIUU1JR0RBZ0VBTUI0eEhEQWFCZ05WQkFNTUUzTjVjM1JsYlRwdWIyUmxPbTV2WkdVdGVEQXFNQVVHQXl0bApjQU1oQUE9PQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K"  # noqa: E501
+CSR = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlHY01GQUNBUUF3SFRFYk1Ca0dBMVVFQXd3U2MzbHpkR1Z0T201dlpHVTZibTlrWlMxNE1Db3dCUVlESzJWdwpBeUVBZ3lDbEdYZll3NHlvcEpKOFp3MzFnaDVFbDJHVVhoWHA3N0pxRlFuU01PcWdBREFGQmdNclpYQURRUUR0CjNpRXFhVEFoM0thRndZV21WY3N3UWVDZkpaeWhwSmFGclM4dTBwVVRBOXd3ak15L2g4b3ZtamFydzQ1SkJoYm8KMEV0QUt6V0F3bDFBVC95VmVEY0gKLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg=="  # noqa: E501
 OBJECTS: dict[str, Object] = {
     "configmaps": {"data": {"k": "v"}},
     "endpoints": {"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]},

@@ -10,7 +10,7 @@ import pytest
 from minik8s.apiserver.kinds import defaults, initial, validate
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.status import Refused
-from tests.apiserver.every_kind import OBJECTS, TEMPLATE
+from tests.apiserver.every_kind import CSR, OBJECTS, TEMPLATE
 
 Object = dict[str, Any]
 
@@ -78,6 +78,9 @@ def told(plural: str, obj: Object, old: Object | None = None) -> str:
     ("clusterrolebindings", {"subjects": [{"kind": "ServiceAccount", "name": "s"}]}, "subjects[0].namespace"),
     ("statefulsets", {"spec__template__spec__containers__0__volumeMounts": [{"name": "d", "mountPath": "/d"}]},
      'volumeMounts[0].name: Not found: "d"'),
+    ("certificatesigningrequests", {"spec__request": "AAAA"}, "PEM block type must be CERTIFICATE REQUEST"),
+    ("certificatesigningrequests", {"spec__request": CSR[:300]}, "PEM block type must be CERTIFICATE REQUEST"),
+    ("certificatesigningrequests", {"spec__signerName": "me"}, "fully qualified domain and path"),
     ("mutatingwebhookconfigurations", {"webhooks__0__name": "short"}, "at least three segments"),
     ("mutatingwebhookconfigurations", {"webhooks__0__matchConditions": [{"name": "a"}]}, "CEL is not evaluated"),
 ])

@@ -73,7 +73,7 @@ class Webhooks:
         try:
             answer = await self._call(hook, asked)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
-            why = str(error) or type(error).__name__
+            why = cause_of(error)
             if hook.get("failurePolicy") == "Ignore":
                 log.warning("webhook %s is passed over: %s", name, why)
                 return {}
@@ -135,3 +135,10 @@ def _review(asked: Asked) -> Object:
     if asked.sub:
         request["subResource"] = request["requestSubResource"] = asked.sub
     return {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
+
+
+def cause_of(error: Exception) -> str:
+    """What went wrong, in words fit for a client."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or type(error.os_error).__name__}"
+    return str(error) or type(error).__name__

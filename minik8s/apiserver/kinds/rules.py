@@ -87,7 +87,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Role": (rules_access.policy_rules,), "ClusterRole": (rules_access.policy_rules,),
     "RoleBinding": (rules_access.role_reference, rules_access.subjects),
     "ClusterRoleBinding": (rules_access.role_reference, rules_access.subjects),
-    "CertificateSigningRequest": (required("spec.request", "spec.signerName", "spec.usages"),),
+    "CertificateSigningRequest": (required("spec.request", "spec.signerName", "spec.usages"),
+                                  rules_access.certificate_request),
     "CustomResourceDefinition": (definition,),
     "MutatingWebhookConfiguration": (rules_access.webhooks,), "ValidatingWebhookConfiguration": (rules_access.webhooks,),
 }

@@ -1,10 +1,12 @@
-"""What must hold of roles, bindings, priority levels and webhooks.
+"""What must hold of roles, bindings, certificate requests, priority levels and webhooks.
 
 Pure and total. Must not know: HTTP, storage. Read next: `rules.py`, the table that uses them.
 """
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from minik8s.apiserver.kinds.defaults_pod import each, section
 from minik8s.apiserver.request.status import Cause
 
 Object = dict[str, Any]
+PEM = re.compile(rb"^-----BEGIN CERTIFICATE REQUEST-----\s*\n([A-Za-z0-9+/=\s]*)-----END CERTIFICATE REQUEST-----", re.M)
 RBAC = "rbac.authorization.k8s.io"
 
 
@@ -34,6 +37,32 @@ def policy_rules(obj: Object) -> Iterator[Cause]:
             yield causes.required(f"{where}.apiGroups", "resource rules must supply at least one api group")
         if not rule.get("resources"):
             yield causes.required(f"{where}.resources", "resource rules must supply at least one resource")
+
+
+def certificate_request(obj: Object) -> Iterator[Cause]:
+    """The shape of a PEM block, and who is to sign; whether it is signed by its own key is the signer's to find out."""
+    spec = section(obj, "spec")
+    if (text := spec.get("request")) and not is_request(str(text)):
+        yield causes.wrong("spec.request", str(text)[:40], "PEM block type must be CERTIFICATE REQUEST")
+    signer = str(spec.get("signerName") or "")
+    domain, _, path = signer.partition("/")
+    if signer and not (path and "." in domain):
+        why = "must be a fully qualified domain and path of the form 'example.com/signer-name'"
+        yield causes.wrong("spec.signerName", signer[:100], why)
+
+
+def is_request(text: str) -> bool:
+    """Whether this is, in base64, a PEM block with one DER value."""
+    try:
+        block = PEM.search(b64decode(text, validate=True))
+        der = b64decode(b"".join(block[1].split()), validate=True) if block else b""
+    except ValueError:
+        return False
+    if len(der) < 2 or der[0] != 0x30:
+        return False
+    size = der[1] & 0x7F if der[1] & 0x80 else 0
+    length = int.from_bytes(der[2:2 + size]) if size else der[1]
+    return len(der) == 2 + size + length
 
 
 def role_reference(obj: Object) -> Iterator[Cause]:

@@ -25,6 +25,7 @@ from minik8s.apiserver.schema.protobuf_out import envelope
 Object = dict[str, Any]
 JSON = "application/json"
 SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+OPTIONS = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}
 MODES = ("Ignore", "Warn", "Strict")
 
 
@@ -46,7 +47,7 @@ class Call:
     @property
     def dry(self) -> bool:
         """Whether nothing is to be stored."""
-        return dry_run([self.query["dryRun"]] if self.query.get("dryRun") else [])
+        return dry_run([self.query["dryRun"]] if self.query.get("dryRun") else [], OPTIONS.get(self.verb, "DeleteOptions"))
 
     @property
     def strictness(self) -> str:
@@ -89,11 +90,11 @@ class Answer:
         yield b"".join([*piece, b"]}"])
 
 
-def dry_run(values: list[Any]) -> bool:
-    """Read a dryRun parameter."""
+def dry_run(values: list[Any], options: str = "DeleteOptions") -> bool:
+    """Read a dryRun parameter of such options."""
     if any(value != "All" for value in values):
         cause = Cause("dryRun", f'Unsupported value: "{values[0]}": supported values: "All"', "FieldValueNotSupported")
-        raise invalid("DeleteOptions", "meta.k8s.io", "", [cause])
+        raise invalid(options, "meta.k8s.io", "", [cause])
     return bool(values)
 
 
