@@ -79,7 +79,8 @@ def _who(address: str, port: int, directory: Directory) -> str:
 def _reasons(hop: Hop) -> Iterator[str]:
     width = WIDTH - len(MARGIN) - 4
     for _, walk in groupby(hop.hits, key=lambda hit: (hit.packet, hit.family, hit.table)):
-        for text in _told(list(walk)):
+        hits = list(walk)
+        for text in (*_told(hits), *(f"  element {hit.element}" for hit in hits if hit.element)):
             yield from wrapped(text, indent="  ", width=width)
     if hop.tracked:
         yield from wrapped(_entry(hop.tracked), indent="  ", width=width)

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import msgspec
+
+from netscope.elements import element_of
 from netscope.headers import Headers
 from netscope.records import Connection, Hit, Report, Seen, Way
 
@@ -46,7 +49,7 @@ def _on_node(node: str, report: Report, first: Headers) -> list[Hop]:
     placed: dict[int, tuple[Hit, ...]] = {}
     for walk in walks:
         place = _where_it_came_in(seen, walk[0])
-        placed[place] = (*placed.get(place, ()), *walk)
+        placed[place] = (*placed.get(place, ()), *(_with_element(hit, seen[max(place, 0) :]) for hit in walk))
     hops = [Hop(node, 0 if not seen else seen[0].time - 1, None, placed[-1])] if -1 in placed else []
     entries = {next((place for place, each in enumerate(seen) if not each.headers.tunnel and entry.is_of(each.headers.ends)), -1):
                entry for entry in report.tracked}
@@ -55,6 +58,13 @@ def _on_node(node: str, report: Report, first: Headers) -> list[Hop]:
         way = way if way and way.link == each.interface else None
         hops.append(Hop(node, each.time, each, placed.get(place, ()), way, entries.get(place)))
     return hops
+
+
+def _with_element(hit: Hit, seen: Sequence[Seen]) -> Hit:
+    """With what became of it by the next sight that looks otherwise."""
+    after = next((each.headers for each in seen if hit.headers and each.headers.ends != hit.headers.ends), None)
+    found = element_of(hit, after)
+    return msgspec.structs.replace(hit, element=found) if found else hit
 
 
 def _once(sights: Sequence[Seen]) -> list[Seen]:

@@ -74,7 +74,9 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A rule or policy that a packet met; `headers` are the packet's as the chain's table first saw it."""
+    """A rule or policy that a packet met; `headers` are the packet's as the chain's table first saw it, `element` that
+    of the map it looks into, if it does.
+    """
 
     packet: int
     family: str
@@ -85,6 +87,7 @@ class Hit(msgspec.Struct, frozen=True):
     verdict: str
     interface: str
     headers: Headers | None
+    element: str = ""
 
 
 class Way(msgspec.Struct, frozen=True):
