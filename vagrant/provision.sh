@@ -65,7 +65,7 @@ long_leases() {
   local part
   for part in controllers scheduler; do
     install -d "/etc/systemd/system/minik8s-$part.service.d"
-    printf '[Service]\nEnvironment=MINIK8S_%s_LEASE=120s\n' "${part^^}" >"/etc/systemd/system/minik8s-$part.service.d/vagrant.conf"
+    printf '[Service]\nEnvironment=MINIK8S_%s_LEADER_ELECT_LEASE_DURATION=120s\n' "${part^^}" >"/etc/systemd/system/minik8s-$part.service.d/vagrant.conf"
   done
 }
 

@@ -18,14 +18,14 @@ from nodecore.daemon.entry import run
 @click.option("--node-monitor-grace-period", default="40s", show_default=True, metavar="TIME",
               help="Silence after which a node is unknown.")
 @click.option("--leader-elect/--no-leader-elect", default=True, show_default=True, help="Work only while holding the Lease.")
-@click.option("--leader-elect-lease-duration", "lease", default="15s", show_default=True, metavar="TIME",
+@click.option("--leader-elect-lease-duration", default="15s", show_default=True, metavar="TIME",
               help="How long a Lease counts that is not renewed.")
 @click.option("--identity", default="", metavar="NAME", help="Our name in the election.  [default: the host's name]")
 @click.option("--healthz-port", default=0, help="Serve /healthz on this loopback port; 0 does not.")
 @click.option("-v", "--v", "verbosity", default=0, help="Log verbosity; 4 and up is debugging.")
 def command(kubeconfig: str, cluster_cidr: str, node_cidr_mask_size: int, node_cidr_mask_size_ipv6: int,
-            node_monitor_grace_period: str, lease: str, identity: str, healthz_port: int, verbosity: int,
-            **flags: bool) -> None:
+            node_monitor_grace_period: str, leader_elect_lease_duration: str, identity: str, healthz_port: int,
+            verbosity: int, **flags: bool) -> None:
     """Run the controllers: Deployments, endpoints, node health and the like."""
     import asyncio
 
@@ -34,6 +34,7 @@ def command(kubeconfig: str, cluster_cidr: str, node_cidr_mask_size: int, node_c
 
     stay_small()
     from nodecore.duration import parse_duration
+    from nodecore.kube.election import lease_duration
 
     from . import agent
 
@@ -42,7 +43,7 @@ def command(kubeconfig: str, cluster_cidr: str, node_cidr_mask_size: int, node_c
                           if flags["allocate_node_cidrs"] else ((), ()))
     grace = parse_duration(node_monitor_grace_period, what="--node-monitor-grace-period")
     settings = agent.Settings(kubeconfig, identity or socket.gethostname(), networks, prefixes, grace, healthz_port,
-                              flags["leader_elect"], parse_duration(lease, what="--leader-elect-lease-duration"))
+                              flags["leader_elect"], lease_duration(leader_elect_lease_duration))
     asyncio.run(agent.run(settings))
 
 

@@ -12,12 +12,13 @@ from nodecore.daemon.entry import run
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--kubeconfig", default="", metavar="FILE", help="Where the API is and who we are.")
 @click.option("--leader-elect/--no-leader-elect", default=True, show_default=True, help="Work only while holding the Lease.")
-@click.option("--leader-elect-lease-duration", "lease", default="15s", show_default=True, metavar="TIME",
+@click.option("--leader-elect-lease-duration", default="15s", show_default=True, metavar="TIME",
               help="How long a Lease counts that is not renewed.")
 @click.option("--identity", default="", metavar="NAME", help="Our name in the election.  [default: the host's name]")
 @click.option("--healthz-port", default=0, help="Serve /healthz on this loopback port; 0 does not.")
 @click.option("-v", "--v", "verbosity", default=0, help="Log verbosity; 4 and up is debugging.")
-def command(kubeconfig: str, lease: str, identity: str, healthz_port: int, verbosity: int, **flags: bool) -> None:
+def command(kubeconfig: str, leader_elect_lease_duration: str, identity: str, healthz_port: int, verbosity: int,
+            **flags: bool) -> None:
     """Give pods a node."""
     import asyncio
 
@@ -25,13 +26,13 @@ def command(kubeconfig: str, lease: str, identity: str, healthz_port: int, verbo
     from nodecore.daemon.heap import stay_small
 
     stay_small()
-    from nodecore.duration import parse_duration
+    from nodecore.kube.election import lease_duration
 
     from . import agent
 
     logs.setup(verbosity)
     asyncio.run(agent.run(kubeconfig, identity or socket.gethostname(), healthz_port, leader_elect=flags["leader_elect"],
-                          lease=parse_duration(lease, what="--leader-elect-lease-duration")))
+                          lease=lease_duration(leader_elect_lease_duration)))
 
 
 def main() -> None:

@@ -18,13 +18,22 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from nodecore.errors import AlreadyExists, Conflict, Fault, NotFound, Unreachable
+from nodecore.duration import parse_duration
+from nodecore.errors import AlreadyExists, Conflict, Fault, NotFound, Unreachable, UserError
 from nodecore.kube.client import KubeClient
 from nodecore.kube.resource import LEASES
 
 log = logging.getLogger(__name__)
 INCARNATION = "nodecore/incarnation"
 DURATION, RENEW, RETRY = 15.0, 5.0, 2.0
+
+
+def lease_duration(text: str) -> float:
+    """Seconds, of --leader-elect-lease-duration; a Lease that would lapse between two renewals is refused."""
+    seconds = parse_duration(text, what="--leader-elect-lease-duration")
+    if seconds < 2 * RENEW:
+        raise UserError(f"--leader-elect-lease-duration: {text} is too short: it is renewed every {RENEW:g} s")
+    return seconds
 
 
 class Election:

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from nodecore.errors import Conflict, Unreachable
+from nodecore.errors import Conflict, Unreachable, UserError
 from nodecore.kube import config
 from nodecore.kube.client import STRATEGIC, KubeClient
-from nodecore.kube.election import Election
+from nodecore.kube.election import Election, lease_duration
 from nodecore.kube.resource import LEASES, NODES, PODS
 from tests.controllers.cluster import deployment, kubelets, node, now
 from tests.plane import Plane, until
@@ -24,6 +24,13 @@ pytestmark = [pytest.mark.etcd, pytest.mark.slow]
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     with Plane.start(tmp_path_factory.mktemp("plane")) as started:
         yield started
+
+
+def test_a_lease_that_would_lapse_between_renewals_is_refused() -> None:
+    assert lease_duration("2m") == 120
+    for text in ("9s", "0", "-1s", "soon"):
+        with pytest.raises(UserError, match="--leader-elect-lease-duration"):
+            lease_duration(text)
 
 
 def election(client: KubeClient, name: str, identity: str, pace: float) -> Election:
