@@ -126,6 +126,7 @@ def streams_of_the_python_client(kubeconfig: str, pod: str) -> None:
                                     _preload_content=False)
     talk.write_stdin("hello\n")
     talk.run_forever(timeout=90)
+    assert not talk.is_open(), "it has been told all, and should have ended"
     assert (talk.read_stdout(), talk.read_stderr(), talk.returncode) == ("heard hello\n", "bad\n", 4)
     serve = ["sh", "-c", "echo one > /tmp/one; httpd -p 8081 -h /tmp; httpd -p 8082 -h /etc"]
     kubernetes.stream.stream(core.connect_get_namespaced_pod_exec, pod, "default", command=serve, **streams)

@@ -107,11 +107,17 @@ async def _received(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
             yield word, data
 
 
-async def _upwards(ws: web.WebSocketResponse, streams: Streams, writer: asyncio.StreamWriter) -> None:
+async def _heard(ws: web.WebSocketResponse) -> AsyncIterator[bytes]:
+    """What comes in messages, as bytes or (Python's client sends what is text so) as text."""
     async for message in ws:
-        if message.type is aiohttp.WSMsgType.BINARY and message.data:
-            writer.write(streams.sent(message.data))
-            await writer.drain()
+        if message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT) and message.data:
+            yield message.data if isinstance(message.data, bytes) else message.data.encode()
+
+
+async def _upwards(ws: web.WebSocketResponse, streams: Streams, writer: asyncio.StreamWriter) -> None:
+    async for data in _heard(ws):
+        writer.write(streams.sent(data))
+        await writer.drain()
 
 
 async def _downwards(ws: web.WebSocketResponse, streams: Streams, reader: asyncio.StreamReader,
@@ -122,10 +128,9 @@ async def _downwards(ws: web.WebSocketResponse, streams: Streams, reader: asynci
 
 
 async def _messages(ws: web.WebSocketResponse, writer: asyncio.StreamWriter) -> None:
-    async for message in ws:
-        if message.type is aiohttp.WSMsgType.BINARY:
-            writer.write(message.data)
-            await writer.drain()
+    async for data in _heard(ws):
+        writer.write(data)
+        await writer.drain()
 
 
 async def _bytes(reader: asyncio.StreamReader, ws: web.WebSocketResponse) -> None:
