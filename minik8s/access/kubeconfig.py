@@ -22,7 +22,9 @@ def command(user: str, groups: tuple[str, ...], kubeconfig: str, ttl: str) -> No
     from minik8s.pki.authority import Identity
     from minik8s.pki.requests import CLIENT
     from nodecore.duration import parse_duration
+    from nodecore.kube.config import load
 
     api = Api.of_kubeconfig(kubeconfig)
+    authority = load(kubeconfig).ca or ca_of(api).encode()  # whom we trust ourselves, whatever the cluster says in public
     pair = obtain(api, CLIENT, Identity(user, groups), approve=True, seconds=int(parse_duration(ttl, what="--ttl")))
-    click.echo(documents.kubeconfig(api.server, ca_of(api).encode(), pair.certificate, pair.key, user, "minik8s"), nl=False)
+    click.echo(documents.kubeconfig(api.server, authority, pair.certificate, pair.key, user, "minik8s"), nl=False)
