@@ -17,6 +17,7 @@ from ipaddress import ip_address
 SCTP = 132
 IP_RECVERR, IPV6_RECVERR = 11, 25
 RETRANSMISSION = 0  # SCTP_RTOINFO: milliseconds of the first, at most and at least
+BEGINNING = 2  # SCTP_INITMSG: streams out and in, attempts, milliseconds between them at most; 0 for what is to stay
 DATA, INIT, INIT_ACK, ABORT, COOKIE_ECHO, COOKIE_ACK = 0, 1, 2, 6, 10, 11
 COMMON, CHUNK = struct.Struct("!HHI4s"), struct.Struct("!BBH")
 WHOLE_MESSAGE, COOKIE_PARAMETER = 3, 7
@@ -36,7 +37,8 @@ def in_kernel() -> bool:
 def prepare(sock: socket.socket, address: str) -> None:
     """Before a kernel's socket connects: one address of ours is told the other side, and a refusal is told us.
 
-    Between namespaces a refusal comes while the socket is still sending, and is then forgotten: it tries again soon.
+    Between namespaces a refusal comes while the socket is still sending, and is then forgotten: it tries again soon. How long,
+    is for the socket's own time limit to say, and not for the eight attempts that the kernel makes, which take six seconds.
     """
     with socket.socket(sock.family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))
@@ -44,6 +46,7 @@ def prepare(sock: socket.socket, address: str) -> None:
     ipv4 = sock.family is socket.AF_INET
     sock.setsockopt(socket.IPPROTO_IP if ipv4 else socket.IPPROTO_IPV6, IP_RECVERR if ipv4 else IPV6_RECVERR, 1)
     sock.setsockopt(SCTP, RETRANSMISSION, struct.pack("iIII", 0, 100, 1000, 50))
+    sock.setsockopt(SCTP, BEGINNING, struct.pack("HHHH", 0, 0, 1000, 0))
 
 
 def crc32c(data: bytes) -> int:

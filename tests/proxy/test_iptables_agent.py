@@ -112,7 +112,7 @@ def test_who_waited_for_the_lock_and_writes_just_after_us_is_noticed(
     real, once = shutil.which("iptables-legacy-restore"), tmp_path / "once"
     tool = tmp_path / "iptables-legacy-restore"
     tool.write_text(f"#!/bin/sh\n{real} \"$@\" || exit\n"
-                    f"if [ -e {once} ]; then rm {once}; iptables-legacy -w -t nat -D OUTPUT -j KPY-SERVICES; fi\n")
+                    f"if [ -e {once} ]; then iptables-legacy -w -t nat -D OUTPUT -j KPY-SERVICES; rm {once}; fi\n")
     tool.chmod(0o700)
     agent.environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     once.touch()
