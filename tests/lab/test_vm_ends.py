@@ -59,9 +59,15 @@ def test_nothing_outlives_the_time_of_the_machines(tmp_path: Path) -> None:
         pytest.skip("not root")
     lock = tmp_path / "lock"
     hidden = "setsid unshare --pid --net --fork sleep 1000 &"
-    assert testing.bounded([*testing.ALONE, "bash", "-c", f"exec 9>{lock}; flock 9; {hidden} wait"], 1.0) == 124
+    assert testing.bounded([*testing.ALONE, "bash", "-c", f"exec 9>{lock}; flock 9; {hidden} wait"], 1.0) == testing.TOO_LONG
     with lock.open() as file:  # there it was taken, and whoever inherited it has it
         until(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is None, what="all of them have ended")
+
+
+def test_machines_that_take_too_long_are_skipped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(testing, "MACHINES_SECONDS", 0.1)
+    assert testing.machines() == 0
+    assert "NOT TESTED, 1 skipped" in capsys.readouterr().err
 
 
 def test_the_last_part_of_lab_test_is_there() -> None:
