@@ -37,17 +37,8 @@ def run(arguments: Sequence[str], *, fast: bool) -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     codes = [subprocess.call(pytest(part), cwd=PROJECT) for part in parts]
     if not fast and not arguments and os.environ.get("LAB_TEST_MACHINES") != "0":
-        codes.append(machines())
+        codes.append(bounded([*ALONE, *pytest(MACHINES)], MACHINES_SECONDS))
     return next((code for code in codes if code), 0)
-
-
-def machines() -> int:
-    """Exit code of the virtual machines' part; where it takes too long it is not tested, which is no fault of what it tests."""
-    code = bounded([*ALONE, *pytest(MACHINES)], MACHINES_SECONDS)
-    if code == TOO_LONG:
-        click.echo(f"lab: NOT TESTED, 1 skipped: two virtual machines, which had {MACHINES_SECONDS} s here", err=True)
-        return 0
-    return code
 
 
 def pytest(part: Sequence[str]) -> list[str]:
@@ -60,4 +51,5 @@ def bounded(argv: Sequence[str], seconds: float) -> int:
     try:
         return subprocess.call(argv, cwd=PROJECT, timeout=seconds)
     except subprocess.TimeoutExpired:
+        click.echo(f"lab: the virtual machines had {seconds:g} s, and were ended with all that belongs to them", err=True)
         return TOO_LONG

@@ -105,7 +105,7 @@ def subnet(vms: Vms, node: str) -> str:
     return vms.ssh(node, "cat /run/flannel/subnet.env")
 
 
-def rebooted(vms: Vms, node: str, how: str = "systemctl reboot --force", *, within: float = BACK_WITHIN) -> float:
+def rebooted(vms: Vms, node: str, how: str = "systemctl reboot --force") -> float:
     """Reboot a machine with a root's command; seconds from its ssh until pods and Services are back, with the same subnet."""
     before, boot = subnet(vms, node), vms.ssh(node, "cat /proc/sys/kernel/random/boot_id")
     vms.run("ssh", "-F", f"{vms.path}/ssh_config", node, f"sudo {how}; true", seconds=60)
@@ -120,6 +120,6 @@ def rebooted(vms: Vms, node: str, how: str = "systemctl reboot --force", *, with
     took = time.monotonic() - begin
     if (after := subnet(vms, node)) != before:
         raise Fault(f"{node}: another subnet after the reboot: {before} {after}")
-    if took > within:
-        raise Fault(f"{node}: back {took:.0f} s after its ssh, more than {within:.0f}")
+    if took > BACK_WITHIN:
+        raise Fault(f"{node}: back {took:.0f} s after its ssh, more than {BACK_WITHIN:.0f}")
     return took

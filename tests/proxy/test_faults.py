@@ -24,7 +24,7 @@ from nodecore.kube.client import KEEPALIVE
 from tests.kernelmodules import need_ipvs
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1200)]
-SECONDS = float(os.environ.get("FAULT_SECONDS", "2.5"))
+SECONDS = float(os.environ.get("FAULT_SECONDS", "5"))
 A, B, C = PODS.values()
 VIP, SECOND = "10.96.4.1", "10.96.4.2"
 TARGETS = (("t", "TCP", 8080), ("u", "UDP", 8080))
