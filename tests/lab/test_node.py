@@ -117,8 +117,8 @@ def test_an_agent_that_cannot_be_started_says_why(cell: Cell) -> None:
 
 
 def test_one_that_ignores_sigterm_is_killed_after_its_time(cell: Cell) -> None:
-    cell.start([shell("deaf", "trap '' TERM; while :; do sleep 0.1; done")])
-    cell.reaches("deaf", "starting")
+    cell.start([shell("deaf", "trap '' TERM; echo deaf; while :; do sleep 0.1; done")])
+    until(lambda: cell.log("deaf") == "deaf\n", what="one that is deaf by now")
     control.ask(cell.place.path, {"do": "restart", "service": "deaf"})
     until(lambda: cell.report("deaf")["starts"] == 2, what="a second start")
     assert cell.report("deaf")["exit"] == "SIGKILL"
