@@ -1,4 +1,4 @@
-"""The reference pages name every flag there is, and no page names a file that is not there."""
+"""The reference pages name every flag there is, no page names or links a file that is not there, and the index leads to all."""
 
 from __future__ import annotations
 
@@ -63,3 +63,17 @@ PAGES = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *ROO
 def test_files_named_are_there(page: str) -> None:
     named = NAMED.findall((ROOT / page).read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+LINK = re.compile(r"\]\(([^)#\s]+)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    linked = [name for name in LINK.findall((ROOT / page).read_text()) if "://" not in name]
+    assert [name for name in linked if not (ROOT / page).parent.joinpath(name).exists()] == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = {f"docs/{name}" for name in LINK.findall((ROOT / "docs/index.md").read_text())}
+    assert {page for page in PAGES if page.startswith("docs/")} - linked == {"docs/index.md"}
