@@ -128,6 +128,8 @@ def test_a_node_and_its_own(asked: Attributes, mine: bool) -> None:
     Attributes("create", "", "serviceaccounts/token", "a", "admin"), Attributes("delete", "", "nodes", "", "n1"),
     Attributes("create", "apps", "deployments", "a"), Attributes("get", path="/metrics"),
     Attributes("update", "coordination.k8s.io", "leases", "kube-system", "n1"),
+    Attributes("list", "", "pods", fields=r"status.phase!=\,spec.nodeName=n1"),
+    Attributes("list", "", "pods", fields="spec.nodeName!=n1"), Attributes("list", "", "pods", fields=r"spec.nodeName=n1\,"),
 ])
 def test_what_no_node_may(asked: Attributes) -> None:
     assert not decide(GRAPH, "n1", asked)

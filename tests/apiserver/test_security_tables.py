@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -110,6 +111,17 @@ def test_what_no_node_may_do_to_anybody(api: ApiServer, nodes: None) -> None:
     posing = {"metadata": {"name": "posing"}, "spec": {"nodeName": "node-2", "containers": [{"name": "c", "image": "x"}]}}
     assert api.call("POST", f"{SPACE}/pods", posing, user="kubelet").code == 403
     assert api.call("POST", LEASES, {"metadata": {"name": "node-3"}}, user="kubelet").code == 403
+
+
+def test_a_selector_is_read_in_one_way_only(api: ApiServer, nodes: None) -> None:
+    """Who may list what has one name gets no other by a selector whose comma is none."""
+    for hidden in (r"type!=\,metadata.name=node-1", r"type!=\\\,metadata.name=node-1"):
+        assert api.call("GET", f"{SPACE}/secrets?fieldSelector={quote(hidden)}", user="kubelet").code == 403
+    hidden = r"status.phase!=\,spec.nodeName=node-1"
+    assert api.call("GET", f"/api/v1/pods?fieldSelector={quote(hidden)}", user="kubelet").code == 403
+    plain = quote(r"type!=\\,metadata.name=node-1")
+    found = api.call("GET", f"{SPACE}/secrets?fieldSelector={plain}", user="kubelet").body["items"]
+    assert [each["metadata"]["name"] for each in found] == ["node-1"]
 
 
 async def read(etcd: EtcdServer, key: str) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 from minik8s.apiserver.auth.authorize import READ, Attributes
 from minik8s.apiserver.auth.policy import CLUSTER_ROLES, line
 from minik8s.apiserver.auth.rbac import Rule, rule_of
+from minik8s.apiserver.request.selectors import demanded
 
 Object = dict[str, Any]
 Ref = tuple[str, str, str]  # resource, namespace, name
@@ -131,7 +132,7 @@ def _own_node(node: str, asked: Attributes) -> bool:
 
 def _own_pods(graph: Graph, node: str, asked: Attributes) -> bool:
     if asked.verb in ("list", "watch"):
-        return f"spec.nodeName={node}" in asked.fields.replace("==", "=").split(",") \
+        return demanded(asked.fields).get("spec.nodeName") == node \
             or (bool(asked.name) and graph.node_of(asked.namespace, asked.name) == node)
     if asked.verb == "create" and "/" not in asked.resource:
         return True  # a mirror pod: NodeRestriction looks what it is

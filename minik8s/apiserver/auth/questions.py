@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from minik8s.apiserver.auth.authorize import Attributes, User
 from minik8s.apiserver.request.routes import Target
+from minik8s.apiserver.request.selectors import demanded
 from minik8s.apiserver.request.status import Refused, named
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/version", "/version/"})
@@ -23,17 +24,9 @@ def attributes(verb: str, target: Target, query: Mapping[str, str]) -> Attribute
     name = target.name
     fields = query.get("fieldSelector", "") if verb in SELECTING else ""
     if fields and not name:
-        name = _name_of(fields)
+        name = demanded(fields).get("metadata.name", "")
     namespace = target.name if target.plural == "namespaces" and not target.group else target.namespace
     return Attributes(verb, target.group, resource, namespace, name, "", fields)
-
-
-def _name_of(fields: str) -> str:
-    for term in fields.split(","):
-        key, _, value = term.replace("==", "=").partition("=")
-        if key.strip() == "metadata.name":
-            return value.strip()
-    return ""
 
 
 def open_to_all(asked: Attributes) -> bool:

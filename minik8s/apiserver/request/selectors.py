@@ -19,6 +19,7 @@ Matches = Callable[[Object], bool]
 KEY = r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 VALUE = r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
 VALID_VALUE = re.compile(VALUE)
+FIELD = re.compile(r"\s*([^=!\s]+?)\s*(==|=|!=)(.*)", re.DOTALL)
 TERM = re.compile(
     rf"\s*(?:(?P<no>!)\s*(?P<absent>{KEY})"
     rf"|(?P<key>{KEY})\s*(?:(?P<sign>==|=|!=|>|<)\s*(?P<value>[^,\s()]*)"
@@ -104,18 +105,33 @@ def parse_fields(text: str, known: Sequence[str]) -> tuple[FieldTerm, ...]:
     """Read a field selector over the fields a kind offers, or refuse it."""
     found = []
     for term in _split(text):
-        match = re.fullmatch(r"\s*([^=!\s]+?)\s*(==|=|!=)(.*)", term, re.DOTALL)
+        match = FIELD.fullmatch(term)
         if not match:
             raise bad_request(f"invalid selector: {text[:100]!r}; can't understand {term[:100]!r}")
         path = match[1]
         if path not in ("metadata.name", "metadata.namespace") and path not in known:
             raise bad_request(f"field label not supported: {path[:100]}")
-        found.append(FieldTerm(path, match[2] != "!=", re.sub(r"\\([\\,=])", r"\1", match[3])))
+        found.append(FieldTerm(path, match[2] != "!=", _unescaped(match[3])))
     return tuple(found)
 
 
+def demanded(text: str) -> dict[str, str]:
+    """The fields a selector wants to have one value, and which: authorization has to read them as the filter does."""
+    found = (FIELD.fullmatch(term) for term in _split(text))
+    return {match[1]: _unescaped(match[3]) for match in found if match and match[2] != "!="}
+
+
 def _split(text: str) -> list[str]:
-    return [term for term in re.split(r"(?<!\\),", text) if term.strip()]
+    return [term for term in re.findall(r"(?:[^\\,]|\\.?)+", text, re.DOTALL) if term.strip()]
+
+
+def _unescaped(value: str) -> str:
+    return re.sub(r"\\([\\,=])", r"\1", value)
+
+
+def escaped(value: str) -> str:
+    """A value as a field selector has it."""
+    return re.sub(r"([\\,=])", r"\\\1", value)
 
 
 def field_of(obj: Object, path: str) -> str:

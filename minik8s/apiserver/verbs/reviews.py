@@ -17,6 +17,7 @@ from minik8s.apiserver.auth.authorize import MASTERS, Attributes, User
 from minik8s.apiserver.auth.nodes import RULES
 from minik8s.apiserver.auth.rbac import Rule
 from minik8s.apiserver.kinds.catalogue import Review
+from minik8s.apiserver.request.selectors import escaped
 from minik8s.apiserver.request.status import Refused, bad_request
 
 Object = dict[str, Any]
@@ -105,6 +106,6 @@ def _asked(spec: Object) -> Attributes:
     text = {key: str(resource.get(key) or "") for key in ("verb", "group", "resource", "subresource", "namespace", "name")}
     whole = f"{text['resource']}/{text['subresource']}" if text["subresource"] else text["resource"]
     terms = (resource.get("fieldSelector") or {}).get("requirements") or []
-    fields = ",".join(f"{each.get('key')}={(each.get('values') or [''])[0]}" for each in terms
+    fields = ",".join(f"{each.get('key')}={escaped(str((each.get('values') or [''])[0]))}" for each in terms
                       if isinstance(each, dict) and each.get("operator") == "In")
     return Attributes(text["verb"], text["group"], whole, text["namespace"], text["name"], "", fields)
