@@ -162,6 +162,25 @@ def test_a_node_that_says_it_is_us(api: ApiServer) -> None:
 
 
 @pytest.mark.etcd
+def test_ports_and_names_that_cannot_be(api: ApiServer, site: int) -> None:
+    """Numbers and names come from clients and nodes; what they cannot mean is nobody's fault but theirs."""
+    slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/echo"
+    assert api.call("GET", f"{SPACE}/pods/echo:99999/proxy/").code == 503
+    assert api.call("PATCH", slices, {"ports": [{"name": "web"}]}, content="application/merge-patch+json").code == 200
+    assert api.call("GET", f"{SPACE}/services/echo/proxy/").code == 503
+    for address, port in (("192.0.2.1", 70000), (".." * 40, 10250)):
+        ends = {"kubeletEndpoint": {"Port": port}}
+        status = {"addresses": [{"type": "InternalIP", "address": address}], "daemonEndpoints": ends}
+        api.call("POST", "/api/v1/nodes", {"metadata": {"name": "odd"}, "status": status})
+        assert api.call("GET", "/api/v1/nodes/odd/proxy/").code == 503
+        pod = {"metadata": {"name": "odd"}, "spec": {"nodeName": "odd", "containers": [{"name": "c", "image": "x"}]}}
+        api.call("POST", f"{SPACE}/pods", pod)
+        assert "https://" in api.call("GET", f"{SPACE}/pods/odd/log").body["message"]
+        api.call("DELETE", f"{SPACE}/pods/odd?gracePeriodSeconds=0")
+        api.call("DELETE", "/api/v1/nodes/odd")
+
+
+@pytest.mark.etcd
 def test_the_connection_serves_on_or_ends(api: ApiServer, site: int) -> None:
     """What comes after a proxied request on the same connection is not taken for the pod's."""
     connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=api.context())

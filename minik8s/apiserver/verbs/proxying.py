@@ -21,7 +21,7 @@ from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Refused, bad_request
-from minik8s.apiserver.verbs.stream import CONNECT_SECONDS, DROPPED, Kubelet, join, kubelet_of
+from minik8s.apiserver.verbs.stream import CONNECT_SECONDS, DROPPED, UNREACHABLE, Kubelet, join, kubelet_of
 from nodecore.kube.http import web
 from nodecore.net import read_address
 
@@ -74,7 +74,8 @@ def endpoint_of(service: Object, slices: list[Object], wanted: str) -> Kubelet:
         raise Refused(503, f'no service port "{wanted[:63]}" found for service "{name}"')
     choices = [
         Kubelet(endpoint["addresses"][0], port["port"])
-        for each in slices for port in each.get("ports") or [] if (port.get("name") or "") == (found[0].get("name") or "")
+        for each in slices for port in each.get("ports") or []
+        if port.get("port") and (port.get("name") or "") == (found[0].get("name") or "")
         for endpoint in each.get("endpoints") or [] if (endpoint.get("conditions") or {}).get("ready", True)
     ]
     if not choices:
@@ -140,7 +141,7 @@ async def _carry(request: web.BaseRequest, place: Kubelet, path: str, context: s
         async with asyncio.timeout(CONNECT_SECONDS):
             reader, writer = await asyncio.open_connection(place.host, place.port, ssl=context,
                                                            server_hostname=place.host if context else None)
-    except (OSError, TimeoutError) as error:
+    except UNREACHABLE as error:
         raise Refused(503, f"error trying to reach service: dial tcp {place.text}: {error or 'timed out'}") from None
     try:
         writer.write(_head(request, place, path))

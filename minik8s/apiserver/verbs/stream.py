@@ -28,6 +28,7 @@ LOG_OPTIONS = ("follow", "tailLines", "sinceSeconds", "sinceTime", "timestamps",
 DROPPED = frozenset({"host", "authorization", "content-length", "transfer-encoding", "expect", "accept-encoding"})
 CHUNK = 65536
 CONNECT_SECONDS = 10
+UNREACHABLE = (OSError, TimeoutError, OverflowError, ValueError)  # the last two: a port, a name, that cannot be
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ async def _connect(kubelet: Kubelet, context: ssl.SSLContext | None) -> tuple[as
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             return await asyncio.open_connection(kubelet.host, kubelet.port, ssl=context, server_hostname=kubelet.host)
-    except (OSError, TimeoutError) as error:
+    except UNREACHABLE as error:
         why = str(error) or "timed out"
         raise Refused(500, f"Get \"https://{kubelet.text}\": {why}") from None
 
