@@ -16,17 +16,18 @@ from typing import Any
 import click
 
 from nodecore.daemon import entry, logs
+from nodecore.errors import UserError
 
 from . import config as settings
-from .options import config_of, flag_options
+from .options import CONTEXT, config_of, flag_options
 
 NAME = "kube-proxy-py"
 COMMANDS = {name: f"proxy.commands.{name}" for name in ("render", "explain", "diff")}
 log = logging.getLogger(__name__)
 
 
-def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
-    if wanted:
+def _version(context: click.Context, _: click.Parameter, wanted: str) -> None:
+    if wanted != "false":
         from importlib import metadata
 
         click.echo(f"{NAME}, version {metadata.version('flanneld-py')}")
@@ -34,12 +35,12 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None: 
 
 
 def start(
-    *, write_config_to: str | None, cleanup: bool, init_only: bool, dry_run: bool, verbosity: int, vmodule: str | None,
+    *, write_config_to: str | None, cleanup: bool, init_only: bool, dry_run: bool, verbosity: int | None, vmodule: str | None,
     **given: Any,
 ) -> None:
     """Read the flags and do what they ask for."""
     config = config_of(given)
-    logs.setup(verbosity, vmodule or "")
+    logs.setup(config.verbosity if verbosity is None else verbosity, config.vmodule if vmodule is None else vmodule)
     for told in config.unused:
         log.warning("%s", told)
 
@@ -48,11 +49,11 @@ def start(
     from . import agent
 
     if write_config_to:
-        Path(write_config_to).write_text(json.dumps(settings.to_document(config), indent=2) + "\n")
+        write_document(config, write_config_to)
     elif cleanup:
         asyncio.run(agent.clean_up(config))
     elif init_only:
-        agent.prepare(config)
+        agent.prepare(agent.of_this_kernel(config))
     elif dry_run:
         from .sources import from_api
 
@@ -62,28 +63,41 @@ def start(
         asyncio.run(agent.run(config))
 
 
+def write_document(config: settings.Config, path: str) -> None:
+    """As the file of --config."""
+    try:
+        Path(path).write_text(json.dumps(settings.to_document(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--write-config-to: {path}: {error.strerror}") from None
+
+
+def _switch(name: str, text: str, **more: Any) -> click.Option:
+    """That may stand alone or be given a value, as Go's."""
+    return click.Option([f"--{name}"], type=click.BOOL, is_flag=False, flag_value=True, default=False, help=text, **more)
+
+
 command = click.Command(
     NAME,
     callback=start,
     params=[
         *flag_options(),
         click.Option(["--write-config-to"], help="Write the configuration as it counts to this file and exit."),
-        click.Option(["--cleanup"], is_flag=True, help="Remove our rules and exit."),
-        click.Option(["--init-only"], is_flag=True, help="Set what only root may set and exit."),
-        click.Option(["--dry-run"], is_flag=True, help="Print what would be written and exit."),
-        click.Option(["-v", "--v", "verbosity"], type=int, default=0, help="Verbosity; 4 and up is debugging."),
+        _switch("cleanup", "Remove our rules and exit."),
+        _switch("init-only", "Set what only root may set and exit."),
+        _switch("dry-run", "Print what would be written and exit."),
+        click.Option(["-v", "--v", "verbosity"], type=int, help="Verbosity; 4 and up is debugging."),
         click.Option(["--vmodule", "vmodule"], help="Verbosity by file: `agent=4,tar*=0`."),
-        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version,
-                     help="Print the version and exit."),
+        click.Option(["--version"], type=click.Choice(["true", "false", "raw"]), is_flag=False, flag_value="true",
+                     default="false", is_eager=True, expose_value=False, callback=_version, help="Print the version and exit."),
     ],
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "KUBE_PROXY"},
+    context_settings={**CONTEXT, "auto_envvar_prefix": "KUBE_PROXY"},
     help="Answer for Services on this node: a drop-in for kube-proxy.",
 )
 
 
 def invoke() -> None:
     """Run the command, or the sub-command that is the first word."""
-    words = sys.argv[1:]
+    words = [f"-{word}" if word.startswith("-v=") else word for word in sys.argv[1:]]  # -v=2: click takes the = for its value
     if words and words[0] in COMMANDS:
         import_module(COMMANDS[words[0]]).command(words[1:], prog_name=f"{NAME} {words[0]}")
     else:

@@ -47,11 +47,13 @@ from .target import Rules, set_switches
 from .writers.takeover import Takeover
 
 log = logging.getLogger(__name__)
+IPV6 = Path("/proc/net/if_inet6")
 ZONE = "topology.kubernetes.io/zone"
 
 
 async def run(config: Config) -> None:
     """Answer for Services until a signal comes."""
+    config = of_this_kernel(config)
     prepare(config)
     async with open_client(config) as client:
         config = await at_home(config, client)
@@ -91,6 +93,13 @@ async def run(config: Config) -> None:
             await checks.close()
             for server in servers:
                 server.shutdown()
+
+
+def of_this_kernel(config: Config) -> Config:
+    """The configuration without IPv6, where there is none."""
+    if IPV6.exists():
+        return config
+    return replace(config, families=tuple(family for family in config.families if family is Family.IPV4))
 
 
 def open_client(config: Config) -> KubeClient:

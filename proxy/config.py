@@ -29,6 +29,8 @@ SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh"
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 ALL, PRIMARY, LOOPBACK = "all", "primary", "localhost"  # words of --nodeport-addresses
 LOCALHOST = "iptables-localhost-nodeports"
+LISTEN_IPV6 = {"healthz-bind-address": "[::]:10256", "metrics-bind-address": "[::1]:10249"}  # where --bind-address is IPv6
+LOUDNESS = (("logging", "verbosity"), ("logging", "vmodule"))
 BY_NAME = {flag.name: flag for flag in FLAGS}
 
 
@@ -82,6 +84,7 @@ class Config:
     master: str = ""
     mode: str = "nftables"
     node: str = ""
+    families: tuple[Family, ...] = tuple(Family)  # of --cluster-cidr; all where it names none
     bind_address: IPAddress | None = None
     cluster_cidrs: tuple[IPNetwork, ...] = ()
     locality: Locality = field(default_factory=Locality)
@@ -101,14 +104,10 @@ class Config:
     verify_programming: bool = False
     sync_period: float = 30.0
     min_sync_period: float = 1.0
+    verbosity: int = 0  # of the file, as the next: flags may say otherwise
+    vmodule: str = ""
     unused: tuple[str, ...] = ()  # what was given and has no effect, each with its reason
     values: Mapping[str, Any] = field(default_factory=dict)  # every flag's value as it counts, for /configz and --write-config-to
-
-    @property
-    def families(self) -> tuple[Family, ...]:
-        """The families of the cluster's own networks; IPv4 where none is named."""
-        named = {Family.of(network) for network in self.cluster_cidrs}
-        return tuple(family for family in Family if family in named) or (Family.IPV4,)
 
     @property
     def masquerade_mark(self) -> int:
@@ -124,6 +123,9 @@ def build(flags: Values, file: Values | None = None) -> Config:
     told, strange = from_file(file or {}, str(flags.get("proxy-mode", "")))
     given = {**told, **flags}
     values = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
+    if Family.of(parse_address(str(values["bind-address"]), what="--bind-address")) is Family.IPV6:
+        values |= {name: given.get(name, text) for name, text in LISTEN_IPV6.items()}
+    values["feature-gates"] = _gates(values["feature-gates"])
     mode = parse_mode(str(values["proxy-mode"] or "nftables"))
     cidrs = _networks(values["cluster-cidr"], "--cluster-cidr")
     node_ports, on_primary = _node_port_addresses(values["nodeport-addresses"])
@@ -131,7 +133,7 @@ def build(flags: Values, file: Values | None = None) -> Config:
         kubeconfig=str(values["kubeconfig"]), master=str(values["master"]), mode=mode,
         node=str(values["hostname-override"] or socket.gethostname()).strip().lower(),
         bind_address=_bind_address(str(values["bind-address"])),
-        cluster_cidrs=cidrs, locality=_locality(values, cidrs),
+        families=_families(cidrs), cluster_cidrs=cidrs, locality=_locality(values, cidrs),
         node_port_addresses=node_ports, node_ports_on_primary=on_primary,
         loopback_node_ports=mode == "iptables" and _switch(values, LOCALHOST) and _has_loopback(node_ports, on_primary),
         masquerade_all=_switch(values, "masquerade-all"),
@@ -141,9 +143,44 @@ def build(flags: Values, file: Values | None = None) -> Config:
         metrics=parse_listen(str(values["metrics-bind-address"]), "--metrics-bind-address", 10249),
         bind_hard_fail=_switch(values, "bind-address-hard-fail"), forget_tcp=_switch(values, "conntrack-forget-removed-tcp"),
         traffic_metrics=_switch(values, "traffic-metrics"), verify_programming=_switch(values, "verify-programming"),
-        sync_period=_seconds(values, "iptables-sync-period"), min_sync_period=_seconds(values, "iptables-min-sync-period"),
+        **_periods(values), **_loudness(file or {}),
         unused=(*_without_effect(given), *_not_on_loopback(mode, flags, node_ports), *strange), values=values,
     )
+
+
+def _families(cidrs: tuple[IPNetwork, ...]) -> tuple[Family, ...]:
+    named = {Family.of(network) for network in cidrs}
+    return tuple(family for family in Family if family in named) or tuple(Family)
+
+
+def _periods(values: Values) -> Values:
+    longest, least = "iptables-sync-period", "iptables-min-sync-period"
+    found = {"sync_period": _seconds(values, longest), "min_sync_period": _seconds(values, least)}
+    if not found["sync_period"]:
+        raise UserError(f"--{longest}: {values[longest]!r} is not more than 0")
+    if found["min_sync_period"] > found["sync_period"]:
+        raise UserError(f"--{least}: {values[least]!r} is more than --{longest} {values[longest]!r}")
+    return found
+
+
+def _loudness(file: Values) -> Values:
+    """The file's fields for what --v and --vmodule say."""
+    number, patterns = (_at(file, path) for path in LOUDNESS)
+    try:
+        files = ",".join(f"{item['filePattern']}={int(item['verbosity'])}" for item in patterns or ())
+        return {"verbosity": int(number or 0), "vmodule": files}
+    except (TypeError, ValueError, KeyError):
+        raise UserError("--config: logging: verbosity is a number, vmodule a list of filePattern and verbosity") from None
+
+
+def _gates(value: Any) -> dict[str, bool]:
+    """`A=true,B=false`, or the mapping of a file."""
+    words = [part.strip() for text in value for part in str(text).split(",")] if not isinstance(value, dict) else []
+    pairs = list(value.items()) if isinstance(value, dict) else [word.partition("=")[::2] for word in words if word]
+    for name, gate in pairs:
+        if str(gate).lower() not in ("true", "false"):
+            raise UserError(f"--feature-gates: {name}={gate}: not true or false")
+    return {str(name): str(gate).lower() == "true" for name, gate in pairs}
 
 
 def _without_effect(given: Values) -> list[str]:
@@ -280,16 +317,20 @@ def from_file(document: Values, mode: str = "") -> tuple[Values, list[str]]:
     """The fields by the names of their flags, and what of the document has no effect."""
     section = mode or str(document.get("mode") or "nftables")
     found: Values = {}
-    known: set[tuple[str, ...]] = {("kind",), ("apiVersion",)}
+    known: set[tuple[str, ...]] = {("kind",), ("apiVersion",), *LOUDNESS}
     for flag in FLAGS:
         path = flag.path(section)
         known.add(path)
         value = _at(document, path)
-        if flag.field and value not in (None, "", []):
+        if flag.field and value not in (None, "", [], {}) and not (flag.zero_is_unsaid and _is_zero(value)):
             found[flag.name] = _converted(flag, value, ".".join(path))
     strange = [".".join(path) for path in _leaves(document) if path not in known and path[0] not in IGNORED_SECTIONS
                and not (path[0] in MODE_SECTIONS and path[0] != section)]
     return found, [f"--config: {name}: not a field that has an effect here" for name in strange]
+
+
+def _is_zero(value: Any) -> bool:
+    return value in (0, "0", "0s")
 
 
 def _at(document: Values, path: tuple[str, ...]) -> Any:
@@ -331,4 +372,5 @@ def to_document(config: Config) -> Values:
             place = place.setdefault(section, {})
         value = config.values[flag.name]
         place[name] = list(value) if isinstance(value, tuple) else value
+    document["logging"] |= {"verbosity": config.verbosity}
     return document | {"mode": config.mode}

@@ -27,6 +27,7 @@ class Flag:
     help: str
     many: bool = False
     unused: str = ""
+    zero_is_unsaid: bool = False  # in the file, as kubeadm writes it
     also: tuple[str, ...] = ()  # other names of it
 
     def path(self, mode: str) -> tuple[str, ...]:
@@ -37,6 +38,7 @@ class Flag:
 
 NO_TUNING = "the client has no such limit"
 NOT_NEEDED = "it is not needed here"
+NOT_HELD_BACK = "logs are not held back"
 FLAGS = (
     Flag("kubeconfig", "clientConnection.kubeconfig", "", "Who we are and where the API is; else the pod's ServiceAccount."),
     Flag("master", "", "", "The API's address, over that of --kubeconfig."),
@@ -57,9 +59,9 @@ FLAGS = (
     Flag("iptables-masquerade-bit", "*.masqueradeBit", 14, "The bit of the packet mark that says masquerade, 0 to 31.",
          also=("nftables-masquerade-bit",)),
     Flag("iptables-sync-period", "*.syncPeriod", "30s", "How often to look even if nothing happened.",
-         also=("nftables-sync-period", "ipvs-sync-period")),
+         zero_is_unsaid=True, also=("nftables-sync-period", "ipvs-sync-period")),
     Flag("iptables-min-sync-period", "*.minSyncPeriod", "1s", "The most that writes are held back.",
-         also=("nftables-min-sync-period", "ipvs-min-sync-period")),
+         zero_is_unsaid=True, also=("nftables-min-sync-period", "ipvs-min-sync-period")),
     Flag("ipvs-scheduler", "ipvs.scheduler", "", "In ipvs mode: how an endpoint is chosen, rr (the default), lc, sh, ..."),
     Flag("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", (), "In ipvs mode: networks whose virtual servers are somebody else's.",
          many=True),
@@ -84,15 +86,19 @@ FLAGS = (
          "connections as well."),
     Flag("verify-programming", "", OFF, "After each write, send a packet through the rules to see that they are in force."),
     Flag("oom-score-adj", "oomScoreAdj", -999, "How ready the kernel is to end this process, -1000 to 1000."),
-    Flag("feature-gates", "featureGates", "", "Accepted.", unused="there are no gates here"),
-    Flag("config-sync-period", "configSyncPeriod", "15m", "Accepted.", unused="the API is watched"),
-    Flag("kube-api-qps", "clientConnection.qps", 5.0, "Accepted.", unused=NO_TUNING),
-    Flag("kube-api-burst", "clientConnection.burst", 10, "Accepted.", unused=NO_TUNING),
+    Flag("feature-gates", "featureGates", (), "Accepted.", many=True, unused="there are no gates here"),
+    Flag("config-sync-period", "configSyncPeriod", "15m", "Accepted.", unused="the API is watched", zero_is_unsaid=True),
+    Flag("kube-api-qps", "clientConnection.qps", 5.0, "Accepted.", unused=NO_TUNING, zero_is_unsaid=True),
+    Flag("kube-api-burst", "clientConnection.burst", 10, "Accepted.", unused=NO_TUNING, zero_is_unsaid=True),
     Flag("kube-api-content-type", "clientConnection.contentType", "", "Accepted.", unused="JSON is spoken"),
     Flag("profiling", "enableProfiling", OFF, "Accepted.", unused="there is nothing to serve"),
     Flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", "", "Accepted.", unused="no metric is hidden"),
     Flag("logging-format", "logging.format", "text", "Accepted.", unused="logs are text"),
-    Flag("log-flush-frequency", "logging.flushFrequency", "5s", "Accepted.", unused="logs are not held back"),
+    Flag("log-flush-frequency", "logging.flushFrequency", "5s", "Accepted.", unused=NOT_HELD_BACK, zero_is_unsaid=True),
+    *(flag for form in ("json", "text") for flag in (
+        Flag(f"log-{form}-info-buffer-size", f"logging.options.{form}.infoBufferSize", "0", "Accepted.", unused=NOT_HELD_BACK),
+        Flag(f"log-{form}-split-stream", f"logging.options.{form}.splitStream", OFF, "Accepted.", unused="logs are one stream"),
+    )),
     Flag("boot-id-file", "", "", "Accepted.", unused=NOT_NEEDED),
     Flag("machine-id-file", "", "", "Accepted.", unused=NOT_NEEDED),
 )

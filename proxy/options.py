@@ -12,6 +12,9 @@ import click
 from . import config as settings
 from .flags import FLAGS, Flag
 
+CONTEXT: dict[str, Any] = {  # of every command; kube-proxy takes --proxy_mode as well
+    "help_option_names": ["-h", "--help"], "token_normalize_func": lambda word: word.replace("_", "-")}
+
 
 def flag_options() -> list[click.Option]:
     """kube-proxy's flags, and the file that may stand for them."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from proxy.commands.render import FILES
-from proxy.options import config_of, flag_options
+from proxy.options import CONTEXT, config_of, flag_options
 
 if TYPE_CHECKING:
     from nodecore.net import Family
@@ -106,6 +106,6 @@ async def of_chains(picture: Picture, ledgers: Mapping[Family, Ledger]) -> Async
 
 
 command = click.Command(
-    "diff", callback=start, params=[FILES, *flag_options()], context_settings={"help_option_names": ["-h", "--help"]},
+    "diff", callback=start, params=[FILES, *flag_options()], context_settings=CONTEXT,
     help="Say where the kernel's rules differ from what the API, or files, ask for. Needs root.",
 )

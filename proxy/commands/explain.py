@@ -13,7 +13,7 @@ from nodecore.errors import UserError
 from nodecore.net import parse_address
 from proxy import explain
 from proxy.commands.render import FILES
-from proxy.options import config_of, flag_options
+from proxy.options import CONTEXT, config_of, flag_options
 
 if TYPE_CHECKING:
     from proxy.config import Config
@@ -71,6 +71,6 @@ command = click.Command(
         click.Option(["--from", "caller"], metavar="ADDRESS", help="Who sends the packet; else a pod, and somebody outside."),
         FILES, *flag_options(),
     ],
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     help="Say what becomes of a packet to an address and port: which Service takes it, who answers, and whom that one sees.",
 )

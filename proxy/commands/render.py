@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from nodecore.errors import UserError
-from proxy.options import config_of, flag_options
+from proxy.options import CONTEXT, config_of, flag_options
 
 FILES = click.Option(["-f", "--filename", "files"], multiple=True,
                      help="A file of Services, EndpointSlices and Nodes, YAML or JSON; `-` for standard input. May be repeated.")
@@ -34,6 +34,6 @@ def start(*, files: tuple[str, ...], **given: Any) -> None:
 
 
 command = click.Command(
-    "render", callback=start, params=[FILES, *flag_options()], context_settings={"help_option_names": ["-h", "--help"]},
+    "render", callback=start, params=[FILES, *flag_options()], context_settings=CONTEXT,
     help="Print the rules for the Services of files. --hostname-override says on which node, --proxy-mode in which mode.",
 )

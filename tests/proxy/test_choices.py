@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from nodecore.daemon import entry
 from nodecore.errors import UserError
 from nodecore.kernel.conntrack import Flow
 from nodecore.kube.objects import Node
+from nodecore.net import Family
 from proxy import config as settings
-from proxy.__main__ import command
+from proxy.__main__ import command, main
 from proxy.agent import settled
 from proxy.endpoints import Endpoint
 from proxy.policy import Choice, Place, choose, choose_local
@@ -151,6 +153,9 @@ def test_only_changed_targets_are_looked_at() -> None:
     ({"healthz-bind-address": "here:there"}, "--healthz-bind-address"),
     ({"metrics-bind-address": "127.0.0.1:99999"}, "--metrics-bind-address"),
     ({"iptables-min-sync-period": "soon"}, "--iptables-min-sync-period"),
+    ({"iptables-sync-period": "0s"}, "--iptables-sync-period: '0s' is not more than 0"),
+    ({"iptables-min-sync-period": "31s"}, "--iptables-min-sync-period: '31s' is more than --iptables-sync-period"),
+    ({"feature-gates": ("A=true,B=perhaps",)}, "--feature-gates: B=perhaps"),
 ])
 def test_wrong_flags_are_named(flags: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint.replace("(", r"\(")):
@@ -162,7 +167,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     path.write_text("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n"
                     "clusterCIDR: 10.1.0.0/16,fd44::/48\nhostnameOverride: File\nnodePortAddresses: [192.168.0.0/16]\n"
                     "metricsBindAddress: 0.0.0.0:1\nclientConnection: {kubeconfig: /k}\n"
-                    "nftables: {minSyncPeriod: 1m30s, masqueradeAll: true}\n")
+                    "nftables: {minSyncPeriod: 1m30s, syncPeriod: 2m, masqueradeAll: true}\n")
     made = settings.build({"hostname-override": "Flag", "healthz-bind-address": ""}, settings.read_file(str(path)))
     assert (made.node, made.kubeconfig, made.masquerade_all, made.min_sync_period) == ("flag", "/k", True, 90.0)
     assert (made.healthz, made.metrics) == (None, settings.Listen("0.0.0.0", 1))
@@ -173,13 +178,43 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
 def test_the_file_written_says_the_same_when_read(tmp_path: Path) -> None:
     path = tmp_path / "written.json"
     flags = {"cluster-cidr": "10.1.0.0/16", "nodeport-addresses": ("10.0.0.0/8",), "masquerade-all": True, "oom-score-adj": 5,
-             "iptables-min-sync-period": "500ms", "detect-local-mode": "BridgeInterface", "pod-bridge-interface": "cni0"}
+             "iptables-min-sync-period": "500us", "feature-gates": ("A=true,B=false",),
+             "detect-local-mode": "BridgeInterface", "pod-bridge-interface": "cni0"}
     path.write_text(json.dumps(settings.to_document(settings.build(flags))))
     again = settings.build({}, settings.read_file(str(path)))
     for name in ("cluster_cidrs", "locality", "node_port_addresses", "masquerade_all", "min_sync_period", "conntrack"):
         assert getattr(again, name) == getattr(settings.build(flags), name)
     assert again.locality.interface == "cni0"
-    assert again.unused == ()
+    assert again.unused == ("--feature-gates: there are no gates here",)
+    assert json.loads(path.read_text())["featureGates"] == {"A": True, "B": False}
+
+
+def test_a_file_as_kubeadm_writes_it_asks_for_the_defaults() -> None:
+    """With every field in it, and zeros and nulls in most: a period of 0 would have been a loop without a rest."""
+    zeros = {"syncPeriod": "0s", "minSyncPeriod": "0s", "masqueradeAll": False, "masqueradeBit": None}
+    made = settings.build({}, {
+        "kind": settings.KIND, "apiVersion": settings.API_VERSION, "mode": "", "bindAddress": "0.0.0.0", "healthzBindAddress": "",
+        "clientConnection": {"acceptContentTypes": "", "burst": 0, "contentType": "", "kubeconfig": "/k", "qps": 0},
+        "configSyncPeriod": "0s", "nftables": zeros, "iptables": {**zeros, "localhostNodePorts": None},
+        "ipvs": {"syncPeriod": "0s"},
+        "conntrack": {"maxPerCore": None, "tcpEstablishedTimeout": None, "udpTimeout": "0s"}, "nodePortAddresses": None,
+        "logging": {"flushFrequency": 0, "verbosity": 4, "vmodule": [{"filePattern": "agent", "verbosity": 2}],
+                    "options": {"json": {"infoBufferSize": "0"}}},
+        "featureGates": {}, "portRange": "", "winkernel": {"enableDSR": False}, "oomScoreAdj": None})
+    plain = settings.build({})
+    assert (made.sync_period, made.min_sync_period, made.conntrack) == (30.0, 1.0, plain.conntrack)
+    assert (made.healthz, made.oom_score_adj, made.unused) == (plain.healthz, -999, ())
+    assert (made.verbosity, made.vmodule) == (4, "agent=2")
+
+
+def test_the_families_are_all_unless_the_pods_networks_say_which() -> None:
+    assert settings.build({"detect-local-mode": "NodeCIDR"}).families == tuple(Family)
+    assert settings.build({"cluster-cidr": "fd00::/48"}).families == (Family.IPV6,)
+
+
+def test_where_the_node_is_ipv6_it_listens_there() -> None:
+    made = settings.build({"bind-address": "::", "metrics-bind-address": "127.0.0.1:1"})
+    assert (made.healthz, made.metrics) == (settings.Listen("::", 10256), settings.Listen("127.0.0.1", 1))
 
 
 def test_node_ports_on_loopback_are_refused_by_name_where_there_are_none() -> None:
@@ -241,6 +276,26 @@ def test_the_command_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert result.exception
     assert entry.report(result.exception, "kube-proxy-py") == 2
     assert "--proxy-mode: userspace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [
+    ("-v=2", "--cleanup=false"), ("--proxy_mode=nftables", "-v", "2"), ("--log-json-info-buffer-size=0",),
+    ("--log-text-split-stream", "--version=false"),
+    ("--feature-gates=A=true", "--feature-gates", "B=false"), ("--init-only=false", "--dry-run=F"),
+])
+def test_flags_are_taken_as_go_takes_them(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["kube-proxy-py", *words, f"--write-config-to={path}"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert (ended.value.code, path.exists()) == (0, True)
+
+
+def test_where_the_configuration_cannot_be_written_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    result = CliRunner().invoke(command, ["--write-config-to", "/nowhere/at/all"])
+    assert entry.report(result.exception or Exception(), "kube-proxy-py") == 2
+    assert "--write-config-to: /nowhere/at/all: No such file" in capsys.readouterr().err
 
 
 def test_this_proxy_is_ours() -> None:

@@ -22,6 +22,7 @@ from tests.kernelmodules import need_ipvs
 
 pytestmark = pytest.mark.kernel
 ELSEWHERE = ("--cluster-cidr", "10.200.0.0/16,fd00::10:200:0:0/96")  # so that it is not this which tells a pod
+NO_NETWORKS = ("--cluster-cidr", "")  # which serves both families all the same
 PODS_HERE = ("--cluster-cidr", "10.244.0.0/16,fd00::10:244:0:0/96")
 VIP, ANOTHER, NODE_PORT = "10.96.0.10", "10.96.0.11", 30070
 SYSCTLS = {"nf_conntrack_tcp_timeout_established": "7200", "nf_conntrack_tcp_timeout_close_wait": "120",
@@ -59,10 +60,10 @@ SETTINGS = (
             (A_STRANGER, FROM_OUTSIDE, ("pod-a", ANOTHER, 80, BY_NODE))),
     Setting("clusterCIDR: pods are elsewhere", ELSEWHERE, (A_STRANGER, FROM_OUTSIDE)),
     Setting("detectLocalMode ClusterCIDR", (*PODS_HERE, "--detect-local-mode", "ClusterCIDR"), (A_POD, FROM_OUTSIDE, FROM_FAR)),
-    Setting("detectLocalMode NodeCIDR", (*ELSEWHERE, "--detect-local-mode", "NodeCIDR"), (A_POD, FROM_OUTSIDE, FROM_FAR),
+    Setting("detectLocalMode NodeCIDR", (*NO_NETWORKS, "--detect-local-mode", "NodeCIDR"), (A_POD, FROM_OUTSIDE, FROM_FAR),
             {"spec": {"podCIDR": POD_CIDRS[0], "podCIDRs": POD_CIDRS}}),
     Setting("detectLocalMode BridgeInterface",
-            (*ELSEWHERE, "--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "cni0"),
+            (*NO_NETWORKS, "--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "cni0"),
             (A_POD, FROM_OUTSIDE, FROM_FAR)),
     Setting("detectLocalMode InterfaceNamePrefix",
             (*ELSEWHERE, "--detect-local-mode", "InterfaceNamePrefix", "--pod-interface-name-prefix", "cn"),
