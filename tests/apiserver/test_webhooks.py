@@ -24,6 +24,24 @@ CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1"
 number = itertools.count()
 
 
+def patch_of(*operations: Any) -> dict[str, Any]:
+    return {"patchType": "JSONPatch", "patch": base64.b64encode(json.dumps(operations).encode()).decode()}
+
+
+def put(path: str, value: Any) -> dict[str, Any]:
+    return patch_of({"op": "add", "path": path, "value": value})
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "no-patch": {"patch": 5}, "no-base64": {"patch": "!!!"}, "no-list": {"patch": base64.b64encode(b"{}").decode()},
+    "no-object": put("", 5), "no-metadata": patch_of({"op": "remove", "path": "/metadata"}),
+    "another-name": put("/metadata/name", "../../x"), "another-namespace": put("/metadata/namespace", "kube-system"),
+    "another-uid": put("/metadata/uid", "x"), "another-type": put("/data", {"a": 5}), "bad-key": put("/data", {"bad key": "x"}),
+    "far-away": put("/metadata/managedFields/" + "1" * 5000, 1), "no-warnings": {"allowed": False, "warnings": 5},
+    "no-status": {"allowed": False, "status": [1]}, "no-answer": {"uid": 7},
+}
+
+
 class Hook(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -42,11 +60,15 @@ class Hook(http.server.BaseHTTPRequestHandler):
                 time.sleep(3)
             case "/wrong":
                 answer["uid"] = "other"
+            case path if path[1:] in ODD:
+                answer |= ODD[path[1:]]
         body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        for piece in (body[:10], body[10:]):
+            self.wfile.write(piece)  # it comes in pieces, as over any network
+            time.sleep(0.01)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -97,9 +119,14 @@ def configure(api: ApiServer, hooks: Server, ns: str) -> Iterator[Any]:
         answer = api.call("POST", f"{CONFIGURATIONS}/{sort}webhookconfigurations", body)
         assert answer.code == 201, answer.body
         made.append(f"{CONFIGURATIONS}/{sort}webhookconfigurations/{ns}-{path}")
+
+    def forget() -> None:
+        while made:
+            api.call("DELETE", made.pop())
+
+    make.forget = forget  # type: ignore[attr-defined]
     yield make
-    for path in made:
-        api.call("DELETE", path)
+    forget()
 
 
 def create(api: ApiServer, ns: str, name: str, **more: Any) -> Any:
@@ -113,6 +140,24 @@ def test_they_change_what_is_made(api: ApiServer, ns: str, configure: Any, hooks
     assert (request["operation"], request["namespace"], request["userInfo"]["username"]) == ("CREATE", ns, "admin")
     assert request["resource"] == {"group": "", "version": "v1", "resource": "configmaps"}
     assert "labels" not in create(api, "default", f"other-{ns}").body["metadata"]
+
+
+def test_what_they_make_of_it_is_still_the_same_object(api: ApiServer, ns: str, configure: Any) -> None:
+    """Whatever one answers: nothing is stored that no client could have stored, and no answer is a surprise to this server."""
+    create(api, ns, "there", data={"a": "1"})
+    there = f"{CORE}/{ns}/configmaps/there"
+    before = api.call("GET", there).body
+    for odd in ODD:
+        configure("mutating", odd, "CREATE", "UPDATE")
+        made = until(lambda: (found := create(api, ns, f"c{next(number)}")).code != 201 and found, what=odd)
+        changed = api.call("PATCH", there, {"data": {"a": "2"}}, content="application/merge-patch+json")
+        for answer in (made, changed):
+            assert answer.code in (403, 422, 500), odd
+            assert "log says more" not in answer.body["message"], odd
+        configure.forget()
+        until(lambda: create(api, ns, f"c{next(number)}").code == 201, what=f"no more {odd}")
+    assert api.call("GET", there).body == before
+    assert "x" not in [each["metadata"]["name"] for each in api.call("GET", f"{CORE}/{ns}/configmaps").body["items"]]
 
 
 def test_they_refuse(api: ApiServer, ns: str, configure: Any) -> None:
@@ -153,7 +198,8 @@ def test_one_that_may_fail(api: ApiServer, ns: str, configure: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    {"matchConditions": [{"name": "a", "expression": "true"}]}, {"admissionReviewVersions": ["v1beta1"]}])
+    {"matchConditions": [{"name": "a", "expression": "true"}]}, {"admissionReviewVersions": ["v1beta1"]},
+    *({"clientConfig": {"url": url}} for url in ("http://a.b/x", "https://u:p@a.b/", "https://a.b/?c", "ftp://a", "https://"))])
 def test_what_is_not_supported_is_refused_by_name(api: ApiServer, hooks: Server, wrong: dict[str, Any]) -> None:
     hook = {"name": "a.b.c", "admissionReviewVersions": ["v1"], "sideEffects": "None",
             "clientConfig": {"url": "https://x.y/"}, **wrong}

@@ -26,6 +26,7 @@ from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import Attributes
 from minik8s.apiserver.auth.questions import forbidden
 from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds import validate
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL, Kind
 from minik8s.apiserver.request.call import Call
 
@@ -88,8 +89,10 @@ class Chain:
     async def ask_about(self, call: Call, kind: Kind, old: Object, new: Object) -> Object:
         """What the webhooks make of a change (or, with nothing new, say of a deletion)."""
         asked = _asked(call, kind, UPDATE if new else DELETE, new, old)
-        if new:
-            await self._webhooks.mutate(asked)
+        if new and await self._webhooks.mutate(asked):
+            if call.target.subresource != "status":
+                validate.check_change(kind, old, asked.obj, sub=call.target.subresource)
+            self._check(asked)
         await self._webhooks.validate(asked)
         return asked.obj
 

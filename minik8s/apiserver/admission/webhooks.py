@@ -3,7 +3,8 @@
     mutating      one after the other by name, each sees what those before made of the object
     validating    all at once
 
-Nobody is asked about the configurations themselves. Read next: `webhook_rules.py`.
+What a mutating one makes of an object is held to the schema, and is still the same object. Nobody is asked about the
+configurations themselves. Read next: `webhook_rules.py`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import base64
 import logging
 import ssl
 import uuid
+from typing import Any
 
 import msgspec
 
+from minik8s.apiserver import schema
 from minik8s.apiserver.admission.asked import Asked, Object, every, found
 from minik8s.apiserver.admission.webhook_rules import GROUP, MUTATING, VALIDATING, concerned
 from minik8s.apiserver.cluster import Cluster
+from minik8s.apiserver.kinds import structural
+from minik8s.apiserver.kinds.kind import Kind
 from minik8s.apiserver.request.status import Refused
 from minik8s.apiserver.schema.patch import json_patch
 from nodecore.errors import Invalid
@@ -26,6 +31,8 @@ from nodecore.kube.http import aiohttp
 
 log = logging.getLogger(__name__)
 SECONDS, LARGEST = 10, 4 * 1024 * 1024
+IDENTITY = ("name", "namespace", "uid")
+UNCHECKED: Object = {"apiVersion": "", "kind": "", "metadata": {}, "status": {}}
 
 
 class Webhooks:
@@ -46,18 +53,21 @@ class Webhooks:
         labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
         return [hook for each in configurations for hook in each.get("webhooks") or () if concerned(hook, asked, labels)]
 
-    async def mutate(self, asked: Asked) -> None:
-        """Let them change the object, in place."""
+    async def mutate(self, asked: Asked) -> bool:
+        """Let them change the object, in place; whether any did."""
+        touched = False
         for hook in self.of(MUTATING, asked):
             answer = await self._ask(hook, asked)
-            patch = answer.get("patch")
-            if patch:
+            if answer.get("patch"):
                 try:
-                    changed = json_patch(asked.obj, msgspec.json.decode(base64.b64decode(patch)))
-                except (Invalid, msgspec.DecodeError, ValueError) as error:
-                    raise Refused(500, f'Internal error occurred: webhook "{hook["name"]}": its patch: {error}') from None
+                    changed = patched(asked.kind, asked.obj, answer["patch"])
+                except (Invalid, msgspec.DecodeError, ValueError, RecursionError) as error:
+                    why = str(error)[:500]
+                    raise Refused(500, f'Internal error occurred: webhook "{hook["name"]}": its patch: {why}') from None
                 asked.obj.clear()
                 asked.obj.update(changed)
+                touched = True
+        return touched
 
     async def validate(self, asked: Asked) -> None:
         """Let them refuse it."""
@@ -72,13 +82,14 @@ class Webhooks:
             raise Refused(400, f'admission webhook "{name}" does not support dry run')
         try:
             answer = await self._call(hook, asked)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, msgspec.DecodeError, RecursionError) as error:
             why = cause_of(error)
             if hook.get("failurePolicy") == "Ignore":
                 log.warning("webhook %s is passed over: %s", name, why)
                 return {}
             raise Refused(500, f'Internal error occurred: failed calling webhook "{name}": {why[:500]}') from None
-        asked.warnings.extend(str(each) for each in answer.get("warnings") or ())
+        if isinstance(warnings := answer.get("warnings"), list):
+            asked.warnings.extend(map(str, warnings))
         if answer.get("allowed") is True:
             return answer
         said = answer.get("status")
@@ -97,8 +108,8 @@ class Webhooks:
                 server_hostname=server or None, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"it answered {response.status}")
-            body = await response.content.read(LARGEST)
-        answer = msgspec.json.decode(body).get("response")
+            body = await _whole(response)
+        answer = msgspec.json.decode(body, type=dict[str, Any]).get("response")
         if not isinstance(answer, dict) or answer.get("uid") != review["request"]["uid"]:
             raise ValueError("its answer is not to what was asked")
         return answer
@@ -120,6 +131,37 @@ class Webhooks:
         host = f"[{address}]" if ":" in address else address
         path = str(service.get("path") or "/").removeprefix("/")
         return f"https://{host}:{service.get('port') or 443}/{path}", f"{name}.{namespace}.svc", context
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """All of an answer, in however many pieces it comes."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > LARGEST:
+            raise ValueError(f"its answer is larger than {LARGEST} bytes")
+    return bytes(body)
+
+
+def patched(kind: Kind, obj: Object, patch: Any) -> Object:
+    """What a webhook's patch makes of an object; Invalid for what is then no such object, or another one."""
+    if not isinstance(patch, str):
+        raise Invalid("it is not text")
+    changed = json_patch(obj, msgspec.json.decode(base64.b64decode(patch)))
+    if not isinstance(changed, dict) or _who(changed) != _who(obj):
+        raise Invalid("it changes what identifies the object")
+    if kind.custom is None:
+        if message := schema.refusal(kind.gvk, schema.validate(kind.gvk, changed), strict=False):
+            raise Invalid(message)
+        schema.prune(kind.gvk, changed)
+    elif wrong := next(structural.validate(kind.custom.schema, {**changed, **UNCHECKED}), None):
+        raise Invalid(f"{wrong.field}: {wrong.message}")
+    return changed
+
+
+def _who(obj: Object) -> list[Any]:
+    meta = obj.get("metadata")
+    return [obj.get("apiVersion"), obj.get("kind"), *map(meta.get, IDENTITY)] if isinstance(meta, dict) else []
 
 
 def _review(asked: Asked) -> Object:

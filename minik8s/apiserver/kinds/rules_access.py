@@ -9,6 +9,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from minik8s.apiserver.kinds import causes
 from minik8s.apiserver.kinds.defaults_pod import each, section
@@ -121,6 +122,19 @@ def priority_level(obj: Object) -> Iterator[Cause]:
         yield causes.forbidden("spec.limited.limitResponse.queuing", "must be nil if limited.limitResponse.type is not Limited")
 
 
+def _address(where: str, url: str) -> Iterator[Cause]:
+    """Where a webhook is: over TLS, without a password, and nothing after its path."""
+    try:
+        found = urlsplit(url)
+        good = bool(found.hostname) and found.port != 0
+    except ValueError:
+        good = False
+    if not good or found.scheme != "https":
+        yield causes.wrong(where, url[:200], "it is https://host[:port][/path]")
+    elif "@" in found.netloc or "?" in url or "#" in url:
+        yield causes.wrong(where, url[:200], "user information, query parameters and fragments are not permitted in it")
+
+
 def webhooks(obj: Object) -> Iterator[Cause]:
     """Each webhook: its name, where it is, what it may do."""
     seen: set[str] = set()
@@ -136,6 +150,8 @@ def webhooks(obj: Object) -> Iterator[Cause]:
         config = section(hook, "clientConfig")
         if bool(config.get("url")) == bool(config.get("service")):
             yield causes.required(f"{where}.clientConfig", "exactly one of url or service is required")
+        if config.get("url"):
+            yield from _address(f"{where}.clientConfig.url", str(config["url"]))
         if not {"v1", "v1beta1"} & set(hook.get("admissionReviewVersions") or ()):
             yield causes.wrong(f"{where}.admissionReviewVersions", hook.get("admissionReviewVersions"),
                                "must include at least one of v1, v1beta1")

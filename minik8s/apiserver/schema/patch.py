@@ -103,9 +103,9 @@ def _show(path: list[str]) -> str:
 
 def _index(array: list[Any], token: str, path: list[str], *, end: int) -> int:
     if not token.isascii() or not token.isdigit() or (token[0] == "0" and token != "0"):
-        raise Invalid(f"JSON patch: {token!r} in {_show(path)} is no index of a list")
-    if int(token) >= end:
-        raise Invalid(f"JSON patch: index {token} in {_show(path)} is out of bounds, the list has {len(array)}")
+        raise Invalid(f"JSON patch: {token[:50]!r} in {_show(path)[:200]} is no index of a list")
+    if len(token) > len(str(end)) or int(token) >= end:
+        raise Invalid(f"JSON patch: index {token[:20]} in {_show(path)[:200]} is out of bounds, the list has {len(array)}")
     return int(token)
 
 
