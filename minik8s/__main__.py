@@ -16,6 +16,7 @@ PARTS = {
     "backup": "Write the state of a cluster to a file.",
     "certs": "When certificates expire, and new ones in time.",
     "controllers": "Run the controllers: Deployments, endpoints, node health and the like.",
+    "etcd-watchdog": "Tell systemd for as long as the etcd of this unit answers.",
     "install": "Install parts as systemd services on this machine.",
     "kubelet": "Run the pods of one node in containerd.",
     "lab": "A whole cluster on this machine, nodes as namespaces.",
@@ -26,7 +27,8 @@ PARTS = {
     "token": "Tokens that machines join with.",
     "uninstall": "Remove the services `install` installed.",
 }
-ELSEWHERE = {**{name: f"minik8s.access.{name}:command" for name in ("certs", "join", "kubeconfig", "token")},
+ELSEWHERE = {"etcd-watchdog": "minik8s.install.watchdog:command",
+             **{name: f"minik8s.access.{name}:command" for name in ("certs", "join", "kubeconfig", "token")},
              "uninstall": "minik8s.install.__main__:uninstall"}
 
 

@@ -8,6 +8,8 @@ Read next: `packaging/systemd/`, `minik8s/install/`.
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -24,6 +26,8 @@ ONCE = {"version", "help", "dry_run", "cleanup", "write_config_to", "init_only"}
 HEAD = """# The flags of {name}, read by {name}.service. A line counts without its #; a value with blanks needs quotes.
 # After a change: systemctl restart {name}
 """
+ETCD = "minik8s-etcd"
+ETCD_ONCE = {"config-file"}  # with it, etcd hears no variable at all
 
 
 def variable(option: click.Parameter, prefix: str) -> str:
@@ -43,6 +47,19 @@ def text_of(name: str) -> str:
     return "\n".join(lines)
 
 
+def text_of_etcd() -> str:
+    """The environment file of etcd, out of what the one that is installed says of itself: names and values, it has the words."""
+    said = subprocess.run(["etcd", "--help"], capture_output=True, text=True, check=True)
+    found: dict[str, list[str]] = {}
+    for line in said.stdout.splitlines() or said.stderr.splitlines():
+        if heading := re.fullmatch(r"(\w[\w /()-]*):", line):
+            group = found.setdefault(heading[1], [])
+        elif (flag := re.match(r"  --([\w-]+)(?: '(?!math\.)([^']*)')?", line)) and flag[1] not in ETCD_ONCE:
+            group.append(f"#ETCD_{flag[1].upper().replace('-', '_')}={flag[2] or ''}\n")
+    head = HEAD.format(name=ETCD) + "# What each means: etcd --help\n"
+    return head + "".join(f"\n# {heading}\n{''.join(lines)}" for heading, lines in found.items() if lines)
+
+
 def default(option: click.Option) -> str:
     """What counts where nothing is said, as far as it is one word."""
     value = option.to_info_dict()["default"]  # None where none is said; the attribute is a mark of click's own then
@@ -55,6 +72,7 @@ def main() -> None:
     """Write them all."""
     for name in AGENTS:
         (UNITS / f"{name}.env").write_text(text_of(name))
+    (UNITS / f"{ETCD}.env").write_text(text_of_etcd())
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def fitted(unit: str) -> str:
         raise UserError(f"{commands}: services do not see what is there (ProtectHome, PrivateTmp): "
                         "install into a virtual environment in /opt, say")
     for name in ("flanneld-py", "kube-proxy-py", "minik8s"):
-        unit = unit.replace(f"ExecStart=/usr/bin/{name}", f"ExecStart={commands}/{name}")
+        unit = unit.replace(f"/usr/bin/{name}", f"{commands}/{name}")
     return unit
 
 

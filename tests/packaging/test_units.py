@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from minik8s.install import watchdog
 from minik8s.install.__main__ import command, uninstall
 from minik8s.install.plan import UNITS, Node, variables
 from nodecore.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "packaging/systemd"
+BACK_OFF = re.compile(r"^ExecStartPre=-/bin/sh -c '([^']*)'$", re.M)
 SERVICES = sorted(SYSTEMD.glob("*.service"))
 
 
@@ -35,6 +38,8 @@ def test_every_flag_is_in_the_environment_files() -> None:
         text = (SYSTEMD / f"{name}.env").read_text()
         assert text == environment.text_of(name), "run packaging/environment.py"
         assert "UNSET" not in text
+    if shutil.which("etcd"):
+        assert (SYSTEMD / f"{environment.ETCD}.env").read_text() == environment.text_of_etcd(), "run packaging/environment.py"
 
 
 def test_what_install_says_are_flags() -> None:
@@ -70,10 +75,45 @@ def test_exposure(unit: Path) -> None:
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda path: path.stem)
 def test_every_service_is_looked_after(unit: Path) -> None:
     text = unit.read_text()
-    for line in ("Type=notify", "Restart=always", "RestartMaxDelaySec=", "PartOf=minik8s.target", "NoNewPrivileges=yes"):
+    for line in ("Type=notify", "Restart=always", "WatchdogSec=60", "PartOf=minik8s.target", "NoNewPrivileges=yes"):
         assert f"\n{line}" in text
-    assert ("WatchdogSec=" in text) == (unit.stem != "minik8s-etcd")  # etcd answers no watchdog
     assert f"/{unit.stem}.env" in text
+    assert BACK_OFF.search(text).group() == BACK_OFF.search(SERVICES[0].read_text()).group()
+
+
+def test_systemd_knows_every_key() -> None:
+    """The oldest one that is supported as well: what it does not know, it says at each start of anything."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("not installed: systemd")
+    done = subprocess.run(["systemd-analyze", "verify", *map(str, SERVICES)], capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if "gnor" in line] == []
+
+
+@pytest.mark.parametrize(("restarts", "ran", "waits"), [
+    (0, 0, None), (1, 5, None), (2, 5, 2), (5, 5, 16), (6, 5, 30), (99, 5, 30), (9, 61, None)])
+def test_the_back_off_grows_unless_it_ran_for_long(restarts: int, ran: int, waits: int | None, tmp_path: Path) -> None:
+    """The very line of the units, systemd asked and `sleep` replaced."""
+    for name, script in (("systemctl", f"echo NRestarts={restarts}\necho ExecMainStartTimestampMonotonic=7000000\n"
+                          f"echo ExecMainExitTimestampMonotonic={7_000_000 + ran * 1_000_000}"), ("sleep", "echo sleep $1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    line = BACK_OFF.search(SERVICES[0].read_text()).group(1).replace("\\\n", " ")
+    done = subprocess.run(["/bin/sh", "-c", line], env={"PATH": f"{tmp_path}:/usr/bin"}, capture_output=True, text=True,
+                          check=True)
+    assert (done.stdout, done.stderr) == (f"sleep {waits}\n" if waits else "", "")
+
+
+def test_a_store_is_judged_by_its_silence_alone() -> None:
+    """Whatever answers runs: nobody at the port, one that knows no TLS. Only one that takes us and says nothing hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for scheme in ("http", "https"):
+            url = watchdog.place({"ETCD_LISTEN_CLIENT_URLS": f"{scheme}://0.0.0.0:{port},http://192.0.2.1:1"})
+            assert url.geturl() == f"{scheme}://127.0.0.1:{port}/version"
+            assert not watchdog.answers(url, watchdog.side({}) if scheme == "https" else None, 0.1)
+    assert watchdog.answers(url, None, 0.1)
+    assert watchdog.place({"ETCD_LISTEN_CLIENT_URLS": "http://[::]:2379"}).geturl() == "http://[::1]:2379/version"
+    assert watchdog.place({"ETCD_LISTEN_CLIENT_URLS": "unix://etcd"}) is None
 
 
 def invoke(which, *arguments: str):
