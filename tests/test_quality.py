@@ -79,3 +79,9 @@ def test_clusters_are_where_they_are_looked_for() -> None:
     """`lab test` collects no other directory for them."""
     marked = {path for path in (ROOT / "tests").rglob("*.py") if "mark." + "cluster" in path.read_text()}
     assert {path.parent for path in marked} == {ROOT / "tests/cluster"}
+
+
+def test_what_runs_is_pinned_the_same_for_tests() -> None:
+    """constraints-dev.txt is constraints.txt and more, with the same versions and hashes."""
+    pins, all_pins = ((ROOT / name).read_text().split("\n\n", 1)[1] for name in ("constraints.txt", "constraints-dev.txt"))
+    assert set(pins.splitlines()) < set(all_pins.splitlines())

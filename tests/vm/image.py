@@ -33,7 +33,7 @@ def lacking() -> str:
 def steps() -> list[Step]:
     """What makes the disk."""
     base = debian.step()
-    environment = digest(base.key, (PROJECT / "constraints.txt").read_text())
+    environment = digest(base.key, (PROJECT / "constraints-dev.txt").read_text())
     project = digest(environment, (PROJECT / "pyproject.toml").read_text())
     disk = digest(base.key, project, str(DISK_GIB), *(path.read_text() for path in sorted(GUEST.iterdir())))
     return [base, Step("environment", environment, make_environment), Step("project", project, make_project),
@@ -60,7 +60,8 @@ def make_environment(root: Path) -> None:
     wheels = root / "wheels"
     for path in (wheels, root / INSIDE.lstrip("/")):
         shutil.rmtree(path, ignore_errors=True)
-    call(sys.executable, "-m", "pip", "wheel", "-q", "--require-hashes", "-r", f"{PROJECT}/constraints.txt", "-w", str(wheels))
+    names = str(PROJECT / "constraints-dev.txt")
+    call(sys.executable, "-m", "pip", "wheel", "-q", "--require-hashes", "-r", names, "-w", str(wheels))
     inside(root, f"mkdir -p {INSIDE}; cd {INSIDE}; python3 -m venv .venv; "
                  ".venv/bin/pip install -q --no-index --no-deps /wheels/*.whl")
     shutil.rmtree(wheels)
@@ -70,7 +71,7 @@ def make_project(root: Path) -> None:
     """The project, installed into the virtual environment; its files come anew with every run."""
     copy_checkout(root / INSIDE.lstrip("/"))
     inside(root, f"cd {INSIDE}; .venv/bin/pip install -q --no-index --no-deps --no-build-isolation -e .; "
-                 f"cat constraints.txt pyproject.toml <(echo {INSIDE}) | sha256sum >.venv/stamp; "
+                 f"cat constraints-dev.txt pyproject.toml <(echo {INSIDE}) | sha256sum >.venv/constraints-dev.txt.stamp; "
                  "find . -mindepth 1 -maxdepth 1 ! -name .venv ! -name '*.egg-info' -exec rm -rf {} +")
 
 
