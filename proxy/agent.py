@@ -118,8 +118,10 @@ def switches_of(config: Config) -> tuple[Sysctl, ...]:
 def prepare(config: Config) -> None:
     """Set what takes root and no rules: the switches, and how ready the kernel is to end this process."""
     modes.prepare(config)
+    score = Path("/proc/self/oom_score_adj")
     try:
-        Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adj))
+        if int(score.read_text()) != config.oom_score_adj:  # as the unit has set it: to go below that takes a right of its own
+            score.write_text(str(config.oom_score_adj))
     except OSError as error:
         log.warning("--oom-score-adj: %d could not be set: %s", config.oom_score_adj, error.strerror)
     wanted = (*switches_of(config), *(switch for family in config.families for switch in WANTED[family]))

@@ -147,8 +147,9 @@ def test_health_asks_no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     server.server_close()
 
 
-def test_journald_gets_fields(tmp_path: Path) -> None:
+def test_journald_gets_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line end in a message must not end the field: what follows would be fields of somebody else's choice."""
+    monkeypatch.setattr("sys.argv", ["/usr/bin/minik8s", "kubelet", "-v"])
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(tmp_path / "socket"))
         handler = journal.JournalHandler(str(tmp_path / "socket"))
@@ -156,7 +157,7 @@ def test_journald_gets_fields(tmp_path: Path) -> None:
         handler.emit(record)
         said = journald.recv(4096)
     assert said.startswith(b"MESSAGE\n" + (14).to_bytes(8, "little") + b"two\nPRIORITY=0\nPRIORITY=3\nCODE_FILE=/a/file.py\n")
-    assert said.endswith(b"CODE_LINE=7\nCODE_FUNC=do\nLOGGER=nodecore.t\n")
+    assert said.endswith(b"CODE_LINE=7\nCODE_FUNC=do\nLOGGER=nodecore.t\nSYSLOG_IDENTIFIER=minik8s-kubelet\n")
 
 
 def test_what_journald_does_not_take_is_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

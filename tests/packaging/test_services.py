@@ -288,9 +288,10 @@ def test_the_relay_lives_on_when_flanneld_ends(cluster: Cluster) -> None:
 
 
 def test_the_journal_has_fields(cluster: Cluster) -> None:
-    said = cluster.server.run("journalctl -q -o json -n 1 -u kube-proxy-py LOGGER=nodecore.loop.reconcile")
+    said = cluster.server.run("journalctl -q -o json -n 1 -u kube-proxy-py -t kube-proxy-py LOGGER=nodecore.loop.reconcile")
     assert '"CODE_FILE"' in said
     assert '"PRIORITY":"6"' in said
+    assert "ready" in cluster.server.run("journalctl -q -t minik8s-apiserver -n 20")
 
 
 def test_uninstalled_leaves_no_unit(cluster: Cluster) -> None:
