@@ -14,6 +14,7 @@ from tests.labs import until
 
 CORE = "/api/v1/namespaces"
 number = itertools.count()
+OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u"}
 MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -237,6 +238,10 @@ def test_what_a_node_may_write(api: ApiServer, ns: str) -> None:
     assert made.code == 201, made.body
     assert make(api, ns, {**mirror, "metadata": {**mirror["metadata"], "name": "other"},
                           "spec": {**mirror["spec"], "nodeName": "node-2"}}, user="kubelet").code == 403
+    for name, meta, spec in (("heir", {"ownerReferences": [OWNER]}, {}), ("account", {}, {"serviceAccountName": "default"})):
+        assert make(api, ns, {**mirror, "metadata": {**mirror["metadata"], "name": name, **meta},
+                              "spec": {**mirror["spec"], **spec}}, user="kubelet").code == 403
+    assert patch("node-1", {"metadata": {"ownerReferences": [OWNER]}}) == 403, "it would be deleted along with that"
     secret = {**mirror, "metadata": {**mirror["metadata"], "name": "thief"},
               "spec": {**mirror["spec"], "volumes": [{"name": "s", "secret": {"secretName": "x"}}]}}
     assert make(api, ns, secret, user="kubelet").code == 403

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,26 @@ def test_what_is_never_signed(api: ApiServer, signer: str, identity: Identity, u
     until(lambda: "Failed" in conditions(api, name), what="a verdict")
     approve(api, name)
     assert "certificate" not in status(api, name)
+
+
+def test_a_serving_certificate_for_ones_own_only(api: ApiServer) -> None:
+    """What a node says of its addresses is no proof: those that somebody else may have wait for a person."""
+    others = "192.0.2.71"
+    api.call("POST", "/api/v1/nodes", {"metadata": {"name": "serves-2"}, "status": {
+        "addresses": [{"type": "InternalIP", "address": others}]}})
+    stolen = ("kubernetes.default.svc", "localhost", "10.96.0.1", "127.0.0.1", others, "elsewhere.example")
+    said = [*({"type": "Hostname", "address": name} for name in stolen), {"type": "InternalIP", "address": "192.0.2.70"}]
+    api.call("POST", "/api/v1/nodes", {"metadata": {"name": "node-1"}})
+    until(lambda: api.call("PATCH", "/api/v1/nodes/node-1/status", {"status": {"addresses": said}}, user="kubelet",
+                           content="application/merge-patch+json").code == 200, what="its addresses")
+
+    def serve(name: str) -> str:
+        return ask(api, requests.KUBELET_SERVING, replace(NODE, names=("node-1", name)), user="kubelet")
+    asked, own = [serve(name) for name in stolen], serve("192.0.2.70")
+    until(lambda: status(api, own).get("certificate"), what="the certificate")
+    assert [status(api, each) for each in asked] == [{}] * len(stolen)
+    for name in ("node-1", "serves-2"):
+        api.call("DELETE", f"/api/v1/nodes/{name}")
 
 
 def test_no_request_at_all() -> None:

@@ -113,6 +113,18 @@ def test_what_no_node_may_do_to_anybody(api: ApiServer, nodes: None) -> None:
     assert api.call("POST", LEASES, {"metadata": {"name": "node-3"}}, user="kubelet").code == 403
 
 
+def test_a_kubelets_tokens_are_for_whom_its_pod_speaks_to(api: ApiServer, nodes: None) -> None:
+    def code(*audiences: str) -> int:
+        body = {"spec": {"boundObjectRef": {"kind": "Pod", "name": "node-1"}, "audiences": list(audiences)}}
+        return api.call("POST", f"{SPACE}/serviceaccounts/node-1/token", body, user="kubelet").code
+    assert (code(), code("https://kubernetes.default.svc.cluster.local")) == (201, 201)
+    assert (code("vault"), code("store")) == (403, 403)
+    driver = {"metadata": {"name": "store.example"}, "spec": {"tokenRequests": [{"audience": "store"}]}}
+    assert api.call("POST", "/apis/storage.k8s.io/v1/csidrivers", driver).code == 201
+    assert (code("vault"), code("store")) == (403, 201)
+    api.call("DELETE", "/apis/storage.k8s.io/v1/csidrivers/store.example")
+
+
 def test_a_selector_is_read_in_one_way_only(api: ApiServer, nodes: None) -> None:
     """Who may list what has one name gets no other by a selector whose comma is none."""
     for hidden in (r"type!=\,metadata.name=node-1", r"type!=\\\,metadata.name=node-1"):

@@ -5,7 +5,7 @@ Authorization by the graph of pods comes before (`auth/nodes.py`). Read next: `c
 
 from __future__ import annotations
 
-from minik8s.apiserver.admission.asked import CREATE, UPDATE, Asked
+from minik8s.apiserver.admission.asked import CREATE, UPDATE, Asked, Object
 from minik8s.apiserver.auth.nodes import references
 
 MIRROR = "kubernetes.io/config.mirror"
@@ -50,6 +50,8 @@ class NodeRestriction:
         wrong = sorted(key for key in changed if _reserved(key))
         if wrong:
             raise asked.refuse(f'is not allowed to modify labels: {", ".join(wrong)}')
+        if _owners(asked.obj) != _owners(asked.old):
+            raise asked.refuse(f'node "{node}" is not allowed to modify ownerReferences')
         if asked.operation == UPDATE and not asked.sub and (asked.obj.get("spec") or {}).get("taints") != (
                 asked.old.get("spec") or {}).get("taints"):
             raise asked.refuse(f'node "{node}" is not allowed to modify taints')
@@ -62,6 +64,10 @@ class NodeRestriction:
         if asked.operation == CREATE and not asked.sub:
             if not (pod["metadata"].get("annotations") or {}).get(MIRROR):
                 raise asked.refuse(f'pod does not have "{MIRROR}" annotation, node "{node}" can only create mirror pods')
+            if (pod.get("spec") or {}).get("serviceAccountName"):
+                raise asked.refuse(f'node "{node}" can not create pods that reference a service account')
+            if any((each.get("kind"), each.get("name")) != ("Node", node) for each in _owners(pod)):
+                raise asked.refuse(f'node "{node}" can only create pods with an owner reference set to itself')
             plain = {**pod, "metadata": {**pod["metadata"], "annotations": {}}}
             wrong = sorted(f"{resource} {name}" for resource, _, name in references(plain)
                            if (resource, name) != ("serviceaccounts", "default"))
@@ -69,6 +75,10 @@ class NodeRestriction:
                 raise asked.refuse(f'node "{node}" can not create pods that reference {wrong[0]}')
         if asked.sub == "status" and asked.obj["metadata"].get("labels") != asked.old["metadata"].get("labels"):
             raise asked.refuse(f'node "{node}" cannot update labels through pod status')
+
+
+def _owners(obj: Object) -> list[Object]:
+    return list((obj.get("metadata") or {}).get("ownerReferences") or ())
 
 
 def _reserved(label: str) -> bool:

@@ -19,17 +19,19 @@ EMPTY: dict[str, Object] = {"Service": {"loadBalancer": {}}, "ReplicaSet": {"rep
     "PodDisruptionBudget": {"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0},
     "HorizontalPodAutoscaler": {"currentMetrics": None, "desiredReplicas": 0}, "VolumeAttachment": {"attached": False}}
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+MIRROR = "kubernetes.io/config.mirror"
 JOB_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid", "batch.kubernetes.io/job-name", "job-name")
 
 
 def prepare(kind: Kind, obj: Object) -> None:
-    """Reset the status of an object that is about to be created; name a pod's account."""
+    """Reset the status of an object that is about to be created; name the account of a pod that mirrors no file."""
     name = kind.own
     if name == "Namespace":
         obj["status"] = {"phase": "Active"}
     elif name == "Pod":
         spec = section(obj, "spec")
-        if spec and not spec.get("serviceAccountName") and not spec.get("serviceAccount"):
+        mirror = MIRROR in section(obj["metadata"], "annotations")
+        if spec and not mirror and not spec.get("serviceAccountName") and not spec.get("serviceAccount"):
             spec["serviceAccountName"] = "default"
         obj["status"] = {"phase": "Pending", "qosClass": quality(spec)}
     elif kind.custom and kind.has_status:

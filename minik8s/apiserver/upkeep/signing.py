@@ -1,7 +1,7 @@
 """Approves what kubelets may ask for by themselves, and signs what is approved, with the cluster's authority.
 
     kube-apiserver-client-kubelet    approved for those who may create .../nodeclient (who joins) or .../selfnodeclient
-    kubelet-serving                  approved for a node of that name, for the addresses its object has
+    kubelet-serving                  approved for a node of that name, for the addresses its object has and nobody else
     kube-apiserver-client            approved by people only
 
 What no signer here may sign gets a condition Failed. Read next: `minik8s/pki/requests.py`.
@@ -14,8 +14,10 @@ import base64
 import datetime
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+from minik8s.apiserver.admission.asked import every, found
 from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import NODE_PREFIX, Attributes, User
 from minik8s.apiserver.cluster import Cluster
@@ -24,6 +26,7 @@ from minik8s.apiserver.request.call import now
 from minik8s.apiserver.verbs.writing import Writer
 from nodecore.errors import Fault, Invalid
 from nodecore.files import read_bytes
+from nodecore.net import read_address
 
 log = logging.getLogger(__name__)
 Object = dict[str, Any]
@@ -31,6 +34,7 @@ GROUP = "certificates.k8s.io"
 SIGNERS = frozenset({f"kubernetes.io/{name}" for name in
                      ("kube-apiserver-client-kubelet", "kubelet-serving", "kube-apiserver-client")})
 SHORTEST = 600
+OURS = frozenset({"localhost", "kubernetes", "kubernetes.default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +102,22 @@ class Signer:
             return False
         kind = BY_PLURAL["nodes"]
         entry = self._cluster.cache(kind).get(kind.key("", name.removeprefix(NODE_PREFIX)))
-        status = (entry.object.get("status") or {}) if entry else {}
-        known = {str(each.get("address")) for each in status.get("addresses") or ()} | {user.node}
-        return set(request.identity.names) <= known
+        own = (_addresses(entry.object) if entry else set()) | {user.node}
+        return set(request.identity.names) <= own and not any(self._of_others(each, user.node) for each in request.identity.names)
+
+    def _of_others(self, name: str, node: str) -> bool:
+        """Whether a name or address may be another's: what a node says of itself is no proof, and who has it is this server."""
+        try:
+            address = read_address(name)
+        except ValueError:
+            return name != node or name in OURS or ".svc." in f"{name}."
+        if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
+            return True
+        services = (each["spec"].get("clusterIPs") or () for each in every(self._cluster, "services"))
+        nodes = (_addresses(each) for each in every(self._cluster, "nodes") if each["metadata"]["name"] != node)
+        own = found(self._cluster, "endpoints", "default", "kubernetes") or {}
+        servers = (place["ip"] for subset in own.get("subsets") or () for place in subset.get("addresses") or ())
+        return name in {*chain.from_iterable(services), *chain.from_iterable(nodes), *servers}
 
     def _sign(self, signer: str, request: Any, spec: Object) -> bytes:
         from minik8s.pki import requests
@@ -124,3 +141,7 @@ class Signer:
             return {**old, "status": status}
 
         await self._writer.alter(BY_PLURAL["certificatesigningrequests"], "", obj["metadata"]["name"], alter)
+
+
+def _addresses(node: Object) -> set[str]:
+    return {str(each.get("address")) for each in (node.get("status") or {}).get("addresses") or ()}

@@ -32,6 +32,8 @@ async def issue(cluster: Cluster, accounts: Accounts, call: Call) -> Object:
     if not isinstance(audiences, list) or not all(isinstance(each, str) and each for each in audiences):
         raise bad_request("spec.audiences is a list of names")
     bound = await _bound(cluster, call, spec.get("boundObjectRef"))
+    if call.user.node:
+        await _of_pod(cluster, call.user.node, bound[0], set(audiences) - set(accounts.issuing.own))
     token = "" if call.dry else await accounts.issue(owner, tuple(audiences), seconds, *bound)
     stamp = now()
     meta = {"name": target.name, "namespace": target.namespace, "creationTimestamp": stamp}
@@ -72,7 +74,7 @@ async def _bound(cluster: Cluster, call: Call, ref: Any) -> list[Object]:
             raise Refused(403, f'node "{node}" requested a token that is not bound to a pod')
         return [found]
     where = found["spec"].get("nodeName", "")
-    if found["spec"].get("serviceAccountName", "default") != call.target.name:
+    if found["spec"].get("serviceAccountName") != call.target.name:
         raise bad_request(f"cannot bind token for serviceaccount {call.target.name!r} to pod running with different "
                           "serviceaccount name.")
     if node and where != node:
@@ -81,3 +83,19 @@ async def _bound(cluster: Cluster, call: Call, ref: Any) -> list[Object]:
         return [found]
     entry = cluster.cache(BY_PLURAL["nodes"]).get(BY_PLURAL["nodes"].key("", where))
     return [found, {**entry.object, "kind": "Node"}] if entry else [found]
+
+
+async def _of_pod(cluster: Cluster, node: str, pod: Object, audiences: set[str]) -> None:
+    """Refuse a kubelet tokens for audiences that neither its pod nor a volume's driver speaks to."""
+    for volume in pod["spec"].get("volumes") or ():
+        for source in (volume.get("projected") or {}).get("sources") or ():
+            audiences.discard((source.get("serviceAccountToken") or {}).get("audience", ""))
+    if not audiences:
+        return
+    drivers = cluster.cache(BY_PLURAL["csidrivers"])
+    await drivers.fresh()
+    for entry in drivers.snapshot().entries:
+        audiences -= {each.get("audience", "") for each in entry.object["spec"].get("tokenRequests") or ()}
+    if audiences:
+        name = sorted(audiences)[0]
+        raise Refused(403, f'node "{node}" requested a token for audience {name[:100]!r} that its pod does not speak to')
