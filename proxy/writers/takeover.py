@@ -74,8 +74,12 @@ class Takeover:
             await self._remove_servers(spared=lambda _: False)
 
     async def _remove_tables(self, doomed: frozenset[str]) -> None:
+        """The rules first: of a table that goes whole the kernel takes the maps while packets still read its rules, and who is
+        found in no map, but in the set of the Services' addresses, would be refused.
+        """
         for table in sorted(doomed & set(await self._nft.list_tables())):
             log.info("removing table %s", table)
+            await self._nft.load(f"flush table {table}\n")
             await self._nft.load(f"delete table {table}\n")
 
     async def _remove_chains(self, whose: Callable[[Place], Collection[Whose]]) -> None:
