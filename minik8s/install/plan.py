@@ -153,7 +153,7 @@ def certificates(node: Node) -> dict[str, Identity]:
     return {
         "etcd/server": Identity(f"etcd-{node.name}", names=local),
         "apiserver": Identity("kube-apiserver", names=(*local, *names, *services)),
-        "apiserver-kubelet-client": Identity("kube-apiserver-kubelet-client", ("system:masters",)),
+        "apiserver-kubelet-client": Identity("kube-apiserver-kubelet-client"),
         "apiserver-etcd-client": Identity("kube-apiserver-etcd-client"),
         "kubelet": Identity(f"system:node:{node.name}", ("system:nodes",), local),
     }

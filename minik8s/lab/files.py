@@ -131,7 +131,7 @@ def certificates(config: LabConfig, node: Node) -> dict[str, Identity]:
         names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
         services = (str(network[1]) for network in config.services.values())
         found["apiserver"] = Identity("kube-apiserver", names=(*local, *names, *services))
-        found["apiserver-kubelet-client"] = Identity("kube-apiserver-kubelet-client", ("system:masters",))
+        found["apiserver-kubelet-client"] = Identity("kube-apiserver-kubelet-client")
         found["apiserver-etcd-client"] = Identity("kube-apiserver-etcd-client")
     return found
 

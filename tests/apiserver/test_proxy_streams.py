@@ -18,6 +18,7 @@ from minik8s.apiserver.request.status import Refused
 from minik8s.apiserver.verbs.proxying import Named, allowed, endpoint_of, port_of_pod, read_name
 from minik8s.apiserver.verbs.stream import Kubelet
 from tests.apiserver.apiprocess import ApiServer
+from tests.labs import until
 
 SPACE = "/api/v1/namespaces/default"
 
@@ -159,6 +160,18 @@ def test_a_node_that_says_it_is_us(api: ApiServer) -> None:
     assert (refused.code, refused.body["message"]) == (400, "address not allowed")
     assert api.call("GET", "/api/v1/nodes/https:liar:2379/proxy/version").code == 400
     api.call("DELETE", "/api/v1/nodes/liar")
+
+
+@pytest.mark.etcd
+def test_a_kubelet_that_is_an_api_server(api: ApiServer) -> None:
+    """Asked as a kubelet it would know this server's certificate, and do what that may."""
+    status = {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+              "daemonEndpoints": {"kubeletEndpoint": {"Port": api.port}}}
+    assert api.call("POST", "/api/v1/nodes", {"metadata": {"name": "mirror"}, "status": status}).code == 201
+    until(lambda: api.call("GET", f"{SPACE}/endpoints/kubernetes").body["subsets"][0]["ports"][0]["port"] == api.port, what="us")
+    refused = api.call("GET", "/api/v1/nodes/mirror/proxy/api/v1/secrets")
+    assert (refused.code, refused.body["message"]) == (400, "address not allowed")
+    api.call("DELETE", "/api/v1/nodes/mirror")
 
 
 @pytest.mark.etcd

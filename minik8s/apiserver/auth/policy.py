@@ -133,6 +133,7 @@ CLUSTER_BINDINGS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "system:kube-dns": ("system:kube-dns", (("ServiceAccount", "kube-system/kube-dns"),)),
     "system:kube-scheduler": ("system:kube-scheduler", ((USER, "system:kube-scheduler"),)),
     "system:volume-scheduler": ("system:volume-scheduler", ((USER, "system:kube-scheduler"),)),
+    "minik8s:kubelet-api": ("system:kubelet-api-admin", ((USER, "kube-apiserver-kubelet-client"),)),
     "minik8s:node-bootstrapper": ("system:node-bootstrapper", ((GROUP, "system:bootstrappers"),)),
     "minik8s:node-client": (
         "system:certificates.k8s.io:certificatesigningrequests:nodeclient", ((GROUP, "system:bootstrappers"),)),

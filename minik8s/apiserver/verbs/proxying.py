@@ -21,7 +21,7 @@ from minik8s.apiserver.cluster import Cluster
 from minik8s.apiserver.kinds.catalogue import BY_PLURAL
 from minik8s.apiserver.request.call import Call
 from minik8s.apiserver.request.status import Refused, bad_request
-from minik8s.apiserver.verbs.stream import CONNECT_SECONDS, DROPPED, UNREACHABLE, Kubelet, join, kubelet_of
+from minik8s.apiserver.verbs.stream import CONNECT_SECONDS, DROPPED, UNREACHABLE, Kubelet, checked_kubelet_of, join
 from nodecore.kube.http import web
 from nodecore.net import read_address
 
@@ -102,7 +102,7 @@ async def proxy(cluster: Cluster, call: Call, request: web.BaseRequest, kubelets
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # as the original: nobody knows its CA
     found = await cluster.get(call.kind, target.namespace, named.name)
     if target.plural == "nodes":
-        place = kubelet_of(found)
+        place = checked_kubelet_of(cluster, found)
         kubelet = named.port in ("", KUBELET_PORT, str(place.port))
         if kubelet:
             context = kubelets

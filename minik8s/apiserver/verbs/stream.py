@@ -55,6 +55,16 @@ def kubelet_of(node: Object) -> Kubelet:
     return Kubelet(str(host), int(port))
 
 
+def checked_kubelet_of(cluster: Cluster, node: Object) -> Kubelet:
+    """The same, unless that is an API server: nodes say themselves where they are, and it would take us for who we are."""
+    found, kind = kubelet_of(node), BY_PLURAL["endpoints"]
+    servers = cluster.cache(kind).get(kind.key("default", "kubernetes"))
+    subsets = (servers.object if servers else {}).get("subsets") or ()
+    if found.port in {port.get("port") for each in subsets for port in each.get("ports") or ()}:
+        raise bad_request("address not allowed")
+    return found
+
+
 def container_of(pod: Object, wanted: str) -> str:
     """The container meant: the one named, the annotated default, or the only one."""
     spec, name = pod["spec"], pod["metadata"]["name"]
@@ -95,7 +105,7 @@ async def carry(cluster: Cluster, call: Call, request: web.BaseRequest, context:
         if call.target.subresource == "log":
             raise Refused(400, f"pod {call.target.name} does not have a host assigned")
         raise bad_request(f"pod {call.target.name} does not have a host assigned")
-    kubelet = kubelet_of(await cluster.get(BY_PLURAL["nodes"], "", node_name))
+    kubelet = checked_kubelet_of(cluster, await cluster.get(BY_PLURAL["nodes"], "", node_name))
     reader, writer = await _connect(kubelet, context)
     try:
         if protocol := newer(request, call.target.subresource):
