@@ -13,7 +13,7 @@ from nodecore.kube.objects import Endpoint as EndpointView
 from nodecore.kube.objects import EndpointPort, EndpointSlice
 from nodecore.net import Family, read_address
 
-from .services import LEFT_ALONE, ORDINARY, PROTOCOLS, Skipped
+from .services import LEFT_ALONE, ORDINARY, PROTOCOLS, Skipped, cannot_be_had
 
 SERVICE_NAME = "kubernetes.io/service-name"
 
@@ -88,7 +88,7 @@ def _address(key: str, view: EndpointView, family: Family, skipped: list[Skipped
         return ""
     if Family.of(address) is not family:
         skipped.append(Skipped("EndpointSlice", key, f"{address} is not IPv{family.value}"))
-    elif address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+    elif cannot_be_had(address):
         skipped.append(Skipped("EndpointSlice", key, f"{address} cannot be an endpoint"))
     else:
         return str(address)

@@ -11,16 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 
 from nodecore.kube.objects import Service
 from nodecore.kube.objects import ServicePort as PortView
-from nodecore.net import Family, read_address, read_network
+from nodecore.net import Family, IPAddress, read_address, read_network
 
 LEFT_ALONE = frozenset({"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"})  # whatever their value
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 MAX_AFFINITY_SECONDS = 86400
+BROADCAST = IPv4Address("255.255.255.255")
 OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 ORDINARY = re.compile(rf"(?!0|127\.|169\.254\.|22[4-9]|2[3-5][0-9]){OCTET}(?:\.{OCTET}){{3}}")  # IPv4, in its usual spelling
 
@@ -72,6 +74,21 @@ class Skipped(msgspec.Struct, frozen=True, gc=False):
     key: str
     reason: str
 
+    def __str__(self) -> str:
+        return shown(f"{self.kind} {self.key} skipped: {self.reason}")
+
+
+def shown(text: str) -> str:
+    """A line that stays one and moves no cursor: what a name may be is for the API to say."""
+    return text if text.isprintable() else "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def cannot_be_had(address: IPAddress) -> bool:
+    """Whether no Service and no endpoint can have it: special ones, and IPv4's in the clothes of IPv6."""
+    return (address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
+            or address == BROADCAST or (isinstance(address, IPv6Address) and address.ipv4_mapped is not None))
+
 
 def read_service(key: str, service: Service, family: Family) -> tuple[list[ServicePort], list[Skipped]]:
     """The ports of a Service in one family; headless, ExternalName and other proxies' have none."""
@@ -115,8 +132,7 @@ def usable_address(text: str, family: Family) -> str | None:
         return ""
     if Family.of(address) is not family:
         return None
-    bad = address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local
-    return "" if bad else str(address)
+    return "" if cannot_be_had(address) else str(address)
 
 
 def _external(key: str, service: Service, family: Family, skipped: list[Skipped]) -> Iterator[Way]:

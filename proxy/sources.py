@@ -6,7 +6,9 @@ Must not know: what is done with it. Read next: `proxy/snapshot.py`.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from .agent import at_home, open_client, settled, zone_of
 from .config import Config
 from .snapshot import Snapshot
 
+WORD = re.compile(r"[^ \t\r\n]")
 KINDS = {"Service": Service, "EndpointSlice": EndpointSlice, "Node": Node}
 
 
@@ -77,40 +80,68 @@ def from_objects(config: Config, objects: Iterable[Service | EndpointSlice | Nod
 
 def read_files(paths: Sequence[str]) -> Iterator[Service | EndpointSlice | Node]:
     """The objects of the kinds that matter in files; `-` is standard input."""
-    import yaml
-
     for path in paths:
         try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text()
-            documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+            text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
+            documents = _json(text) or _yaml(text)
         except OSError as error:
             raise UserError(f"-f: {path}: {os.strerror(error.errno or 0)}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"-f: {path}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
         for document in documents:
-            for item in _items(document):
+            for item in _items(document, path):
                 yield _typed(item, path)
 
 
-def _items(document: Any) -> Iterator[dict[str, Any]]:
-    if not isinstance(document, dict):
-        return
-    kind = str(document.get("kind", ""))
-    if kind in KINDS:
-        yield document
-    elif kind.endswith("List"):
-        for item in document.get("items") or []:
-            if isinstance(item, dict):
-                yield from _items({"kind": kind.removesuffix("List"), **item})
+def _json(text: str) -> list[Any]:
+    """Documents in JSON, one after the other; none where not all is JSON. YAML's reader is slow, and is wrong about some."""
+    found, at, decoder = [], 0, json.JSONDecoder()
+    while begins := WORD.search(text, at):
+        try:
+            document, at = decoder.raw_decode(text, begins.start())
+        except ValueError:
+            return []
+        found.append(document)
+    return found
+
+
+def _yaml(text: str) -> list[Any]:
+    import yaml
+
+    try:
+        return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
+
+
+def _items(document: Any, path: str, kind: str = "") -> Iterator[dict[str, Any]]:
+    """The objects that matter; a List of them has no List in it."""
+    found = str(document.get("kind", kind)) if isinstance(document, dict) else ""
+    if found in KINDS:
+        yield {"kind": found, **document}
+    elif found.endswith("List") and not kind:
+        items = document.get("items") or []
+        if not isinstance(items, list):
+            raise UserError(f"-f: {path}: {found}: items is not a list")
+        for item in items:
+            yield from _items(item, path, found.removesuffix("List") or "an object")
+
+
+def _said(value: Any) -> Any:
+    """Without what is null: in Kubernetes' files that is the same as absent."""
+    if isinstance(value, dict):
+        return {str(key): _said(inner) for key, inner in value.items() if inner is not None}
+    return [_said(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _typed(item: dict[str, Any], path: str) -> Service | EndpointSlice | Node:
+    item = _said(item)
     metadata = item.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if isinstance(metadata, dict) and not metadata.get("namespace") and item["kind"] != "Node":
         metadata["namespace"] = "default"
     try:
-        made: Service | EndpointSlice | Node = msgspec.convert(msgspec.to_builtins(item, str_keys=True), KINDS[item["kind"]])
+        made: Service | EndpointSlice | Node = msgspec.convert(msgspec.to_builtins(item), KINDS[item["kind"]])
         return made
     except msgspec.ValidationError as error:
         raise UserError(f"-f: {path}: {item['kind']} {name}: {error}") from None

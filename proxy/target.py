@@ -349,9 +349,8 @@ def _waits(op: RuleOp) -> bool:
 
 
 def _say(skipped: Iterable[Skipped]) -> None:
-    """One line each: what a name may be is for the API to say."""
     for item in skipped:
-        log.warning("%s %s skipped: %s", item.kind, item.key.encode("unicode_escape").decode(), item.reason)
+        log.warning("%s", item)
 
 
 def _ready_here(routes: Iterable[Route]) -> int:

@@ -12,6 +12,7 @@ import click
 
 from proxy.commands.render import FILES
 from proxy.options import CONTEXT, config_of, flag_options
+from proxy.services import shown
 
 if TYPE_CHECKING:
     from nodecore.net import Family
@@ -28,7 +29,7 @@ def start(*, files: tuple[str, ...], **given: Any) -> None:
 
     logging.disable(logging.WARNING)
     lines = asyncio.run(compared(asyncio.run(take(config_of(given), files))))
-    click.echo("\n".join(lines) or "the kernel has what it should")
+    click.echo("\n".join(map(shown, lines)) or "the kernel has what it should")
     if lines:
         raise SystemExit(1)
 

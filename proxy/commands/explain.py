@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nodecore.errors import UserError
-from nodecore.net import parse_address
+from nodecore.net import Family, parse_address
 from proxy import explain
 from proxy.commands.render import FILES
 from proxy.options import CONTEXT, config_of, flag_options
+from proxy.services import shown
 
 if TYPE_CHECKING:
     from proxy.config import Config
@@ -29,10 +30,12 @@ def start(*, destination: str, caller: str | None, files: tuple[str, ...], **giv
 
     wanted = explain.parse_destination(destination)
     source = parse_address(caller, what="--from") if caller else None
+    if source and Family.of(source) is not wanted.family:
+        raise UserError(f"--from: {source} is not IPv{wanted.family.value}, which {wanted} is")
     logging.disable(logging.WARNING)
     picture = asyncio.run(take(config_of(given), files))
     lines, known = tell(picture.snapshot, picture.config, wanted, explain.callers(picture.config, wanted.family, source))
-    click.echo("\n".join(lines))
+    click.echo("\n".join(map(shown, lines)))
     if not known:
         raise SystemExit(1)
 

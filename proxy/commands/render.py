@@ -27,10 +27,12 @@ def start(*, files: tuple[str, ...], **given: Any) -> None:
 
     logging.disable(logging.WARNING)  # it is said below
     picture = from_objects(config_of(given), read_files(files))
-    rules = rules_of(picture.config, picture.snapshot)
+    rules, empty = rules_of(picture.config, picture.snapshot), not picture.snapshot.dirty
     click.echo(rules.dry_run(), nl=False)
     for item in rules.skipped:
-        click.echo(f"{item.kind} {item.key} skipped: {item.reason}", err=True)
+        click.echo(str(item), err=True)
+    if empty:
+        click.echo(f"there is no Service in {' '.join(files)}", err=True)
 
 
 command = click.Command(

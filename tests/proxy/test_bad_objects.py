@@ -108,6 +108,7 @@ def test_no_word_of_an_object_becomes_a_word_of_a_rule(objects: list[dict]) -> N
         for address in addresses_in(text) - addresses_in(empty):
             judged = ip_address(address)
             assert not any((judged.is_loopback, judged.is_link_local, judged.is_multicast)), address
+            assert not address.startswith(("255.255.255.255", "::ffff:")), address
         assert all(item.reason and "\n" not in f"{item.reason!r}" for item in skipped)
 
 

@@ -102,7 +102,24 @@ def test_says_what_is_wrong(files: list[str], tmp_path: Path) -> None:
         (("render", "-f", str(tmp_path / "bad.yaml")), "", "neither JSON nor YAML"),
         (("render", "-f", "-"), typed, "-f: -: Service odd: Expected `int`, got `str`"),
         (("render", "-f", files[1], "--detect-local-mode", "NodeCIDR"), "", "-f: no Node"),
+        (("render", "-f", "-"), "kind: List\nitems: 5", "-f: -: List: items is not a list"),
+        (("explain", "10.96.0.10:80", "--from", "fd00::1", *files), "", "--from: fd00::1 is not IPv4"),
     ):
         done = run(*argv, given=given)
         assert done.returncode in (1, 2), argv
         assert words in done.stderr + done.stdout
+
+
+def test_reads_what_people_have() -> None:
+    """JSON after JSON, indented by tabs, with what YAML's reader refuses; nulls; names that would move a cursor."""
+    smile = service("smile", "10.96.0.20", ("http", "TCP", 80, 0))
+    smile["metadata"]["annotations"] = {"mood": "\U0001f600"}
+    nulls = {**service("nulls", "10.96.0.21", ("http", "TCP", 80, 0)), "status": None}
+    escapes = service("red\x1b[31m\nname", "10.96.0.22", ("http", "TCP", 70000, 0))
+    done = run("render", "-f", "-", *FLAGS, given="\n".join(json.dumps(item, indent="\t") for item in (smile, nulls, escapes)))
+    assert {f"10.96.0.{last} . tcp . 80 : goto refuse" in done.stdout for last in (20, 21)} == {True}
+    assert done.stderr.splitlines() == [r"Service default/red\x1b[31m\nname skipped: port 70000 is not between 1 and 65535"]
+    escapes["spec"]["ports"][0]["port"] = 80
+    told = run("explain", "10.96.0.22:80", "-f", "-", *FLAGS, given=yaml.safe_dump(escapes)).stdout
+    assert r"ClusterIP of Service default/red\x1b[31m\nname" in told
+    assert "there is no Service in -" in run("render", "-f", "-", *FLAGS, given="kind: Deployment").stderr
