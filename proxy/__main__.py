@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def start(
         picture = asyncio.run(from_api(config))
         click.echo(agent.rules_of(picture.config, picture.snapshot).dry_run(), nl=False)
     else:
-        asyncio.run(agent.run(config))
+        file = given["config_file"]
+        asyncio.run(agent.run(config, file or "", partial(config_of, given) if file else None))
 
 
 def write_document(config: settings.Config, path: str) -> None:

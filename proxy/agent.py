@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from nodecore.kernel.nft import Nft
 from nodecore.kernel.sysctl import read_sysctl
 from nodecore.kube import config as kubeconfig
 from nodecore.kube.client import KubeClient
+from nodecore.kube.config import KubeConfig
 from nodecore.kube.informer import Informer
 from nodecore.kube.objects import EndpointSlice, Node, Service
 from nodecore.kube.resource import ENDPOINT_SLICES, NODES, SERVICES
@@ -41,6 +43,7 @@ from .metrics import Counts
 from .modes import layouts
 from .pace import Pace
 from .probe import Probe
+from .restart import Home, Reread, watch_file
 from .snapshot import Snapshot
 from .sysctls import AFTER_RULES, BRIDGED, IPVS, ROUTE_LOCALNET, STRICT_ARP, WANTED, conntrack_switches
 from .target import Rules, set_switches
@@ -51,12 +54,13 @@ IPV6 = Path("/proc/net/if_inet6")
 ZONE = "topology.kubernetes.io/zone"
 
 
-async def run(config: Config) -> None:
-    """Answer for Services until a signal comes."""
-    config = of_this_kernel(config)
-    prepare(config)
-    async with open_client(config) as client:
-        config = await at_home(config, client)
+async def run(told: Config, file: str = "", reread: Reread | None = None) -> None:
+    """Answer for Services until a signal comes, or until what was told is no longer so."""
+    here = of_this_kernel(told)
+    prepare(here)
+    async with open_client(here) as client:
+        config = await at_home(here, client)
+        home = Home(config, partial(settled, here))
         snapshot, writer = Snapshot(config.node), modes.writer(config)
         checks = Checks(lambda: reconciler.healthy)
         rules = Rules(snapshot, layouts(config), writer, Conntrack(), switches_of(config), checks)
@@ -75,6 +79,7 @@ async def run(config: Config) -> None:
         def see(ours: Node | None) -> None:
             snapshot.put_zone(zone_of(ours))
             eligible.put(ours)
+            home.see(ours)
 
         node: Informer[Node] = Informer(client, NODES, into=Node, fields=f"metadata.name={config.node}",
                                         on_item=lambda _, node: see(node), on_change=reconciler.mark)
@@ -88,6 +93,8 @@ async def run(config: Config) -> None:
                 "monitor": guard(writer, reconciler),
                 "rules": reconciler.run(),
                 "watchdog": systemd.watchdog(lambda: reconciler.alive),
+                "home": home.watch(),
+                **({"file": watch_file(file, told, reread)} if reread else {}),
             })
         finally:
             await checks.close()
@@ -104,7 +111,8 @@ def of_this_kernel(config: Config) -> Config:
 
 def open_client(config: Config) -> KubeClient:
     """Whom to ask, and as whom."""
-    where = kubeconfig.load(config.kubeconfig)
+    alone = config.master and not (config.kubeconfig or os.environ.get("KUBECONFIG"))
+    where = (alone and (kubeconfig.in_cluster() or KubeConfig(config.master))) or kubeconfig.load(config.kubeconfig)
     return KubeClient(replace(where, server=config.master) if config.master else where, user_agent="kube-proxy-py")
 
 

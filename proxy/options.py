@@ -34,6 +34,6 @@ def _option(flag: Flag) -> click.Option:
 
 def config_of(given: dict[str, Any]) -> settings.Config:
     """What click was given, `config_file` included, as a checked configuration."""
-    file = given.pop("config_file", None)
-    flags = {name.replace("_", "-"): value for name, value in given.items() if value not in (None, ())}
+    file = given.get("config_file")
+    flags = {name.replace("_", "-"): value for name, value in given.items() if value not in (None, ()) and name != "config_file"}
     return settings.build(flags, settings.read_file(file) if file else None)

@@ -1,4 +1,4 @@
-"""A small HTTP server for `/healthz`, `/readyz`, `/metrics`: standard library, one thread, GET only.
+"""A small HTTP server for `/healthz`, `/readyz`, `/metrics`: standard library, one thread, GET and HEAD only.
 
 A thread, so that it answers even while the event loop is busy; the standard library, because aiohttp would
 cost each agent 15 MB for three URLs. Read next: `nodecore/daemon/metrics.py`.
@@ -37,10 +37,15 @@ def check(ok: Callable[[], bool], good: str = "ok", bad: str = "not ok") -> Rout
 def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--healthz-port") -> ThreadingHTTPServer:
     """Serve the routes from a daemon thread; raises `UserError` when the address cannot be had."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from socket import AF_INET, AF_INET6
     from socketserver import TCPServer
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
+
+        def do_HEAD(self) -> None:
+            """Answer without the text."""
+            self.do_GET()
 
         def do_GET(self) -> None:
             """Answer one request."""
@@ -51,12 +56,15 @@ def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--h
             self.send_header("Content-Type", reply.content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: a probe a second is no news."""
 
     class Server(ThreadingHTTPServer):
+        address_family = AF_INET6 if ":" in host else AF_INET
+
         def server_bind(self) -> None:
             """Bind, without asking DNS for our own name as the class above does: that may take ten seconds to fail."""
             TCPServer.server_bind(self)
@@ -65,7 +73,8 @@ def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--h
     try:
         server = Server((host, port), Handler)
     except OSError as error:
-        raise UserError(f"{what}: cannot listen on {host}:{port}: {error.strerror}") from None
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise UserError(f"{what}: cannot listen on {where}: {error.strerror}") from None
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
