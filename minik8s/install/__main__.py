@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from minik8s.install import service, writing
-from minik8s.install.plan import NODE_KUBECONFIG, TARGET, UNITS, Node, files
+from minik8s.install.plan import NODE_KUBECONFIG, PKI, TARGET, UNITS, Node, files
 from nodecore.errors import UserError
 
 ANYWHERE = "192.0.2.1"
@@ -83,10 +83,11 @@ def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **give
     node, there = node_of(given, towards=urlsplit(url).hostname or ""), writing.Root(root)
     check_ours(there)
     kubeconfig = there.at(NODE_KUBECONFIG)
-    if joined := kubeconfig.exists():
-        if f'"{url}"' not in kubeconfig.read_text():
-            raise UserError(f"{address}: {NODE_KUBECONFIG} is for another cluster; `minik8s uninstall --purge` leaves that")
-    else:
+    if kubeconfig.exists() and f'"{url}"' not in kubeconfig.read_text():
+        raise UserError(f"{address}: {NODE_KUBECONFIG} is for another cluster; `minik8s uninstall --purge` leaves that")
+    # `join` writes the certificate last: without it an earlier time was cut short
+    joined = kubeconfig.exists() and there.at(f"{PKI}/kubelet.crt").exists()
+    if not joined:
         if not token or not pin:
             raise UserError("--token, --discovery-token-ca-cert-hash: needed to join; `minik8s token create` prints them")
         from minik8s.access.join import join

@@ -183,6 +183,21 @@ def test_a_node_of_another_cluster_is_not_taken(tmp_path: Path, monkeypatch: pyt
         CliRunner().invoke(command, ["agent", "192.0.2.9:6443", *words[:-1], str(tmp_path / "x")], catch_exceptions=False)
 
 
+def test_a_join_cut_short_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubeconfig comes first, the kubelet's certificate last: without it nobody has joined, and a token is asked for."""
+    monkeypatch.setattr("minik8s.install.writing.fitted", lambda unit: unit)
+    kubeconfig = tmp_path / "etc/kubernetes/kubelet.kubeconfig"
+    kubeconfig.parent.mkdir(parents=True)
+    kubeconfig.write_text('{"server": "https://192.0.2.9:6443"}')
+    words = ["agent", "192.0.2.9:6443", "--node-ip", "192.0.2.1", "--no-start", "--root", str(tmp_path)]
+    with pytest.raises(UserError, match="--token, --discovery-token-ca-cert-hash: needed to join"):
+        CliRunner().invoke(command, words, catch_exceptions=False)
+    certificate = tmp_path / "etc/kubernetes/pki/kubelet.crt"
+    certificate.parent.mkdir()
+    certificate.touch()
+    invoke(command, *words)
+
+
 def test_a_host_that_only_wants_an_agent_needs_no_more_than_it(tmp_path: Path) -> None:
     """The plain install is without what the extra `cluster` brings."""
     script = ("import sys; sys.modules |= dict.fromkeys(['cryptography', 'yaml', 'orjson', 'kubernetes_validate']); "
