@@ -60,6 +60,17 @@ def test_finalizers_hold_and_none_is_added_late(api: ApiServer) -> None:
     assert api.call("GET", path).code == 404
 
 
+def test_the_last_owner_leaves_nothing(api: ApiServer) -> None:
+    """As the garbage collector orphans: by a patch that takes one owner away; clients look whether there is any."""
+    path = f"{CORE}/configmaps/orphan"
+    owner = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u"}
+    uid = made(api, f"{CORE}/configmaps", "orphan", metadata={"ownerReferences": [owner], "labels": {}})["metadata"]["uid"]
+    patch = {"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": "u"}]}}
+    meta = api.call("PATCH", path, patch, content="application/strategic-merge-patch+json").body["metadata"]
+    assert not {"ownerReferences", "labels"} & set(meta)
+    api.call("DELETE", path)
+
+
 @pytest.mark.parametrize(("plural", "options", "finalizers"), [
     ("configmaps", {}, None), ("configmaps", {"propagationPolicy": "Orphan"}, ["orphan"]),
     ("configmaps", {"propagationPolicy": "Foreground"}, ["foregroundDeletion"]),

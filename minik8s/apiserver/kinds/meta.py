@@ -14,6 +14,7 @@ Object = dict[str, Any]
 SUFFIX_LENGTH = 5
 LONGEST_GENERATED = 63 - SUFFIX_LENGTH
 OWN_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink")
+SPARED = ("labels", "annotations", "finalizers", "ownerReferences")
 ORPHANS = frozenset({"Job", "ReplicationController"})  # whose dependants stay unless it is said otherwise
 BACKGROUND_ORPHANS = {"Orphan": "orphan", "Foreground": "foregroundDeletion"}
 
@@ -30,6 +31,7 @@ def made(kind: Kind, obj: Object, namespace: str, *, uid: str, now: str, suffix:
     else:
         meta.pop("namespace", None)
     meta["uid"], meta["creationTimestamp"] = uid, now
+    _without_empty(meta)
     if kind.counted:
         meta["generation"] = 1
 
@@ -43,6 +45,7 @@ def kept(kind: Kind, old: Object, new: Object, *, sub: str = "") -> None:
         else:
             meta.pop(field, None)
     meta.pop("managedFields", None)
+    _without_empty(meta)
     if sub == "status":
         new["metadata"] = {**before, **{key: meta[key] for key in ("labels", "annotations") if key in meta}}
         for key in ("labels", "annotations"):
@@ -56,6 +59,13 @@ def kept(kind: Kind, old: Object, new: Object, *, sub: str = "") -> None:
         _restore(new, old, "status")
     if "generation" in before and _spec(new) != _spec(old):
         meta["generation"] = before["generation"] + 1
+
+
+def _without_empty(meta: Object) -> None:
+    """Drop what says nothing: the garbage collector takes away the last owner, and clients look whether there is one."""
+    for field in SPARED:
+        if not meta.get(field, True):
+            del meta[field]
 
 
 def _restore(new: Object, old: Object, key: str) -> None:
