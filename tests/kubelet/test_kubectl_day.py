@@ -41,6 +41,14 @@ async def day(stage: Stage) -> AsyncIterator[Stage]:
         agent.stop()
 
 
+async def comes(day: Stage, words: str, *argv: str) -> str:
+    """What kubectl prints as soon as that is in it: events, and what a container that runs says, come when they come."""
+    async with asyncio.timeout(90):
+        while words not in (printed := await day.kubectl(*argv)):
+            await asyncio.sleep(0.1)
+    return printed
+
+
 async def names(day: Stage) -> list[str]:
     return (await day.kubectl("get", "pods", "-l", "app=day", "-o", "name", "--sort-by=.metadata.creationTimestamp")).split()
 
@@ -49,16 +57,16 @@ async def test_it_is_seen(day: Stage) -> None:
     assert "1/1" in await day.kubectl("get", "deployments,pods", "-o", "wide")
     assert "cell-1" in await day.kubectl("get", "nodes")
     pod = (await names(day))[0]
-    assert "Started container main" in await day.kubectl("describe", pod)
+    await comes(day, "Started container main", "describe", pod)
     assert "NewReplicaSetAvailable" in await day.kubectl("describe", "deployment/day")
     assert "kubepods" not in await day.kubectl("describe", "node/cell-1")
     assert (await day.kubectl("get", pod, "-o", "jsonpath={.status.phase}")) == "Running"
-    assert "Created pod" in await day.kubectl("events")
+    await comes(day, "Created pod", "events")
 
 
 async def test_logs_exec_attach_and_copies(day: Stage) -> None:
     pod = (await names(day))[0].removeprefix("pod/")
-    assert await day.kubectl("logs", pod) == f"hello from {pod}\n"
+    assert await comes(day, "hello", "logs", pod) == f"hello from {pod}\n"
     assert await day.kubectl("logs", "deployment/day", "--tail=1", "--timestamps") != ""
     assert await day.kubectl("exec", pod, "--", "sh", "-c", "echo $((6 * 7))") == "42\n"
     assert "exit code 3" in await day.kubectl("exec", pod, "--", "sh", "-c", "exit 3", check=False)
@@ -77,7 +85,7 @@ async def test_it_is_looked_into(day: Stage) -> None:
     await day.kubectl("debug", pod, *quiet, "-c", "beside", "--attach=false", "--", "sh", "-c", "echo seen; sleep 600")
     await day.kubectl("wait", f"pod/{pod}", "--timeout=120s",
                       "--for=jsonpath={.status.ephemeralContainerStatuses[0].state.running}")
-    assert await day.kubectl("logs", pod, "-c", "beside") == "seen\n"
+    assert await comes(day, "seen", "logs", pod, "-c", "beside") == "seen\n"
     assert pod in await day.kubectl("exec", pod, "-c", "beside", "--", "hostname")
     typed = await asyncio.create_subprocess_exec(
         "kubectl", "--kubeconfig", str(day.plane.kubeconfig), "debug", pod, *quiet, "-i", "-c", "inside", "--target=main", "--",

@@ -21,7 +21,15 @@ SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
 def logged(stage: Stage, name: str) -> str:
-    return next((stage.cell.directory / "pods").glob(f"default_{name}_*/main/0.log")).read_text()
+    """What its container has said so far."""
+    return "".join(path.read_text() for path in (stage.cell.directory / "pods").glob(f"default_{name}_*/main/0.log"))
+
+
+async def said(stage: Stage, name: str, words: str) -> None:
+    """Wait until its container has said that: one that runs need not have set its trap yet."""
+    async with asyncio.timeout(90):
+        while words not in logged(stage, name):
+            await asyncio.sleep(0.05)
 
 
 async def test_a_pod_runs_is_ready_and_goes(stage: Stage) -> None:
@@ -89,12 +97,12 @@ async def test_readiness_flips_and_liveness_kills(stage: Stage, tmp_path: Path) 
     switch.mkdir()
     (switch / "ready").touch()
     (switch / "alive").touch()
-    probe = {"periodSeconds": 1, "failureThreshold": 1}
+    probe = {"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 60}
     await stage.run("probed", f"httpd -f -p 80 -h /switch & {SLEEP}",
                     spec={"volumes": [{"name": "switch", "hostPath": {"path": str(switch), "type": "Directory"}}]},
                     volumeMounts=[{"name": "switch", "mountPath": "/switch"}], ports=[{"name": "web", "containerPort": 80}],
                     readinessProbe={"httpGet": {"path": "/ready", "port": "web"}, **probe},
-                    startupProbe={"tcpSocket": {"port": 80}, **probe, "failureThreshold": 20},
+                    startupProbe={"tcpSocket": {"port": 80}, **probe, "failureThreshold": 120},
                     livenessProbe={"exec": {"command": ["test", "-e", "/switch/alive"]}, **probe})
     await stage.ready("probed")
     (switch / "ready").unlink()
@@ -112,24 +120,31 @@ async def test_readiness_flips_and_liveness_kills(stage: Stage, tmp_path: Path) 
 async def test_deletion_runs_pre_stop_within_the_grace(stage: Stage) -> None:
     trace = stage.cell.directory / "trace"
     trace.mkdir()
-    await stage.run("graceful", "trap 'echo term >> /trace/steps; exit 0' TERM; while :; do sleep 0.1; done",
-                    spec={"volumes": [{"name": "trace", "hostPath": {"path": str(trace)}}]},
+    hook = "echo stop >> /trace/steps; while test ! -e /trace/seen; do sleep 0.1; done"
+    await stage.run("graceful", "trap 'echo term >> /trace/steps; exit 0' TERM; echo trapped; while :; do sleep 0.1; done",
+                    spec={"volumes": [{"name": "trace", "hostPath": {"path": str(trace)}}], "terminationGracePeriodSeconds": 60},
                     volumeMounts=[{"name": "trace", "mountPath": "/trace"}],
-                    lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "echo stop >> /trace/steps; sleep 1"]}}})
+                    lifecycle={"preStop": {"exec": {"command": ["sh", "-c", hook]}}})
     await stage.ready("graceful")
+    await said(stage, "graceful", "trapped")
     await stage.delete("graceful")
     pod = await stage.pod("graceful")
     assert pod
     assert is_ready(pod)
+    (trace / "seen").touch()
     await stage.gone("graceful")
     assert (trace / "steps").read_text() == "stop\nterm\n"
 
 
 async def test_a_second_deletion_shortens_the_grace(stage: Stage) -> None:
-    await stage.run("stubborn", "trap '' TERM; while :; do sleep 0.1; done", spec={"terminationGracePeriodSeconds": 600})
+    await stage.run("stubborn", "trap '' TERM; echo trapped; while :; do sleep 0.1; done",
+                    spec={"terminationGracePeriodSeconds": 600})
     await stage.ready("stubborn")
+    await said(stage, "stubborn", "trapped")
     await stage.delete("stubborn")
-    await stage.until("stubborn", lambda pod: "Stopping" in stage.cell.log("kubelet") or pod)
+    async with asyncio.timeout(90):
+        while not (await stage.client.list(EVENTS, "default", fields="involvedObject.name=stubborn,reason=Killing")).items:
+            await asyncio.sleep(0.05)
     begin = time.monotonic()
     await stage.delete("stubborn", grace=1)
     await stage.gone("stubborn")
@@ -156,9 +171,7 @@ async def test_config_maps_and_secrets(stage: Stage) -> None:
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}, "data": {"a": "file", "b": "ho"}}
     await stage.client.create(CONFIG_MAPS, config, "default")
     pod = await stage.ready("configured")
-    async with asyncio.timeout(90):
-        while f"hoho {pod['status']['podIP']} file s3cret configured tmpfs tmpfs" not in logged(stage, "configured"):
-            await asyncio.sleep(0.05)
+    await said(stage, "configured", f"hoho {pod['status']['podIP']} file s3cret configured tmpfs tmpfs")
     await stage.delete("configured")
     await stage.gone("configured")
 
@@ -194,9 +207,7 @@ async def test_identity_and_capabilities(stage: Stage) -> None:
                     volumeMounts=[{"name": "data", "mountPath": "/data"}],
                     securityContext={"readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}})
     await stage.ready("user")
-    async with asyncio.timeout(90):
-        while "writes" not in logged(stage, "user"):
-            await asyncio.sleep(0.05)
+    await said(stage, "user", "writes")
     assert [line.rsplit(" ", 1)[1] for line in logged(stage, "user").splitlines()] == ["1000", "2000", "read-only", "writes"]
     await stage.run("root", SLEEP, spec={"securityContext": {"runAsNonRoot": True}})
     pod = await stage.until("root", lambda pod: state(pod).get("waiting", {}).get("reason") == "CreateContainerConfigError")

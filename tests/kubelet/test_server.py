@@ -35,14 +35,20 @@ def session_of(stage: Stage, identity: str) -> aiohttp.ClientSession:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def talker(stage: Stage) -> AsyncIterator[aiohttp.ClientSession]:
-    # the runtime reads the two streams side by side: only what is apart in time has an order
-    await stage.run("talker", "for i in 1 2 3; do echo line $i; done; sleep 0.5; echo oops >&2; httpd -f -p 80 -h /etc & "
+    # the runtime reads the two streams side by side: only what comes after the other was read has an order
+    await stage.run("talker", "httpd -p 80 -h /etc; for i in 1 2 3; do echo line $i; done; "
+                              "while test ! -e /tmp/read; do sleep 0.1; done; echo oops >&2; "
                               "trap 'exit 0' TERM; while :; do sleep 0.1; done")
     await stage.ready("talker")
     async with session_of(stage, "client") as session:
-        async with asyncio.timeout(90):
-            while "oops" not in await (await session.get("/containerLogs/default/talker/main")).text():
-                await asyncio.sleep(0.05)
+        async def said(words: str) -> None:
+            async with asyncio.timeout(90):
+                while words not in await (await session.get("/containerLogs/default/talker/main")).text():
+                    await asyncio.sleep(0.05)
+
+        await said("line 3\n")
+        await stage.kubectl("exec", "talker", "--", "touch", "/tmp/read")
+        await said("oops\n")
         yield session
     await stage.delete("talker")
     await stage.gone("talker")

@@ -19,7 +19,7 @@ SLEEP = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 
 
 async def test_a_killed_kubelet_adopts_what_runs(stage: Stage) -> None:
-    await stage.run("stays", SLEEP, readinessProbe={"exec": {"command": ["true"]}, "periodSeconds": 1})
+    await stage.run("stays", SLEEP, readinessProbe={"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 60})
     await stage.run("leaves", SLEEP)
     await stage.run("forced", SLEEP)
     before = await stage.ready("stays")
