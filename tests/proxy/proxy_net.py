@@ -117,7 +117,7 @@ class World:
             raise
         return sock
 
-    def ask(self, space: str, address: str, port: int, protocol: str = "tcp", timeout: float = 3) -> tuple[str, str]:
+    def ask(self, space: str, address: str, port: int, protocol: str = "tcp", timeout: float = 15) -> tuple[str, str]:
         """Who answered, and the caller's address as it saw it; or what went wrong, and nothing."""
         try:
             reply = self._reply(space, address, port, protocol, timeout)

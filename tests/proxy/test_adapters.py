@@ -100,7 +100,7 @@ def test_whoever_is_given_the_pid_of_a_child_of_ours_is_somebody_else(inside: In
             await asyncio.gather(*(nft.load(f"add table ip ours{number}\n") for number in range(4)))
             await nft.load("add table ip ours\n")
             add_table_as(int((tmp_path / "pid").read_text()), f"theirs{round_}")
-            assert await asyncio.wait_for(first, 5) == f"ip theirs{round_}"
+            assert await asyncio.wait_for(first, 30) == f"ip theirs{round_}"
             first = asyncio.ensure_future(anext(changes))
         first.cancel()
 

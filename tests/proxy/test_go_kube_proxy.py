@@ -172,7 +172,7 @@ def test_one_for_the_other_and_back(net: World, both: tuple[Original, Agent], mo
         assert "KUBE-SVC" in theirs(net)
         assert all("KPY-" not in saved(net, variant) for variant in VARIANTS)
         assert ours.table() == ""
-    assert {net.ask("outside", NODE, 30090)[0] for _ in range(10)} == {"pod-b", "pod-c"}
+    assert {net.ask("outside", NODE, 30090)[0] for _ in range(40)} == {"pod-b", "pod-c"}  # ten are one of them in 1 of 512
 
 
 @pytest.mark.skipif(not KUBE_PROXY.exists(), reason="Go kube-proxy is not built: python -m tests.original")
