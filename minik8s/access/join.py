@@ -13,6 +13,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import click
 
 from minik8s.access.api import Api, Object, authority_of
-from nodecore.errors import Conflict, Denied, Fault, Invalid
+from nodecore.errors import Conflict, Denied, Fault, Invalid, UserError
 
 INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 
@@ -47,7 +48,10 @@ def join(server: str, token: str, pin: str, node: str, addresses: list[str], dir
 
     ca = trusted_ca(server, pin)
     identity = Identity(f"system:node:{node}", ("system:nodes",))
-    client = obtain(Api(server, authority_of(ca), token), KUBELET_CLIENT, identity)
+    try:
+        client = obtain(Api(server, authority_of(ca), token), KUBELET_CLIENT, identity)
+    except Denied as error:
+        raise UserError(f"--token: {server} refuses it ({error}): `minik8s token create` makes another") from None
     pki = directory / "pki"
     pki.mkdir(parents=True, exist_ok=True)
     config = directory / "kubelet.kubeconfig"
@@ -65,11 +69,13 @@ def join(server: str, token: str, pin: str, node: str, addresses: list[str], dir
 
 def trusted_ca(server: str, pin: str) -> str:
     """The cluster's CA, from anybody, believed because of its hash."""
+    if not re.fullmatch("sha256:[0-9a-f]{64}", pin.lower()):
+        raise UserError(f"--discovery-token-ca-cert-hash: {pin!r} is not sha256: and 64 hexadecimal digits")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     pem = ca_of(Api(server, context))
     if not hmac.compare_digest(pin_of(pem).lower(), pin.lower()):
-        raise Denied(f"--discovery-token-ca-cert-hash: the cluster at {server} has another CA")
+        raise UserError(f"--discovery-token-ca-cert-hash: the cluster at {server} has another CA")
     return pem
 
 

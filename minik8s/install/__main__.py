@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from minik8s.install import service, writing
-from minik8s.install.plan import NODE_KUBECONFIG, PKI, TARGET, UNITS, Node, files
+from minik8s.install.plan import NODE_KUBECONFIG, NODE_UNITS, PKI, TARGET, UNITS, Node, files
 from nodecore.errors import UserError
 
 ANYWHERE = "192.0.2.1"
@@ -58,7 +58,8 @@ def server(*, start: bool, root: Path, **given: str) -> None:
     check_ours(there)
     from minik8s.install.secrets import put_secrets
 
-    changed = put_secrets(there, node)
+    cut = start and service.begin()
+    changed = put_secrets(there, node) or cut
     install("server", node, there, start=start, changed=changed)
     if start:
         from minik8s.access.api import Api
@@ -79,13 +80,14 @@ def server(*, start: bool, root: Path, **given: str) -> None:
 def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **given: str) -> None:
     """A node of the cluster at SERVER (HOST:PORT)."""
     check(root, start=start)
-    url = address if "://" in address else f"https://{address}"
+    url = server_of(address)
     node, there = node_of(given, towards=urlsplit(url).hostname or ""), writing.Root(root)
     check_ours(there)
     kubeconfig = there.at(NODE_KUBECONFIG)
     if kubeconfig.exists() and f'"{url}"' not in kubeconfig.read_text():
         raise UserError(f"{address}: {NODE_KUBECONFIG} is for another cluster; `minik8s uninstall --purge` leaves that")
     # `join` writes the certificate last: without it an earlier time was cut short
+    cut = start and service.begin()
     joined = kubeconfig.exists() and there.at(f"{PKI}/kubelet.crt").exists()
     if not joined:
         if not token or not pin:
@@ -94,7 +96,7 @@ def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **give
 
         there.at("/etc/kubernetes").mkdir(parents=True, exist_ok=True)
         join(url, token, pin, node.name, list(node.addresses), there.at("/etc/kubernetes"))
-    install("agent", node, there, start=start, changed=not joined)
+    install("agent", node, there, start=start, changed=cut or not joined)
 
 
 @command.command(context_settings=SETTINGS)
@@ -102,7 +104,7 @@ def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **give
 def flanneld(*, start: bool, root: Path) -> None:
     """flanneld alone; its flags are in /etc/flanneld-py/flanneld-py.env."""
     check(root, start=start)
-    install("flanneld", None, writing.Root(root), start=start)
+    install("flanneld", None, writing.Root(root), start=start, changed=start and service.begin())
 
 
 @command.command(context_settings=SETTINGS)
@@ -110,20 +112,25 @@ def flanneld(*, start: bool, root: Path) -> None:
 def proxy(*, start: bool, root: Path) -> None:
     """The proxy alone; its flags are in /etc/flanneld-py/kube-proxy-py.env."""
     check(root, start=start)
-    install("proxy", None, writing.Root(root), start=start)
+    install("proxy", None, writing.Root(root), start=start, changed=start and service.begin())
 
 
 @click.command(context_settings=SETTINGS)
-@click.option("--purge", is_flag=True, help="Remove configuration, certificates and etcd's data as well.")
+@click.option("--purge", is_flag=True, help="Remove configuration, certificates, etcd's data, pods, devices and rules as well.")
 @click.option("--root", default="/", show_default=True, type=click.Path(path_type=Path), help="Uninstall from an image.")
 def uninstall(*, purge: bool, root: Path) -> None:
-    """Remove the services; the node's network and rules stay until `flanneld-py --cleanup`, `kube-proxy-py --cleanup`."""
-    units = [*UNITS["server"]]
-    if root == Path("/") and service.present():
+    """Remove the services; pods, network and rules stay unless purged, until the agents' own --cleanup."""
+    check(root, start=False)
+    units, there = [*UNITS["server"]], writing.Root(root)
+    if live := root == Path("/") and service.present():
         service.stop([TARGET, *(f"{unit}.service" for unit in units)])
-    writing.take_away(writing.Root(root), units, purge=purge)
-    if root == Path("/") and service.present():
+        if purge and not writing.foreign(there):
+            service.clean_up(writing.commands(), [unit for unit in NODE_UNITS if there.has_unit(unit)])
+    writing.take_away(there, units, purge=purge)
+    if live:
         service.call("systemctl", "daemon-reload")
+        if purge:
+            service.forget_users()
 
 
 def install(role: str, node: Node | None, root: writing.Root, *, start: bool, changed: bool = False) -> None:
@@ -140,6 +147,7 @@ def install(role: str, node: Node | None, root: writing.Root, *, start: bool, ch
     if start:
         service.prepare()
         service.start(units, changed=changed)
+        service.UNFINISHED.unlink(missing_ok=True)
 
 
 def check(root: Path, *, start: bool) -> None:
@@ -156,6 +164,17 @@ def check_ours(root: writing.Root) -> None:
     """Raise `UserError` on a machine of another Kubernetes: its certificates and its CNI configuration would be overwritten."""
     if found := writing.foreign(root):
         raise UserError(f"{found}: this machine is another Kubernetes'; there `install flanneld` and `install proxy` are for")
+
+
+def server_of(address: str) -> str:
+    """HOST:PORT as a URL."""
+    url = address if "://" in address else f"https://{address}"
+    try:
+        if urlsplit(url).port:
+            return url
+    except ValueError:
+        pass
+    raise UserError(f"SERVER: {address!r} is not HOST:PORT; a server that `minik8s install` made has port 6443")
 
 
 def node_of(given: dict[str, Any], towards: str = "") -> Node:

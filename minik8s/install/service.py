@@ -14,6 +14,11 @@ import click
 
 from nodecore.errors import Fault, UserError
 
+UNFINISHED = Path("/run/minik8s-install")  # there from the first write to the start
+USERS = ("minik8s", "minik8s-etcd")
+CLEAN_UP = {"minik8s-kubelet": ("minik8s", "kubelet"), "kube-proxy-py": ("kube-proxy-py",), "flanneld-py": ("flanneld-py",)}
+BRIDGE = "cni0"  # of the CNI plugin that flannel's delegates to
+
 
 def present() -> bool:
     """Whether this machine's pid 1 is systemd."""
@@ -32,6 +37,30 @@ def prepare() -> None:
     call("systemd-tmpfiles", "--create")
     call("systemctl", "daemon-reload")
     call("systemctl", "restart", "systemd-modules-load", check=False)  # at the next boot it would do so by itself
+
+
+def begin() -> bool:
+    """Whether an installation before this one was cut short: what it wrote, it did not start."""
+    found = UNFINISHED.exists()
+    UNFINISHED.touch()
+    return found
+
+
+def clean_up(commands: Path, units: Sequence[str]) -> None:
+    """Have the agents of these units take away what they left: pods first, whose network needs the rest."""
+    for unit in (unit for unit in CLEAN_UP if unit in units):
+        program, *words = CLEAN_UP[unit]
+        call(str(commands / program), *words, "--cleanup")
+        click.echo(f"cleaned  {unit}")
+    if "minik8s-kubelet" in units and call("ip", "link", "delete", BRIDGE, check=False):
+        click.echo(f"removed  {BRIDGE}")
+
+
+def forget_users() -> None:
+    """The services' users, who own nothing any more."""
+    for user in USERS:
+        if call("userdel", user, check=False):
+            click.echo(f"removed  user {user}")
 
 
 def start(units: Sequence[str], *, changed: bool) -> None:

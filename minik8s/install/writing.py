@@ -27,7 +27,7 @@ CNI_PLACES = ("opt/cni/bin", "usr/lib/cni")
 CONFLIST = "etc/cni/net.d/10-flannel.conflist"
 OTHERS = ("etc/kubernetes/manifests", "etc/kubernetes/kubelet.conf", "etc/kubernetes/admin.conf")  # kubeadm's
 PURGED = ("etc/minik8s", "etc/flanneld-py", "var/lib/minik8s-etcd", "var/cache/minik8s")
-PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "run/flannel")
+PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "var/lib/cni/networks/cbr0", "run/flannel")
 CNI_FLANNEL = """#!{python} -I
 import sys
 {path}from flanneld_py.cni import main
@@ -57,6 +57,10 @@ class Root:
     def at(self, path: str) -> Path:
         """A path of the installed system, from here."""
         return self.path / path.lstrip("/")
+
+    def has_unit(self, unit: str) -> bool:
+        """Whether a service is installed, by us or by a package."""
+        return any(self.at(f"{place}/{unit}.service").exists() for place in (OURS, PACKAGED))
 
     def put(self, path: str, text: str | bytes, mode: int = 0o644, *, once: bool = False) -> bool:
         """Write a file by renaming, unless it is as it should be; says whether it was written."""
@@ -103,15 +107,21 @@ def put_units(root: Root, units: Iterable[str], extra: Iterable[str] = ()) -> bo
 
 def fitted(unit: str) -> str:
     """A unit with the commands of this Python, where they are not the distribution's."""
-    commands = Path(sys.prefix) / "bin"
-    if commands == Path("/usr/bin") or not (commands / "flanneld-py").exists():
+    there = commands()
+    if there == Path("/usr/bin"):
         return unit
-    if any(str(commands).startswith(f"{hidden}/") for hidden in ("/home", "/root", "/tmp", "/run/user")):
-        raise UserError(f"{commands}: services do not see what is there (ProtectHome, PrivateTmp): "
+    if any(str(there).startswith(f"{hidden}/") for hidden in ("/home", "/root", "/tmp", "/run/user")):
+        raise UserError(f"{there}: services do not see what is there (ProtectHome, PrivateTmp): "
                         "install into a virtual environment in /opt, say")
     for name in ("flanneld-py", "kube-proxy-py", "minik8s"):
-        unit = unit.replace(f"/usr/bin/{name}", f"{commands}/{name}")
+        unit = unit.replace(f"/usr/bin/{name}", f"{there}/{name}")
     return unit
+
+
+def commands() -> Path:
+    """Where the commands are: this Python's, or the distribution's."""
+    there = Path(sys.prefix) / "bin"
+    return there if (there / "flanneld-py").exists() else Path("/usr/bin")
 
 
 def put_cni_plugin(root: Root) -> None:

@@ -10,8 +10,8 @@ import click
 
 @click.command("kubelet", help="Run the pods bound to this node in a container runtime.")
 @click.option("--kubeconfig", default="", metavar="FILE", help="How to reach the API.")
-@click.option("--hostname-override", required=True, metavar="NAME", help="This node's name.")
-@click.option("--node-ip", required=True, metavar="IP[,IP]", help="This node's address, or one of each family.")
+@click.option("--hostname-override", default="", metavar="NAME", help="This node's name.")
+@click.option("--node-ip", default="", metavar="IP[,IP]", help="This node's address, or one of each family.")
 @click.option("--container-runtime-endpoint", default="unix:///run/containerd/containerd.sock", show_default=True, metavar="URL",
               help="The runtime's CRI socket.")
 @click.option("--tls-cert-file", default="", metavar="FILE", help="Serving certificate.")
@@ -28,8 +28,9 @@ import click
 @click.option("--container-log-max-size", default="10Mi", show_default=True, metavar="SIZE", help="Rotate larger log files.")
 @click.option("--container-log-max-files", default=5, show_default=True, metavar="N", help="Log files kept of a container.")
 @click.option("--node-labels", default="", metavar="K=V,...", help="Labels to register with.")
+@click.option("--cleanup", is_flag=True, help="Remove all pods, their volumes and logs from this machine, and exit.")
 @click.option("-v", "--v", "verbosity", default=0, show_default=True, help="Log verbosity; 4 and up is debugging.")
-def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) -> None:
+def command(verbosity: int, *, cleanup: bool, cluster_dns: tuple[str, ...], **flags: str | int) -> None:
     """Read the flags, then live until told to stop."""
     import asyncio
     import os
@@ -40,14 +41,18 @@ def command(verbosity: int, cluster_dns: tuple[str, ...], **flags: str | int) ->
     from .config import Config
 
     config = Config(**flags, cluster_dns=tuple(cluster_dns))  # type: ignore[arg-type]
-    config.check()
     logs.setup(verbosity)
+    if cleanup:
+        from .cleanup import clean_up
+
+        return asyncio.run(clean_up(config))
+    config.check()
 
     stay_small()
     os.environ["SSL_CERT_FILE"] = os.devnull  # the HTTP library reads the host's CAs when imported: 2 MB for nothing
     from .agent import run
 
-    asyncio.run(run(config))
+    return asyncio.run(run(config))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class Config:
 
     def check(self) -> None:
         """Raise `UserError` for the first value that cannot work."""
+        if not self.hostname_override:
+            raise UserError("--hostname-override: not given")
         versions = [parse_address(text, what="--node-ip").version for text in self.node_ips]
         if not versions or len(versions) > len(set(versions)):
             raise UserError(f"--node-ip: {self.node_ip!r} is neither one IP address nor one of each family")

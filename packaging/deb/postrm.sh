@@ -5,7 +5,9 @@ package="@PACKAGE@"
 if [ "$1" = purge ]; then
   case $package in
     flanneld-py) rm -rf /etc/flanneld-py/keys ;;
-    minik8s) rm -rf /etc/minik8s /var/lib/minik8s-etcd /var/cache/minik8s ;;
+    minik8s)
+      rm -rf /etc/minik8s /var/lib/minik8s-etcd /var/cache/minik8s
+      for user in minik8s minik8s-etcd; do userdel "$user" 2>/dev/null || true; done ;;
   esac
   rmdir /etc/flanneld-py/keys /etc/flanneld-py 2>/dev/null || true
 fi

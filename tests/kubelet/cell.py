@@ -111,6 +111,12 @@ class Cell:
             "--container-log-max-size", "64Ki", "--container-log-max-files", "3", "-v", "4",
         ])
 
+    def clean_up(self) -> subprocess.CompletedProcess[str]:
+        """What the kubelet does with --cleanup."""
+        argv = [sys.executable, "-m", "minik8s", "kubelet", "--cleanup", "--root-dir", f"{self.directory}/kubelet",
+                "--pod-log-dir", f"{self.directory}/pods"]
+        return subprocess.run(self.inside(argv), check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
     def listen(self) -> socket.socket:
         """A listening socket inside."""
         with self.netns.enter():

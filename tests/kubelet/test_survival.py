@@ -113,3 +113,21 @@ async def test_pods_go_on_without_the_api(stage: Stage) -> None:
     await stage.client.delete(CONFIG_MAPS, "alone", "default")
     await stage.delete("alone")
     await stage.gone("alone")
+
+
+async def test_cleaned_up_nothing_of_a_pod_is_left(stage: Stage) -> None:
+    """Without the API; twice is as once, and a kubelet that comes back makes the pod anew."""
+    spec = {"volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}]}
+    await stage.run("swept", SLEEP, spec=spec, volumeMounts=[{"name": "memory", "mountPath": "/memory"}])
+    before = await stage.ready("swept")
+    stage.cell.kill("kubelet")
+    for _ in range(2):
+        done = await asyncio.to_thread(stage.cell.clean_up)
+        assert done.returncode == 0, done.stdout
+    assert before["metadata"]["uid"] not in done.stdout
+    assert not list((stage.cell.directory / "pods").iterdir())
+    assert not list((stage.cell.directory / "kubelet").iterdir())
+    stage.cell.start_kubelet(stage.kubeconfig)
+    await stage.until("swept", lambda pod: is_ready(pod) and first(pod)["containerID"] != first(before)["containerID"])
+    await stage.delete("swept")
+    await stage.gone("swept")
