@@ -38,8 +38,14 @@ def test_every_flag_is_in_the_environment_files() -> None:
         text = (SYSTEMD / f"{name}.env").read_text()
         assert text == environment.text_of(name), "run packaging/environment.py"
         assert "UNSET" not in text
-    if shutil.which("etcd"):
-        assert (SYSTEMD / f"{environment.ETCD}.env").read_text() == environment.text_of_etcd(), "run packaging/environment.py"
+
+
+def test_every_flag_of_etcd_is_in_its_environment_file() -> None:
+    version = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    if not version.startswith("3.4."):
+        pytest.skip(f"NOT TESTED: the file is made with Debian 12's etcd 3.4, here is {version}")
+    environment = generator()
+    assert (SYSTEMD / f"{environment.ETCD}.env").read_text() == environment.text_of_etcd(), "run packaging/environment.py"
 
 
 def test_what_install_says_are_flags() -> None:
