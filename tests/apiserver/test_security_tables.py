@@ -5,6 +5,7 @@ requests made to be read in two ways or to swell.
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
 import gzip
 import http.client
@@ -189,6 +190,29 @@ WRONG: dict[str, Callable[[Claims], Claims]] = {
 def test_tokens_signed_by_us_and_wrong(api: ApiServer, key: Any, good: Claims, what: str) -> None:
     assert who(api, jwt.sign(good, key)) == 201
     assert who(api, jwt.sign(WRONG[what](good), key)) == 401
+
+
+def test_a_token_of_a_secret(api: ApiServer, key: Any, good: Claims) -> None:
+    """As kube-controller-manager of any version writes it: without an end or an audience, good while it stands in its Secret."""
+    path = "/api/v1/namespaces/token-table/secrets"
+    uid, old = good["kubernetes.io"]["serviceaccount"]["uid"], "kubernetes.io/serviceaccount/"
+    claims = {"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:token-table:default",
+              f"{old}namespace": "token-table", f"{old}secret.name": "legacy",
+              f"{old}service-account.name": "default", f"{old}service-account.uid": uid}
+    token = jwt.sign(claims, key)
+    assert who(api, token) == 401, "there is no such Secret"
+    kept = base64.b64encode(token.encode()).decode()
+    meta = {"name": "legacy", "annotations": {"kubernetes.io/service-account.name": "default"}}
+    made = api.call("POST", path, {"metadata": meta, "type": "kubernetes.io/service-account-token", "data": {"token": kept}})
+    assert made.code == 201, made.body
+    until(lambda: who(api, token) == 201, what="the Secret is known")
+    for wrong in ({"sub": "system:admin"}, {f"{old}service-account.uid": "u"}, {f"{old}secret.name": "other"}, {"jti": "another"},
+                  {f"{old}namespace": "default"}, {f"{old}secret.name": None}):
+        assert who(api, jwt.sign({**claims, **wrong}, key)) == 401, wrong
+    review = {"spec": {"token": token, "audiences": ["vault"]}}
+    assert "authenticated" not in api.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", review).body["status"]
+    api.call("DELETE", f"{path}/legacy")
+    until(lambda: who(api, token) == 401, what="the Secret is gone")
 
 
 def test_a_token_signed_another_way(api: ApiServer, key: Any, good: Claims) -> None:

@@ -6,8 +6,10 @@ Must not know: HTTP. Read next: `jwt.py`, `authenticate.py`; `verbs/tokens.py` f
 
 from __future__ import annotations
 
+import hmac
 import time
 import uuid
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,7 @@ from nodecore.files import read_bytes
 Object = dict[str, Any]
 KEPT_AT = "/minik8s/service-account-key"
 PLACE = "kubernetes.io"
+LEGACY, OLD = "kubernetes/serviceaccount", "kubernetes.io/serviceaccount/"
 EXTRA = "authentication.kubernetes.io/"
 REMEMBERED = 5000
 SKEW = 10.0
@@ -101,6 +104,8 @@ class Accounts:
             if len(self._verified) >= REMEMBERED:
                 self._verified.clear()
             self._verified[token] = claims
+        if claims.get("iss") == LEGACY:
+            return await self._of_secret(token, claims), self._ours(audiences)
         good = tuple(each for each in audiences or self.issuing.own if each in _audiences(claims))
         if claims.get("iss") != self.issuing.issuer or not good:
             raise Invalid("the token is for somebody else")
@@ -108,6 +113,26 @@ class Accounts:
         if not _number(claims.get("exp")) > now or _number(claims.get("nbf")) > now + SKEW:
             raise Invalid("the token has expired")
         return await self._user(claims), good
+
+    def _ours(self, audiences: tuple[str, ...]) -> tuple[str, ...]:
+        """For whom a token is good that names nobody: for this server."""
+        good = tuple(each for each in audiences or self.issuing.own if each in self.issuing.own)
+        if not good:
+            raise Invalid("the token is for somebody else")
+        return good
+
+    async def _of_secret(self, token: str, claims: Object) -> User:
+        """The user of a token as kube-controller-manager writes it into a Secret: good as long as it stands there."""
+        namespace, secret, name, uid = (str(claims.get(f"{OLD}{part}") or "") for part in (
+            "namespace", "secret.name", "service-account.name", "service-account.uid"))
+        if not (namespace and secret and name) or claims.get("sub") != account(namespace, name):
+            raise Invalid("not a ServiceAccount's token")
+        await self._alive("serviceaccounts", namespace, name, uid)
+        kept = await self._there("secrets", namespace, secret)
+        held = (kept.get("data") or {}).get("token", "")
+        if kept["metadata"].get("deletionTimestamp") or not hmac.compare_digest(held.encode(), b64encode(token.encode())):
+            raise Invalid(f"the token is not that of the secret {secret!r}")
+        return User(account(namespace, name), (*account_groups(namespace), AUTHENTICATED), uid)
 
     async def _user(self, claims: Object) -> User:
         place = claims.get(PLACE)
@@ -128,17 +153,20 @@ class Accounts:
         return User(account(namespace, owner[0]), (*account_groups(namespace), AUTHENTICATED), owner[1], tuple(extra))
 
     async def _alive(self, plural: str, namespace: str, name: str, uid: str) -> None:
-        """Raise Invalid unless the object is there and is the same one; what the cache does not know yet, etcd may."""
+        """Raise Invalid unless the object is there and is the same one."""
+        if (await self._there(plural, namespace, name))["metadata"].get("uid") != uid:
+            raise Invalid(f"the token is bound to another {plural} {name!r}")
+
+    async def _there(self, plural: str, namespace: str, name: str) -> Object:
+        """An object a token is bound to; what the cache does not know yet, etcd may."""
         kind = BY_PLURAL[plural]
         cache = self._cluster.cache(kind)
         await cache.ready()
         entry = cache.get(kind.key(namespace, name))
         try:
-            found = entry.object if entry else await self._cluster.storage.get(kind.key(namespace, name))
+            return entry.object if entry else await self._cluster.storage.get(kind.key(namespace, name))
         except NotFound:
             raise Invalid(f"the token is bound to {plural} {name!r}, which is gone") from None
-        if found["metadata"].get("uid") != uid:
-            raise Invalid(f"the token is bound to another {plural} {name!r}")
 
 
 def looks_like(token: str) -> bool:
