@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,23 +47,28 @@ def test_healing_is_what_is_written_though_nothing_new_was_told() -> None:
 
 
 @contextmanager
-def told(node: Node) -> Iterator[socket.socket]:
-    """A daemon started with a service manager that listens for good."""
-    path = str(node.directory / "lasting")
+def told(node: Node) -> Iterator[queue.Queue[str]]:
+    """A daemon started with a service manager that listens for good: ten words nobody takes would be the last it can say."""
+    path, said = str(node.directory / "lasting"), queue.Queue[str]()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
-        manager.settimeout(60)
+        thread = threading.Thread(target=lambda: [said.put(word.decode()) for word in iter(lambda: manager.recv(200), b"")])
+        thread.start()
         environment = os.environ | {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "400000"}
         argv = node.arguments("-ip-masq", "-healthz-port=8471")
-        node.daemon = node.ns.popen(argv, stderr=node.log.open("ab"), env=environment)
-        yield manager
+        try:
+            node.daemon = node.ns.popen(argv, stderr=node.log.open("ab"), env=environment)
+            yield said
+        finally:
+            manager.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
-def heard(manager: socket.socket, wanted: str) -> list[str]:
+def heard(manager: queue.Queue[str], wanted: str) -> list[str]:
     """All that is said until something is."""
     said: list[str] = []
     while not said or wanted not in said[-1]:
-        said.append(manager.recv(200).decode())
+        said.append(manager.get(timeout=60))
     return said
 
 

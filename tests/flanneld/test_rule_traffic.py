@@ -83,7 +83,7 @@ class Flows:
     def __init__(self, at: Crossing, plan: Plan) -> None:
         self.at, self.plan = at, plan
         self.seen: dict[str, int] = {}
-        self.sent = 0
+        self.sent, self.end = 0, 0.0
         self.done = threading.Event()
         family = socket.AF_INET if plan is V4 else socket.AF_INET6
         with at.outside.enter():
@@ -107,7 +107,7 @@ class Flows:
             try:
                 _, (address, *_) = self.server.recvfrom(10)
             except TimeoutError:
-                if self.done.is_set():
+                if self.done.is_set() and (sum(self.seen.values()) == self.sent or time.monotonic() > self.end):
                     return
                 continue
             self.seen[address] = self.seen.get(address, 0) + 1
@@ -118,6 +118,7 @@ class Flows:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end = time.monotonic() + 10  # for what is on its way still
         self.done.set()
         for thread in self.threads:
             thread.join()
