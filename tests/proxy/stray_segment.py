@@ -36,7 +36,7 @@ def listening(space: Netns) -> Iterator[socket.socket]:
     with space.enter():
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(EVERY_FRAME))
     with sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         yield sock
 
 
