@@ -216,11 +216,15 @@ def test_in_the_kernel_nothing_leaves_in_plain(site: Site, third: IpsecNode) -> 
     assert third.pod
     name = f"{third.ip}-{third.subnet}.0/24-{one.subnet}.0/24-{one.ip}"
     until(lambda: name in third.swanctl("--list-conns"), "charon is told of the peer")
-    policies = " ".join(third.ns.run(["ip", "xfrm", "policy"]).stdout.split())
     own = re.escape(f"src {third.subnet}.0/24 dst ")
     outward = rf"{own}{one.subnet}\.0/24 dir out priority \d+ (ptype main )?tmpl src {third.ip} dst {one.ip} proto esp"
-    assert re.search(outward, policies)
-    assert len(re.findall(rf"{own}10\.5\.\d+\.0/\d+ dir out action block", policies)) == 8, "a /16 without one /24"
+
+    def policies() -> str:
+        return " ".join(third.ns.run(["ip", "xfrm", "policy"]).stdout.split())
+
+    until(lambda: re.search(outward, policies()), "and the kernel by it")
+    fence = rf"{own}10\.5\.\d+\.0/\d+ dir out action block"
+    until(lambda: len(re.findall(fence, policies())) == 8, "the fence around all: a /16 without one /24")
     assert ping_once(third.ns, third.pod_ip), "within the subnet all may pass"
     with overheard(site) as heard:
         ping_once(third.pod, one.pod_ip, 0.3)

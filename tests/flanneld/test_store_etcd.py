@@ -276,27 +276,31 @@ async def test_a_renewal_that_fails_is_made_up_for_in_time(
 @pytest.mark.slow
 async def test_a_full_disk_is_told_once_and_harms_nobody_who_is_there(caplog: pytest.LogCaptureFixture) -> None:
     """etcd's NOSPACE alarm: leases are kept and renewed, newcomers wait without a hot loop and get theirs afterwards."""
-    with EtcdServer.start(extra=("--quota-backend-bytes", str(8 * 1024 * 1024))) as server:
-        async with EtcdClient(EtcdConfig(server.endpoints)) as client:
-            store = EtcdLeaseStore(client, PREFIX, ttl=4)
-            old = Tenure(store, wish(1), 2.0, lambda: None)
-            await old.begin()
-            task = asyncio.create_task(old.run())
-            with pytest.raises(Busy, match="database space exceeded"):
-                await fill(client)
-            new = Tenure(store, wish(2), 2.0, lambda: None)
-            waiting = asyncio.create_task(new.begin())
-            await asyncio.sleep(6)
-            assert not waiting.done()
-            assert (await subnets(client)).keys() == {old.lease.key}, "renewed meanwhile"
-            assert caplog.text.count("database space exceeded") == 1
-            await client.delete_prefix("/filler/")
-            await client.compact(await client.revision())
-            ctl(server, "defrag")
-            ctl(server, "alarm", "disarm")
-            await asyncio.wait_for(waiting, 90)
-            assert (await subnets(client)).keys() == {old.lease.key, new.lease.key}
-            task.cancel()
+    async def attempt(pace: float) -> None:
+        caplog.clear()
+        with EtcdServer.start(extra=("--quota-backend-bytes", str(8 * 1024 * 1024))) as server:
+            async with EtcdClient(EtcdConfig(server.endpoints)) as client:
+                store = EtcdLeaseStore(client, PREFIX, ttl=int(4 * pace))
+                old = Tenure(store, wish(1), 2.0 * pace, lambda: None)
+                await old.begin()
+                task = asyncio.create_task(old.run())
+                with pytest.raises(Busy, match="database space exceeded"):
+                    await fill(client)
+                new = Tenure(store, wish(2), 2.0 * pace, lambda: None)
+                waiting = asyncio.create_task(new.begin())
+                await asyncio.sleep(6 * pace)
+                assert not waiting.done()
+                assert (await subnets(client)).keys() == {old.lease.key}, "renewed meanwhile"
+                assert caplog.text.count("database space exceeded") == 1
+                await client.delete_prefix("/filler/")
+                await client.compact(await client.revision())
+                ctl(server, "defrag")
+                ctl(server, "alarm", "disarm")
+                await asyncio.wait_for(waiting, 90)
+                assert (await subnets(client)).keys() == {old.lease.key, new.lease.key}
+                task.cancel()
+
+    await at_some_pace(attempt)
 
 
 async def fill(client: EtcdClient) -> None:
@@ -306,56 +310,62 @@ async def fill(client: EtcdClient) -> None:
 
 @pytest.mark.slow
 async def test_a_user_whose_token_expires_and_who_sees_his_keys_only() -> None:
-    with EtcdServer.start(extra=("--auth-token-ttl", "1")) as server:
-        for argv in (["user", "add", "root:secret"], ["user", "grant-role", "root", "root"], ["user", "add", "flannel:pass"],
-                     ["role", "add", "flannel"], ["role", "grant-permission", "flannel", "--prefix=true", "readwrite", PREFIX],
-                     ["user", "grant-role", "flannel", "flannel"], ["auth", "enable"]):
-            ctl(server, *argv)
-        ctl(server, "put", f"{PREFIX}/config", json.dumps(CONF), user="root:secret")
-        config = EtcdConfig(server.endpoints, username="flannel", password="pass")
-        async with EtcdClient(config) as client, EtcdClient(replace(config, username="root", password="secret")) as root:
-            store = EtcdLeaseStore(client, PREFIX, ttl=3)
-            assert json.loads(await store.config() or "") == CONF
-            tenure = Tenure(store, wish(1), 1.5, lambda: None)
-            await tenure.begin()
-            created = (await subnets(root))[tenure.lease.key].create_revision
-            task = asyncio.create_task(tenure.run())
-            async with followed(store, tenure.see) as seen:
-                await asyncio.sleep(4)  # several lives of a token, and more than one of the lease
-                other = await EtcdLeaseStore(root, PREFIX).acquire(wish(2))
-                await until(lambda: other.lease.key in seen[-1].leases, "a newcomer")
-                assert (await subnets(root))[tenure.lease.key].create_revision == created
-                server.kill9()
-                await asyncio.to_thread(server.restart)  # it has forgotten every token
-                third = await EtcdLeaseStore(root, PREFIX).acquire(wish(3))
-                await until(lambda: third.lease.key in seen[-1].leases, "another")
-                assert (await store.acquire(wish(1))).lease == tenure.lease
-            task.cancel()
-            with pytest.raises(Denied):
-                await EtcdLeaseStore(client, "/other").config()
+    async def attempt(pace: float) -> None:
+        with EtcdServer.start(extra=("--auth-token-ttl", "1")) as server:
+            for argv in (["user", "add", "root:secret"], ["user", "grant-role", "root", "root"], ["user", "add", "flannel:pass"],
+                         ["role", "add", "flannel"], ["user", "grant-role", "flannel", "flannel"],
+                         ["role", "grant-permission", "flannel", "--prefix=true", "readwrite", PREFIX], ["auth", "enable"]):
+                ctl(server, *argv)
+            ctl(server, "put", f"{PREFIX}/config", json.dumps(CONF), user="root:secret")
+            config = EtcdConfig(server.endpoints, username="flannel", password="pass")
+            async with EtcdClient(config) as client, EtcdClient(replace(config, username="root", password="secret")) as root:
+                store = EtcdLeaseStore(client, PREFIX, ttl=int(3 * pace))
+                assert json.loads(await store.config() or "") == CONF
+                tenure = Tenure(store, wish(1), 1.5 * pace, lambda: None)
+                await tenure.begin()
+                created = (await subnets(root))[tenure.lease.key].create_revision
+                task = asyncio.create_task(tenure.run())
+                async with followed(store, tenure.see) as seen:
+                    await asyncio.sleep(4 * pace)  # several lives of a token, and more than one of the lease
+                    other = await EtcdLeaseStore(root, PREFIX).acquire(wish(2))
+                    await until(lambda: other.lease.key in seen[-1].leases, "a newcomer")
+                    assert (await subnets(root))[tenure.lease.key].create_revision == created
+                    server.kill9()
+                    await asyncio.to_thread(server.restart)  # it has forgotten every token
+                    third = await EtcdLeaseStore(root, PREFIX).acquire(wish(3))
+                    await until(lambda: third.lease.key in seen[-1].leases, "another")
+                    assert (await store.acquire(wish(1))).lease == tenure.lease
+                task.cancel()
+                with pytest.raises(Denied):
+                    await EtcdLeaseStore(client, "/other").config()
+
+    await at_some_pace(attempt)
 
 
 @pytest.mark.slow
 async def test_members_die_one_after_the_other() -> None:
     """The first endpoint is nobody, as in the default of the flag; leases are taken, renewed and watched all the same."""
-    with EtcdCluster.start(3) as cluster:
-        config = EtcdConfig(("http://127.0.0.1:9", *cluster.endpoints))
-        async with EtcdClient(config) as client, EtcdClient(EtcdConfig(cluster.endpoints)) as other:
-            store = EtcdLeaseStore(client, PREFIX, ttl=5)
-            tenure = Tenure(store, wish(1), 3.0, lambda: None)
-            assert min([await first_answer(config) for _ in range(3)]) < 2
-            await tenure.begin()
-            created = (await subnets(client))[tenure.lease.key].create_revision
-            task = asyncio.create_task(tenure.run())
-            async with followed(store, tenure.see) as seen:
-                for number, member in enumerate(cluster.members, 2):
-                    member.kill9()
-                    new = await insist(other, number)
-                    await until(lambda: new.lease.key in seen[-1].leases, "the newcomer")  # noqa: B023
-                    await asyncio.to_thread(member.restart)
-                await asyncio.sleep(3)
-            assert (await subnets(client))[tenure.lease.key].create_revision == created
-            task.cancel()
+    async def attempt(pace: float) -> None:
+        with EtcdCluster.start(3) as cluster:
+            config = EtcdConfig(("http://127.0.0.1:9", *cluster.endpoints))
+            async with EtcdClient(config) as client, EtcdClient(EtcdConfig(cluster.endpoints)) as other:
+                store = EtcdLeaseStore(client, PREFIX, ttl=int(5 * pace))
+                tenure = Tenure(store, wish(1), 3.0 * pace, lambda: None)
+                assert min([await first_answer(config) for _ in range(3)]) < 2
+                await tenure.begin()
+                created = (await subnets(client))[tenure.lease.key].create_revision
+                task = asyncio.create_task(tenure.run())
+                async with followed(store, tenure.see) as seen:
+                    for number, member in enumerate(cluster.members, 2):
+                        member.kill9()
+                        new = await insist(other, number)
+                        await until(lambda: new.lease.key in seen[-1].leases, "the newcomer")  # noqa: B023
+                        await asyncio.to_thread(member.restart)
+                    await asyncio.sleep(3 * pace)
+                assert (await subnets(client))[tenure.lease.key].create_revision == created
+                task.cancel()
+
+    await at_some_pace(attempt)
 
 
 async def first_answer(config: EtcdConfig) -> float:
