@@ -13,6 +13,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -224,6 +225,9 @@ def test_a_token_signed_another_way(api: ApiServer, key: Any, good: Claims) -> N
             assert who(api, f"{other}.{body}.{given}") == 401, algorithm
 
 
+BROKEN_OFF = r"(?i)alert|unknown ca|reset|closed|EOF|broken|expired|unsupported"
+
+
 def test_certificates_of_every_wrong_kind(api: ApiServer) -> None:
     admin = Identity("admin", ("system:masters",))
     ours = Authority(Pair(api.file("ca.crt").read_bytes(), api.file("ca.key").read_bytes()))
@@ -234,8 +238,9 @@ def test_certificates_of_every_wrong_kind(api: ApiServer) -> None:
     for what, pair in kinds.items():
         api.file("wrong.crt").write_bytes(pair.certificate)
         api.file("wrong.key").write_bytes(pair.key)
-        with pytest.raises(OSError, match=r"(?i)alert|unknown ca|reset|closed|EOF|broken|expired|unsupported"):
-            pytest.fail(f"{what}: {api.call('GET', '/version', user='wrong').code}")
+        # A broken pipe stays in OpenSSL's queue of errors, which is the thread's: Python 3.13 tells the next connection of it.
+        with ThreadPoolExecutor(1) as apart, pytest.raises(OSError, match=BROKEN_OFF):
+            pytest.fail(f"{what}: {apart.submit(api.call, 'GET', '/version', user='wrong').result().code}")
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
