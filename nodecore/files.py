@@ -23,13 +23,10 @@ def read_bytes(path: str, what: str = "") -> bytes:
 def read_document(path: str, what: str = "") -> Any:
     """The JSON or YAML in it."""
     raw = read_bytes(path, what)
-    try:  # JSON is YAML, and the only kind that needs no extra library
+    try:  # JSON is YAML too, and read without its reader in memory
         return json.loads(raw)
     except ValueError:
-        try:
-            import yaml
-        except ImportError:
-            raise UserError(f"{named(path, what)}: to read YAML the package PyYAML is needed; JSON needs none") from None
+        import yaml
 
         try:
             return yaml.safe_load(raw)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,16 @@ def test_proxy_is_ours() -> None:
     import proxy
 
     assert Path(proxy.__file__).parent == ROOT / "proxy"
+
+
+def test_agents_import_nothing_that_a_plain_install_lacks() -> None:
+    """Lazy imports as well: each agent has a package of its own, which has these dependencies and no extra."""
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    declared = {re.split(r"[>=]", name)[0].replace("-", "_").lower() for name in required}
+    paths = [path for part in ("nodecore", "flanneld_py", "proxy", "netscope") for path in (ROOT / part).rglob("*.py")]
+    outside = {name.split(".")[0] for path in paths for name in imports(path)} - set(PARTS) - sys.stdlib_module_names
+    owners = packages_distributions()
+    assert {name for name in outside if not declared & {owner.replace("-", "_").lower() for owner in owners[name]}} == set()
 
 
 def test_every_dependency_has_its_reason() -> None:

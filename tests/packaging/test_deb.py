@@ -60,6 +60,8 @@ def test_packages(machines: tuple[Machine, Machine]) -> None:
     assert server.run("systemctl list-units --no-legend 'minik8s*' '*-py*'") == ""
     for name in ALL:
         assert "Usage" in server.run(f"{name} --help")
+    service = "kind: Service\\nmetadata: {name: a}\\nspec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\\n"
+    assert "10.96.0.10" in server.run(f"printf 'apiVersion: v1\\n{service}' | kube-proxy-py render -f -"), "YAML is read"
     assert "/usr/lib/flanneld-py/" in server.run("head -1 /usr/lib/cni/flannel")
 
     said = server.run("minik8s install server")

@@ -206,7 +206,7 @@ def test_a_join_cut_short_is_taken_up_again(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_host_that_only_wants_an_agent_needs_no_more_than_it(tmp_path: Path) -> None:
     """The plain install is without what the extra `cluster` brings."""
-    script = ("import sys; sys.modules |= dict.fromkeys(['cryptography', 'yaml', 'orjson', 'kubernetes_validate']); "
+    script = ("import sys; sys.modules |= dict.fromkeys(['cryptography', 'orjson', 'kubernetes_validate']); "
               "from minik8s.install import writing; writing.fitted = str; from minik8s.__main__ import command; command()")
     for role in ("flanneld", "proxy"):
         words = ["install", role, "--no-start", "--root", str(tmp_path)]
