@@ -75,6 +75,15 @@ def load(path: str = "") -> KubeConfig:
     return found
 
 
+CREDENTIALS = "use a client certificate or a token"
+UNSUPPORTED = (
+    ("user", CREDENTIALS, "exec"), ("user", CREDENTIALS, "auth-provider"), ("user", CREDENTIALS, "username"),
+    ("user", "give the rights to the user itself", "as"),
+    ("cluster", "name a server that is reached without", "proxy-url"),
+    ("cluster", "name the server as its certificate does", "tls-server-name"),
+)
+
+
 def in_cluster() -> KubeConfig | None:
     """What a pod is given: the environment says where, the ServiceAccount who; None outside of one."""
     host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
@@ -96,10 +105,10 @@ def parse(document: dict[str, Any], *, base: Path, name: str) -> KubeConfig:
     """Resolve the current context of a kubeconfig document; file names are relative to `base`."""
     context = _named(document, "contexts", "context", document.get("current-context", ""), name)
     cluster = _named(document, "clusters", "cluster", context.get("cluster", ""), name)
-    user = _named(document, "users", "user", context.get("user", ""), name)
-    for unsupported in ("exec", "auth-provider", "username"):
-        if unsupported in user:
-            raise UserError(f"{name}: user.{unsupported} is not supported; use a client certificate or a token")
+    user = _named(document, "users", "user", context["user"], name) if context.get("user") else {}
+    for section, what, unsupported in UNSUPPORTED:
+        if (user if section == "user" else cluster).get(unsupported) not in ("", None):
+            raise UserError(f"{name}: {section}.{unsupported} is not supported; {what}")
     return KubeConfig(
         server=str(cluster.get("server", "")).rstrip("/"),
         ca=_inline(cluster, "certificate-authority", base, name),

@@ -240,6 +240,8 @@ async def test_a_list_for_others_says_which_object_is_wrong() -> None:
      '{"server":"https://h","certificate-authority-data":"%%"}}],"users":[{"name":"u","user":{}}]}', "is not base64"),
     ('{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k","user":"u"}}],"clusters":[{"name":"k","cluster":'
      '{"server":"https://h"}}],"users":[{"name":"u","user":{"exec":{}}}]}', r"user\.exec is not supported"),
+    ('{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k"}}],"clusters":[{"name":"k","cluster":'
+     '{"server":"https://h","proxy-url":"http://p"}}]}', r"cluster\.proxy-url is not supported"),
 ])
 def test_a_bad_kubeconfig_is_named(text: str, complaint: str, tmp_path: Path) -> None:
     path = tmp_path / "config"
@@ -264,6 +266,13 @@ def test_yaml_and_json_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "b").write_text(yaml.safe_dump(document))
     assert config.load(str(tmp_path / "a")) == config.load(str(tmp_path / "b"))
     assert config.load(str(tmp_path / "a")).server == "https://h:6443"
+
+
+def test_a_context_without_a_user_is_nobodys(tmp_path: Path) -> None:
+    document = {"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k"}}],
+                "clusters": [{"name": "k", "cluster": {"server": "http://h:1"}}]}
+    (tmp_path / "a").write_text(json.dumps(document))
+    assert config.load(str(tmp_path / "a")) == config.KubeConfig("http://h:1")
 
 
 async def test_lists_are_read_without_asyncio_as_well() -> None:
