@@ -56,12 +56,18 @@ class Kubelets:
 
     def _look(self) -> None:
         if self.watching:
-            mine = [pod for pod in self.pods.items.values() if pod["metadata"].get("labels", {}).get("app") == self.watching]
-            active = [pod for pod in mine if not pod["metadata"].get("deletionTimestamp")]
-            ready = sum(is_ready(pod) for pod in active)
-            self.most_active = max(self.most_active, len(active))
+            ready = self.ready(self.watching)
+            self.most_active = max(self.most_active, len(self._active(self.watching)))
             self.fewest_ready = ready if self.fewest_ready is None else min(self.fewest_ready, ready)
         self._changed.set()
+
+    def _active(self, app: str) -> list[dict[str, Any]]:
+        mine = [pod for pod in list(self.pods.items.values()) if pod["metadata"].get("labels", {}).get("app") == app]
+        return [pod for pod in mine if not pod["metadata"].get("deletionTimestamp")]
+
+    def ready(self, app: str) -> int:
+        """How many pods of an app are, as far as is known here."""
+        return sum(is_ready(pod) for pod in self._active(app))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -110,7 +116,7 @@ def kubelets(plane: Plane) -> Iterator[Kubelets]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     try:
         yield holder[0]
     finally:

@@ -39,6 +39,7 @@ def web(plane: Plane, served: Kubelets) -> Iterator[Plane]:
     """A Deployment of three with a Service, rolled out; gone afterwards with all that belongs to it."""
     plane.apply(deployment(), service())
     rolled_out(plane)
+    until(lambda: served.ready("web") == 3, "what is rolled out has come to the kubelets' own eyes")
     served.watching, served.most_active, served.fewest_ready = "web", 0, None
     yield plane
     served.watching = ""
@@ -69,8 +70,8 @@ def test_three_replicas_stand_on_three_nodes_behind_their_service(web: Plane) ->
     pods = web.get("pods", "-l", "app=web")["items"]
     assert sorted(pod["spec"]["nodeName"] for pod in pods) == ["n1", "n2", "n3"]
     until(lambda: addresses(web) == pod_addresses(web), "endpoints")
-    legacy = web.get("endpoints", "web")["subsets"]
-    assert {each["ip"] for each in legacy[0]["addresses"]} == addresses(web)
+    legacy = until(lambda: (found := web.get("endpoints", "web").get("subsets")) and {
+        each["ip"] for each in found[0].get("addresses", [])} == addresses(web) and found, "the older form of them")
     assert legacy[0]["ports"] == [{"name": "http", "port": 8080, "protocol": "TCP"}]
     until(lambda: "Successfully assigned default/web-" in web.kubectl("get", "events"), "event")
 

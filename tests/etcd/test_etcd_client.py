@@ -275,8 +275,9 @@ async def test_failover() -> None:
 @pytest.mark.slow
 async def test_a_member_without_a_majority_does_not_answer_from_the_past() -> None:
     with EtcdCluster.start(3) as cluster:
+        async with EtcdClient(EtcdConfig(cluster.endpoints[:1])) as patient:
+            await patient.put("/m", b"")
         async with EtcdClient(EtcdConfig(cluster.endpoints[:1]), timeout=2) as client:
-            await client.put("/m", b"")
             for member in cluster.members[1:]:
                 member.kill9()
             with pytest.raises(Unreachable):

@@ -186,9 +186,13 @@ def test_with_its_init_the_whole_node_ends(cell: Cell) -> None:
     until(lambda: cell.run("ps", "ax").count("sleep 1000") >= 2, what="its processes")
     pid = cell.place.pid
     inside = os.readlink(f"/proc/{pid}/ns/pid_for_children")
-    kill_and_wait([pid])
-    assert not cell.place.pid
-    assert not [entry for entry in os.listdir("/proc") if entry.isdigit() and start_time(int(entry)) and _space(entry) == inside]
+    held = os.open(f"/proc/{pid}/ns/pid_for_children", os.O_RDONLY)  # or else its number is given to the next one made here
+    try:
+        kill_and_wait([pid])
+        assert not cell.place.pid
+        assert not [each for each in os.listdir("/proc") if each.isdigit() and start_time(int(each)) and _space(each) == inside]
+    finally:
+        os.close(held)
 
 
 def _space(pid: str) -> str:

@@ -15,6 +15,7 @@ import net_by_hand
 import pytest
 from net_by_hand import ROOT, VIA, Net
 
+from netscope.blame import Verdict
 from netscope.directory import Directory, Place
 from netscope.drawing import draw
 from netscope.flow import TCP
@@ -22,10 +23,12 @@ from netscope.nodes import Nodes
 from netscope.story import Trace
 from netscope.trace import MARKS, ask, plan_of
 from nodecore.net import Family
+from tests.promised import at_any_pace
 
 pytestmark = pytest.mark.kernel
 VTEP, OTHER = net_by_hand.VTEPS["b"], "0a:00:00:00:00:77"
 ON, TABLE = "dev flannel.1", "nft delete table ip wall"
+SILENCE = 0.3  # seconds for an answer that need not come
 ROUTE = f"ip route replace 10.2.0.0/24 via 10.2.0.0 {ON} onlink"
 BACK = f"ip route replace 10.1.0.0/24 via 10.1.0.0 {ON} onlink"
 FORWARD = f"bridge fdb replace {VTEP} {ON} dst 192.168.50.2"
@@ -151,9 +154,18 @@ def sites() -> Iterator[Callable[[Family], Site]]:
         yield site
 
 
-def trace(site: Site) -> Trace:
-    request, directory = site.net.request(), site.net.directory
+def trace(site: Site, seconds: float) -> Trace:
+    request, directory = site.net.request(seconds=seconds), site.net.directory
     return ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory)
+
+
+def verdict_of(site: Site, good: Callable[[Verdict], bool]) -> Verdict:
+    def attempt(pace: float) -> Verdict:
+        found = trace(site, SILENCE * pace).verdict
+        assert good(found), found
+        return found
+
+    return at_any_pace(attempt)
 
 
 def on(net: Net, where: str, command: str) -> None:
@@ -180,13 +192,12 @@ def test_what_is_broken_is_named(sites: Callable[[Family], Site], family: Family
     on(net, fault.on, fault.what)
     mended: list[str] = []
     try:
-        verdict = trace(site).verdict
-        assert (verdict.what, fault.why in verdict.why) == (fault.ends, True), verdict
+        verdict = verdict_of(site, lambda found: (found.what, fault.why in found.why) == (fault.ends, True))
         assert verdict.where in (net.name("a"), net.name("b"), "")
         assert bool(verdict.mend) == fault.mended, verdict
         if verdict.mend and not verdict.mend.startswith("systemctl"):  # whose services are none here
-            while (verdict := trace(site).verdict).what != "answered":  # one thing after another, as a person would
-                assert verdict.mend not in mended, verdict
+            while (verdict := verdict_of(site, lambda found: found.what == "answered" or found.mend not in mended)
+                   ).what != "answered":  # one thing after another, as a person would
                 mended.append(verdict.mend)
                 on(net, "a" if (verdict.on or verdict.where) == net.name("a") else "b", verdict.mend)
             assert answers(net)
@@ -206,7 +217,7 @@ def test_what_the_proxy_refuses_is_explained_by_the_service(
     directory = Directory((*others, dataclasses.replace(web, ports={(TCP, 80): ()})))
     site.net.on("a", "nft 'table ip kube-proxy { chain refuse { reject; }; "
                      "chain c { type filter hook prerouting priority -150; ip daddr 10.96.0.10 goto refuse; }; }'")
-    request = dataclasses.replace(site.net.request(protocol), port=port)
+    request = dataclasses.replace(site.net.request(protocol, 30), port=port)
     try:
         verdict = ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory).verdict
     finally:
@@ -231,7 +242,7 @@ def test_rules_of_go_kube_proxy_are_told(sites: Callable[[Family], Site], varian
     site.net.on("a", "ip route add default via 192.168.50.2")  # what goes nowhere meets no rule
     try:
         for target in ("svc/nodeport", "svc/empty"):
-            request = dataclasses.replace(site.net.request(), target=target)
+            request = dataclasses.replace(site.net.request(seconds=30), target=target)
             story = ask(request, plan_of(request, directory, secrets.choice(MARKS)), site.agents, directory)
             verdicts.append(story.verdict)
             told = draw(story, directory)
@@ -249,5 +260,5 @@ def test_rules_of_go_kube_proxy_are_told(sites: Callable[[Family], Site], varian
 def test_nobody_listens(sites: Callable[[Family], Site]) -> None:
     site = sites(Family.IPV4)
     site.net.servers.pop(0).close()
-    verdict = trace(site).verdict
+    verdict = trace(site, 30).verdict
     assert (verdict.what, verdict.where, verdict.why) == ("refused", site.net.name("b"), "nobody listens there")

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 from cuttable import Forwarder
+from etcdserver import free_ports
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ class Server:
     def __init__(self) -> None:
         self.metadata: dict[str, str] = {}
         self.sleeping, self.cancelled = asyncio.Event(), asyncio.Event()
-        self.port = 0
+        self.port = free_ports(1)[0]  # the kernel gives it to nobody else while the server is away
 
     async def one(self, request: Any, context: Any) -> Any:
         self.metadata = dict(context.invocation_metadata())
