@@ -111,6 +111,10 @@ def announce(api: Api, node: str, addresses: list[str]) -> None:
 
 def _write(path: Path, data: bytes, mode: int) -> None:
     fresh = path.with_name(f".{path.name}.new")
-    fresh.touch(mode=mode)
-    fresh.write_bytes(data)
-    fresh.replace(path)
+    try:
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=mode)
+        fresh.write_bytes(data)
+        fresh.replace(path)
+    except OSError as error:
+        raise Fault(f"{path}: {error.strerror}") from None

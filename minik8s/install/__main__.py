@@ -56,6 +56,8 @@ def server(*, start: bool, root: Path, **given: str) -> None:
     check(root, start=start)
     node, there = node_of(given), writing.Root(root)
     check_ours(there)
+    if start:
+        service.require_room(UNITS["server"])
     from minik8s.install.secrets import put_secrets
 
     cut = start and service.begin()
@@ -86,8 +88,10 @@ def agent(*, address: str, token: str, pin: str, start: bool, root: Path, **give
     kubeconfig = there.at(NODE_KUBECONFIG)
     if kubeconfig.exists() and f'"{url}"' not in kubeconfig.read_text():
         raise UserError(f"{address}: {NODE_KUBECONFIG} is for another cluster; `minik8s uninstall --purge` leaves that")
-    # `join` writes the certificate last: without it an earlier time was cut short
+    if start:
+        service.require_room(UNITS["agent"])
     cut = start and service.begin()
+    # `join` writes the certificate last: without it an earlier time was cut short
     joined = kubeconfig.exists() and there.at(f"{PKI}/kubelet.crt").exists()
     if not joined:
         if not token or not pin:

@@ -32,6 +32,10 @@ SERVER_UNITS = tuple(f"minik8s-{part}" for part in ("etcd", "apiserver", "contro
 UNITS: dict[str, tuple[str, ...]] = {
     "server": (*SERVER_UNITS, *NODE_UNITS), "agent": NODE_UNITS, "flanneld": ("flanneld-py",), "proxy": ("kube-proxy-py",)}
 TARGET = "minik8s.target"
+PORTS = {  # where a unit listens unless the administrator says otherwise
+    "minik8s-etcd": ("127.0.0.1", (2379, 2380)), "minik8s-apiserver": ("0.0.0.0", (6443,)),
+    "minik8s-kubelet": ("0.0.0.0", (10250,))}
+PROGRAMS = {"minik8s-etcd": ("/usr/bin/etcd", "etcd-server"), "minik8s-kubelet": ("containerd", "containerd")}  # and its package
 CONFLIST = {
     "name": "cbr0", "cniVersion": "0.3.1", "plugins": [
         {"type": "flannel", "delegate": {"hairpinMode": True, "isDefaultGateway": True}},

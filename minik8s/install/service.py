@@ -5,13 +5,16 @@ Must not know: what the units do. Read next: `writing.py`.
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from minik8s.install.plan import PORTS, PROGRAMS
 from nodecore.errors import Fault, UserError
 
 UNFINISHED = Path("/run/minik8s-install")  # there from the first write to the start
@@ -29,6 +32,34 @@ def require() -> None:
     """Raise `UserError` where it is not."""
     if not present():
         raise UserError("systemd does not run here: --no-start only writes the files")
+
+
+def require_room(units: Sequence[str], root: Path = Path("/")) -> None:
+    """Raise `UserError` for what services could not start without: a program, or a port that somebody else has."""
+    for program, package in (PROGRAMS[unit] for unit in units if unit in PROGRAMS):
+        if shutil.which(program) is None:
+            raise UserError(f"{program}: not installed; Debian's package is {package}")
+    for unit in (unit for unit in units if unit in PORTS):
+        if told_otherwise(root / "etc/minik8s" / f"{unit}.env") or main_pid(unit):
+            continue
+        address, ports = PORTS[unit]
+        for port in ports:
+            try:
+                socket.create_server((address, port)).close()
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise UserError(f"port {port}, which {unit} needs: {why}; `ss -ltnp sport = {port}` says who has it") from None
+
+
+def told_otherwise(file: Path) -> bool:
+    """Whether the administrator's file says anything: a port, it may be."""
+    return file.exists() and any(line.strip() and not line.startswith("#") for line in file.read_text().splitlines())
+
+
+def main_pid(unit: str) -> int:
+    """The process of a service that runs, else 0."""
+    done = subprocess.run(["systemctl", "show", "-P", "MainPID", unit], capture_output=True, text=True, check=False)
+    return int(done.stdout.strip() or 0)
 
 
 def prepare() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from nodecore.errors import UserError
+from nodecore.errors import Fault, UserError
 
 OURS = "/etc/systemd/system"
 PACKAGED = "/usr/lib/systemd/system"
@@ -27,7 +27,8 @@ CNI_PLACES = ("opt/cni/bin", "usr/lib/cni")
 CONFLIST = "etc/cni/net.d/10-flannel.conflist"
 OTHERS = ("etc/kubernetes/manifests", "etc/kubernetes/kubelet.conf", "etc/kubernetes/admin.conf")  # kubeadm's
 PURGED = ("etc/minik8s", "etc/flanneld-py", "var/lib/minik8s-etcd", "var/cache/minik8s")
-PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "var/lib/cni/networks/cbr0", "run/flannel")
+PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "var/lib/cni/networks/cbr0", "var/lib/kubelet",
+                  "var/log/pods", "run/flannel")
 CNI_FLANNEL = """#!{python} -I
 import sys
 {path}from flanneld_py.cni import main
@@ -65,28 +66,43 @@ class Root:
     def put(self, path: str, text: str | bytes, mode: int = 0o644, *, once: bool = False) -> bool:
         """Write a file by renaming, unless it is as it should be; says whether it was written."""
         target, data = self.at(path), text.encode() if isinstance(text, str) else text
-        if target.exists() and (once or target.read_bytes() == data):
-            return False
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.new")
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-        fresh.chmod(mode)
-        fresh.replace(target)
+        try:
+            if target.exists() and (once or target.read_bytes() == data):
+                return False
+            replace(target, data, mode)
+        except OSError as error:
+            raise Fault(f"/{path.lstrip('/')}: {error.strerror}") from None
         click.echo(f"wrote    /{path.lstrip('/')}")
         return True
 
     def remove(self, path: str) -> None:
         """Remove a file or a directory with all in it, where there is one."""
         target = self.at(path)
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        elif target.exists() or target.is_symlink():
-            target.unlink()
-        else:
-            return
+        try:
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            elif target.exists() or target.is_symlink():
+                target.unlink()
+            else:
+                return
+        except OSError as error:
+            raise Fault(f"{error.filename or path}: {error.strerror}") from None
         click.echo(f"removed  /{path.lstrip('/')}")
+
+
+def replace(target: Path, data: bytes, mode: int) -> None:
+    """Write a file by renaming: nobody sees a part of it, and what a full disk or a kill left is written over."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.new")
+    fresh.unlink(missing_ok=True)
+    try:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+        fresh.chmod(mode)
+        fresh.replace(target)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def put_units(root: Root, units: Iterable[str], extra: Iterable[str] = ()) -> bool:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from minik8s.install import watchdog
+from minik8s.install import service, watchdog
 from minik8s.install.__main__ import command, uninstall
 from minik8s.install.plan import UNITS, Node, variables
-from nodecore.errors import UserError
+from nodecore.errors import Fault, UserError
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "packaging/systemd"
@@ -159,6 +159,30 @@ def test_values_that_cannot_work_are_the_users_mistake(wrong: tuple[str, str], t
     with pytest.raises(UserError, match=wrong[0]):
         CliRunner().invoke(command, words, catch_exceptions=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minik8s.install.writing.fitted", lambda unit: unit)
+    (tmp_path / "etc").touch()
+    with pytest.raises(Fault, match=r"^/etc/systemd/system/flanneld-py\.service: Not a directory$"):
+        invoke(command, "flanneld", "--no-start", "--root", str(tmp_path))
+
+
+def test_a_port_that_somebody_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is written; but the administrator may have chosen another."""
+    monkeypatch.setattr(service, "main_pid", lambda _: 0)
+    monkeypatch.setattr(service, "PROGRAMS", {"minik8s-etcd": ("no-such-program", "etcd-server")})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(service, "PORTS", {"minik8s-kubelet": ("0.0.0.0", (port,))})
+        with pytest.raises(UserError, match=f"^port {port}, which minik8s-kubelet needs: Address already in use"):
+            service.require_room(["minik8s-kubelet"], tmp_path)
+        file = tmp_path / "etc/minik8s/minik8s-kubelet.env"
+        file.parent.mkdir(parents=True)
+        file.write_text("#MINIK8S_KUBELET_PORT=10250\n\nMINIK8S_KUBELET_PORT=10251\n")
+        service.require_room(["minik8s-kubelet"], tmp_path)
+    with pytest.raises(UserError, match=r"^no-such-program: not installed; Debian's package is etcd-server$"):
+        service.require_room(["minik8s-etcd"], tmp_path)
 
 
 def test_another_kubernetes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
