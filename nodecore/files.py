@@ -6,6 +6,7 @@ Must not know: what is in them. Read next: `nodecore/errors.py`.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def read_document(path: str, what: str = "") -> Any:
             return yaml.safe_load(raw)
         except yaml.YAMLError as error:
             raise UserError(f"{named(path, what)}: neither JSON nor YAML: {' '.join(str(error).split())}") from None
+
+
+def look(path: str) -> tuple[int, ...] | None:
+    """What changes with a file, also with one behind a link, as a ConfigMap's; None while there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def named(path: str, what: str) -> str:

@@ -64,9 +64,9 @@ def serve(
     if config.metrics:
         mode = health.Reply(config.mode)
         told = health.Reply(json.dumps({"kubeproxy.config.k8s.io": to_document(config)}), content_type=JSON)
-        routes = {"/metrics": metrics.exposition, "/proxyMode": lambda: mode, "/configz": lambda: told,
-                  "/rules": lambda: health.Reply(json.dumps(programmed(rules)), content_type=JSON), "/healthz": healthz}
-        servers += _serve(config, config.metrics, routes, "--metrics-bind-address")
+        routes = {"/metrics": metrics.exposition, "/proxyMode": lambda: mode, "/configz": lambda: told, "/healthz": healthz}
+        queries = {"/rules": lambda asked: _rules(rules, asked.get("service", ""))}
+        servers += _serve(config, config.metrics, routes, "--metrics-bind-address", queries)
     return servers
 
 
@@ -82,9 +82,10 @@ def collectors(config: Config, rules: Rules, writer: Any) -> list[Collector]:
     return [ServerTraffic(rules) if config.mode == "ipvs" else Traffic(rules)]
 
 
-def _serve(config: Config, where: Listen, routes: Mapping[str, health.Route], what: str) -> list[ThreadingHTTPServer]:
+def _serve(config: Config, where: Listen, routes: Mapping[str, health.Route], what: str,
+           queries: Mapping[str, health.Query] = health.NONE) -> list[ThreadingHTTPServer]:
     try:
-        return [health.serve(where.host, where.port, routes, what=what)]
+        return [health.serve(where.host, where.port, routes, what=what, queries=queries)]
     except UserError as error:
         if config.bind_hard_fail:
             raise
@@ -106,13 +107,23 @@ def _alive(reconciler: Reconciler, counts: Counts, probes: Counter, eligible: El
     return health.Reply(json.dumps(body), status, JSON)
 
 
-def programmed(rules: Rules) -> Mapping[str, object]:
-    """What is in the packet filter for which Service, and whether it is all written."""
+def _rules(rules: Rules, service: str) -> health.Reply:
+    """Of one Service, if one is named; 404 where nothing is known of it."""
+    told = programmed(rules, service)
+    known = told["services"] or told["skipped"] or not service
+    return health.Reply(json.dumps(told, indent=1) + "\n", 200 if known else 404, JSON)
+
+
+def programmed(rules: Rules, service: str = "") -> Mapping[str, object]:
+    """What is in the packet filter for which Service, or for one of them, and whether it is all written."""
     services: dict[str, dict[str, dict[str, list[str]]]] = {}
     for family, ledger in rules.ledgers().items():
         for owner, fragment in ledger.held():
+            if service not in ("", owner):
+                continue
             parts = services.setdefault(owner, {}).setdefault(f"IPv{family.value}", {})
             parts[fragment.claim] = [f"{item.container}: {item.key}" + (f" : {item.value}" if item.value else "")
                                      for item in fragment.elements]
-    skipped = [{"kind": item.kind, "object": item.key, "reason": item.reason} for item in rules.skipped]
+    skipped = [{"kind": item.kind, "object": item.key, "reason": item.reason} for item in rules.skipped
+               if service in ("", item.key)]
     return {"services": services, "skipped": skipped, "written": rules.settled}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 
 from nodecore.errors import Fault, UserError
+from nodecore.files import look
 from nodecore.kube.objects import Node
 
 from .config import Config
@@ -42,10 +42,10 @@ class Home:
 
 async def watch_file(path: str, now: Config, reread: Reread) -> None:
     """Wait until the file says something else; one that is wrong is told, and what counted goes on."""
-    seen = _look(path)
+    seen = look(path)
     while True:
         await asyncio.sleep(PAUSE)
-        if (found := _look(path)) in (None, seen):
+        if (found := look(path)) in (None, seen):
             continue
         seen = found
         try:
@@ -54,11 +54,3 @@ async def watch_file(path: str, now: Config, reread: Reread) -> None:
         except UserError as error:
             log.error("%s; going on with what it said before", error)
 
-
-def _look(path: str) -> tuple[int, ...] | None:
-    """What changes with a file, also with one behind a link, as a ConfigMap's; None while there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

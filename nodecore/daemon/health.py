@@ -27,6 +27,10 @@ class Reply:
 
 
 Route = Callable[[], Reply]
+Query = Callable[[Mapping[str, str]], Reply]  # ... that looks at what was asked behind the question mark
+
+
+NONE: Mapping[str, Query] = {}
 
 
 def check(ok: Callable[[], bool], good: str = "ok", bad: str = "not ok") -> Route:
@@ -34,11 +38,13 @@ def check(ok: Callable[[], bool], good: str = "ok", bad: str = "not ok") -> Rout
     return lambda: Reply(good) if ok() else Reply(bad, status=503)
 
 
-def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--healthz-port") -> ThreadingHTTPServer:
-    """Serve the routes from a daemon thread; raises `UserError` when the address cannot be had."""
+def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--healthz-port",
+          queries: Mapping[str, Query] = NONE) -> ThreadingHTTPServer:
+    """Serve the routes and queries from a daemon thread; raises `UserError` when the address cannot be had."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
     from socket import AF_INET, AF_INET6
     from socketserver import TCPServer
+    from urllib.parse import parse_qsl
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -49,8 +55,9 @@ def serve(host: str, port: int, routes: Mapping[str, Route], *, what: str = "--h
 
         def do_GET(self) -> None:
             """Answer one request."""
-            route = routes.get(self.path.partition("?")[0])
-            reply = route() if route else Reply("404 page not found", status=404)
+            path, _, asked = self.path.partition("?")
+            route, query = routes.get(path), queries.get(path)
+            reply = query(dict(parse_qsl(asked))) if query else route() if route else Reply("404 page not found", status=404)
             body = reply.body.encode()
             self.send_response(reply.status)
             self.send_header("Content-Type", reply.content_type)

@@ -10,7 +10,9 @@ Must not know: what the objects mean. Read next: `nodecore/kube/informer.py`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -19,14 +21,17 @@ from urllib.parse import quote
 import msgspec
 
 from nodecore import errors
+from nodecore.files import look
 from nodecore.kube.answers import Status, decoded, error_of
 from nodecore.kube.config import KubeConfig
 from nodecore.kube.http import aiohttp
 from nodecore.kube.resource import Resource
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 Body = dict[str, Any]
 MERGE, STRATEGIC, JSON_PATCH = "merge-patch", "strategic-merge-patch", "json-patch"
+LOOK_SECONDS = 5.0  # between two looks at the files with our credentials
 LINE_LIMIT = 64 * 1024 * 1024
 TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=5)
 WATCH_GRACE = 30  # seconds a watch may outlive the timeout it asked the server for
@@ -89,21 +94,50 @@ class KubeClient:
         self.config = config
         self._agent = user_agent
         self._http: aiohttp.ClientSession | None = None
+        self._before: aiohttp.ClientSession | None = None  # with the credentials of before: its watches go on until they end
+        self._looked, self._seen = 0.0, list(map(look, config.files))
 
     async def __aenter__(self) -> KubeClient:
-        context = self.config.ssl_context()
-        connector = aiohttp.TCPConnector(limit=0, ssl=context if context else True, socket_factory=_keepalive_socket)
-        self._http = aiohttp.ClientSession(connector=connector, headers={"User-Agent": self._agent})
+        self._http = self._session(self.config)
         return self
+
+    def _session(self, config: KubeConfig) -> aiohttp.ClientSession:
+        context = config.ssl_context()
+        connector = aiohttp.TCPConnector(limit=0, ssl=context if context else True, socket_factory=_keepalive_socket)
+        return aiohttp.ClientSession(connector=connector, headers={"User-Agent": self._agent})
+
+    async def _renew(self) -> None:
+        """Take what has become of the files with our credentials; while they do not fit one another, go on with the old."""
+        now = time.monotonic()
+        if not self._http or now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        if (seen := list(map(look, self.config.files))) == self._seen:
+            return
+        self._seen = seen
+        try:
+            config = self.config.renewed()
+            if config == self.config:
+                return
+            fresh = self._session(config)
+        except errors.UserError as error:
+            log.warning("%s; going on with the credentials of before", error)
+            return
+        log.info("the credentials for API %s are new", config.server)
+        ended, self._before = self._before, self._http
+        self.config, self._http = config, fresh
+        if ended:
+            await ended.close()
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
     async def close(self) -> None:
         """Give the connections back."""
-        if self._http:
-            await self._http.close()
-            self._http = None
+        for session in (self._http, self._before):
+            if session:
+                await session.close()
+        self._http = self._before = None
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None, *, into: Any = dict,
                   subresource: str | None = None) -> Any:
@@ -168,6 +202,7 @@ class KubeClient:
         query = _query(labelSelector=labels, fieldSelector=fields, resourceVersion=version, watch="true",
                        allowWatchBookmarks="true", timeoutSeconds=str(timeout))
         limit = aiohttp.ClientTimeout(total=timeout + WATCH_GRACE, sock_connect=5)
+        await self._renew()
         try:
             async with self._request("GET", resource.path(namespace), query, None, "", limit) as response:
                 if response.status >= 400:
@@ -179,6 +214,7 @@ class KubeClient:
 
     async def _call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None,
                     content: str = "application/json") -> bytes:
+        await self._renew()
         try:
             async with self._request(method, path, query, body, content, TIMEOUT) as response:
                 data: bytes = await response.read()

@@ -11,7 +11,7 @@ import binascii
 import os
 import ssl
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ class KubeConfig:
     token_file: str = ""
     token: str = ""
     insecure: bool = False
+    path: str = field(default="", compare=False)  # the kubeconfig
+    files: tuple[str, ...] = field(default=(), compare=False)  # where all this was read: they may be renewed
+
+    def renewed(self) -> KubeConfig:
+        """The same server, with the credentials that the files have now."""
+        fresh = load(self.path) if self.path else in_cluster() or self
+        return replace(fresh, server=self.server)
 
     def bearer(self) -> str:
         """The bearer token now (a token file may be rotated), or an empty string."""
@@ -91,7 +98,8 @@ def in_cluster() -> KubeConfig | None:
         return None
     port = os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    return KubeConfig(server, ca=read_bytes(str(SERVICE_ACCOUNT / "ca.crt")), token_file=str(SERVICE_ACCOUNT / "token"))
+    ca = str(SERVICE_ACCOUNT / "ca.crt")
+    return KubeConfig(server, ca=read_bytes(ca), token_file=str(SERVICE_ACCOUNT / "token"), files=(ca,))
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -117,6 +125,8 @@ def parse(document: dict[str, Any], *, base: Path, name: str) -> KubeConfig:
         token=user.get("token", ""),
         token_file=str(base / user["tokenFile"]) if user.get("tokenFile") else "",
         insecure=bool(cluster.get("insecure-skip-tls-verify", False)),
+        path=name, files=(name, *(str(base / section[key]) for section, key in (
+            (cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key")) if section.get(key))),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from nodecore.kube.informer import Informer
 from nodecore.kube.objects import Node
 from nodecore.kube.reading import Reader
 from nodecore.kube.resource import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS
+from tests.etcdserver import Pki, make_pki
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -300,3 +302,55 @@ async def test_lists_are_read_without_asyncio_as_well() -> None:
     assert asked[0] == "/behind/api/v1/nodes"
     with Reader(config.KubeConfig("http://127.0.0.1:1"), user_agent="x") as reader, pytest.raises(errors.Unreachable):
         reader.list(NODES, Node)
+
+
+def kubeconfig(directory: Path, port: int) -> Path:
+    """Of files beside it, as they are found on a node where they are renewed."""
+    user = {"client-certificate": "etcd.crt", "client-key": "etcd.key"}
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": "ca.crt"}
+    path = directory / "kubeconfig"
+    path.write_text(json.dumps({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                                "clusters": [{"name": "k", "cluster": cluster}], "users": [{"name": "u", "user": user}]}))
+    return path
+
+
+async def test_credentials_that_were_renewed_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is another one, of another authority, at the same port; while not all files are new, the old count."""
+    monkeypatch.setattr("nodecore.kube.client.LOOK_SECONDS", 0.0)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = make_pki(tmp_path / "old"), make_pki(tmp_path / "new")
+    seen: list[bytes] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport
+        seen.append(request.transport.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        return web.json_response({"items": []})
+
+    async def serve(pki: Pki, port: int) -> web.AppRunner:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pki.ca)
+        context.load_cert_chain(pki.cert, pki.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", handler)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context, reuse_address=True).start()
+        return runner
+
+    first = await serve(old, 0)
+    port = first.addresses[0][1]
+    async with KubeClient(config.load(str(kubeconfig(tmp_path / "old", port)))) as client:
+        await client.list(NODES)
+        await first.cleanup()
+        second = await serve(new, port)
+        with pytest.raises(errors.Unreachable):
+            await client.list(NODES)
+        for name in ("ca.crt", "etcd.crt", "etcd.key"):
+            (tmp_path / "old" / name).write_bytes((tmp_path / "new" / name).read_bytes())
+            if name != "etcd.key":
+                with pytest.raises(errors.Unreachable):
+                    await client.list(NODES)
+        await client.list(NODES)
+        await second.cleanup()
+    assert len(set(seen)) == 2

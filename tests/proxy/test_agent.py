@@ -271,7 +271,9 @@ def test_tells_of_itself(net: World) -> None:
     assert '"nodeEligible": true' in get(net, 10256, "/healthz")
     assert get(net, 10256, "/livez")
     assert get(net, 10249, "/proxyMode") == "nftables"
-    assert "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1.0" in get(net, 10249, "/metrics")
+    metrics = get(net, 10249, "/metrics")
+    assert "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1.0" in metrics
+    assert "_created" not in metrics  # the original has no such series
 
 
 @pytest.mark.slow
@@ -395,8 +397,13 @@ def test_metrics_are_kube_proxys(net: World, api: Api) -> None:
 
 
 @pytest.mark.usefixtures("up")
-def test_shows_what_is_programmed(net: World) -> None:
+def test_shows_what_is_programmed(net: World, api: Api) -> None:
     told = json.loads(get(net, 10249, "/rules"))
     assert told["written"] is True
     assert "services: 10.96.1.1 . tcp . 80 : goto cluster-2" in told["services"]["default/web"]["IPv4"][f"{VIP} . tcp . 80"]
     assert told["skipped"] == []
+    api.put({**service("other", "10.96.1.9", ("t", "TCP", 80, 0)), "status": {}})
+    eventually(lambda: "10.96.1.9" in get(net, 10249, "/rules"))
+    assert list(json.loads(get(net, 10249, "/rules?service=default%2Fweb"))["services"]) == ["default/web"]
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(net, 10249, "/rules?service=default/nobody")
