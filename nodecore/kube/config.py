@@ -50,7 +50,10 @@ class KubeConfig:
         """The TLS settings, or None for a plain http:// server."""
         if not self.server.startswith("https://"):
             return None
-        context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        try:
+            context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
+        except (ssl.SSLError, ValueError):
+            raise UserError("kubeconfig: certificate-authority has no certificate") from None
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # from Python 3.13 on; many clusters' CAs have less than RFC 5280 asks
         if self.insecure:
             context.check_hostname = False
@@ -144,4 +147,8 @@ def _inline(section: dict[str, Any], key: str, base: Path, name: str) -> bytes:
             return base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError):
             raise UserError(f"{name}: {key}-data is not base64") from None
-    return read_bytes(str(base / section[key])) if section.get(key) else b""
+    if not section.get(key):
+        return b""
+    if read := read_bytes(str(base / section[key])):
+        return read
+    raise UserError(f"{base / section[key]}: is empty")  # no authority named would be those of the machine

@@ -346,6 +346,10 @@ async def test_credentials_that_were_renewed_are_taken(tmp_path: Path, monkeypat
         second = await serve(new, port)
         with pytest.raises(errors.Unreachable):
             await client.list(NODES)
+        for half in (b"", b"-----BEGIN CERTIFICATE-----"):
+            (tmp_path / "old" / "ca.crt").write_bytes(half)
+            with pytest.raises(errors.Unreachable):
+                await client.list(NODES)
         for name in ("ca.crt", "etcd.crt", "etcd.key"):
             (tmp_path / "old" / name).write_bytes((tmp_path / "new" / name).read_bytes())
             if name != "etcd.key":
