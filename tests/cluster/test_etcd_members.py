@@ -66,7 +66,7 @@ def test_with_one_member_gone_everything_works_on(trio: Lab, lost: str) -> None:
             until(lambda node=node: subnet in trio.exec(node, "ip", "route"), seconds=25, what=f"a new peer's route on {node}")
         for node in MEMBERS:
             trio.kill_agent(node, "flanneld")
-        assert trio.run("status", check=False).stdout.count("exited") == 1
+        until(lambda: trio.run("status", check=False).stdout.count("exited") == 1, what="all others up")
         trio.kubectl("create", "deployment", f"without-{lost}", "--image=lab.local/busybox:1", "--", "sleep", "1000")
         trio.kubectl("rollout", "status", f"deployment/without-{lost}", "--timeout=240s")
         etcdctl(trio, other, "del", key)

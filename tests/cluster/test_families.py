@@ -54,7 +54,7 @@ def test_kubectl_reaches_pods_of_an_ipv6_lab(fresh_lab: Lab) -> None:
     fresh_lab.up("--families", "ipv6", "--nodes", "1")
     fresh_lab.kubectl("create", "deployment", "one", "--image=lab.local/busybox:1", "--", "sh", "-c", "echo hello; sleep 1000")
     fresh_lab.kubectl("rollout", "status", "deployment/one", "--timeout=240s")
-    assert fresh_lab.kubectl("logs", "deployment/one") == "hello\n"
+    until(lambda: fresh_lab.kubectl("logs", "deployment/one") == "hello\n", what="what it says")
     assert "fd00:10:244:" in fresh_lab.kubectl("exec", "deployment/one", "--", "ip", "-6", "addr")
     slices = fresh_lab.get("endpointslices", "kubernetes")
     assert (slices["addressType"], slices["endpoints"][0]["addresses"]) == ("IPv6", ["fd00:77::11"])
