@@ -12,6 +12,7 @@ from typing import Any
 from minik8s.apiserver.kinds import causes, structural
 from minik8s.apiserver.kinds.catalogue import KINDS
 from minik8s.apiserver.kinds.defaults_pod import each, section
+from minik8s.apiserver.kinds.regular import Expression
 from minik8s.apiserver.request.status import Cause
 from minik8s.apiserver.schema.jsonpath import parse
 from nodecore.errors import Invalid
@@ -214,8 +215,8 @@ def _words(where: str, schema: Object) -> Iterator[Cause]:
             yield causes.forbidden(f"{where}.{key}", f"{key} is not supported")
     if schema.get("pattern"):
         try:
-            re.compile(str(schema["pattern"]))
-        except re.error as error:
+            Expression(str(schema["pattern"]))
+        except ValueError as error:
             yield causes.wrong(f"{where}.pattern", schema["pattern"], f"must be a valid regular expression, but isn't: {error}")
 
 

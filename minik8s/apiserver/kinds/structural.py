@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from minik8s.apiserver.kinds import causes
 from minik8s.apiserver.kinds.formats import FORMATS
+from minik8s.apiserver.kinds.regular import Expression
 from minik8s.apiserver.request.status import Cause
 
 Object = dict[str, Any]
@@ -99,7 +99,7 @@ def _text(schema: Object, value: str, path: str) -> Iterator[Cause]:
         yield Cause(path, f"Too long: may not be more than {most} bytes", "FieldValueTooLong")
     if least is not None and len(value) < least:
         yield _body(path, value, f"should be at least {least} chars long")
-    if pattern and not _compiled(pattern).search(value):
+    if pattern and not _compiled(pattern).found(value):
         yield _body(path, value, f"should match '{pattern}'")
     form = schema.get("format", "")
     if form in FORMATS and not FORMATS[form](value):
@@ -107,8 +107,8 @@ def _text(schema: Object, value: str, path: str) -> Iterator[Cause]:
 
 
 @lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+def _compiled(pattern: str) -> Expression:
+    return Expression(pattern)
 
 
 def _number(schema: Object, value: float, path: str) -> Iterator[Cause]:
