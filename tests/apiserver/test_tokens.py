@@ -181,6 +181,18 @@ def test_bootstrap_tokens(api: ApiServer) -> None:
         assert who(api, text).code == 401, name
 
 
+def test_a_token_without_an_audience_is_for_this_server_only(api: ApiServer) -> None:
+    text = bootstrap(api, "audien")
+    until(lambda: who(api, text).code == 201, what="the token")
+
+    def review(*audiences: str) -> Any:
+        body = {"spec": {"token": text, "audiences": list(audiences)}}
+        return api.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body).body["status"]
+    assert review("vault").get("authenticated") is None
+    own = "https://kubernetes.default.svc.cluster.local"
+    assert (review()["authenticated"], review("vault", own)["audiences"]) == (True, [own])
+
+
 def test_acting_as_somebody(api: ApiServer, ns: str) -> None:
     def whoami(user: str, **headers: str) -> Answer:
         return api.call("POST", WHOAMI, {}, user=user, headers={f"Impersonate-{key}": value for key, value in headers.items()})

@@ -105,7 +105,7 @@ class Accounts:
                 self._verified.clear()
             self._verified[token] = claims
         if claims.get("iss") == LEGACY:
-            return await self._of_secret(token, claims), self._ours(audiences)
+            return await self._of_secret(token, claims), self.ours(audiences)
         good = tuple(each for each in audiences or self.issuing.own if each in _audiences(claims))
         if claims.get("iss") != self.issuing.issuer or not good:
             raise Invalid("the token is for somebody else")
@@ -114,7 +114,7 @@ class Accounts:
             raise Invalid("the token has expired")
         return await self._user(claims), good
 
-    def _ours(self, audiences: tuple[str, ...]) -> tuple[str, ...]:
+    def ours(self, audiences: tuple[str, ...]) -> tuple[str, ...]:
         """For whom a token is good that names nobody: for this server."""
         good = tuple(each for each in audiences or self.issuing.own if each in self.issuing.own)
         if not good:

@@ -51,15 +51,22 @@ class Authenticator:
         """Whose token this is, and the audiences of those asked for that it is good for; 401 for a wrong one."""
         for known, user in self._tokens.items():
             if hmac.compare_digest(known.encode(), token.encode()):
-                return user, ()
+                return user, self._ours(audiences)
         if match := BOOTSTRAP.fullmatch(token):
-            return await self._bootstrap(*match.groups()), ()
+            return await self._bootstrap(*match.groups()), self._ours(audiences)
         if looks_like(token):
             try:
                 return await self.accounts.whose(token, audiences)
             except Invalid as invalid:
                 raise Refused(401, "Unauthorized") from invalid
         raise Refused(401, "Unauthorized")
+
+    def _ours(self, audiences: tuple[str, ...]) -> tuple[str, ...]:
+        """Tokens that name no audience are for this server only."""
+        try:
+            return self.accounts.ours(audiences) if audiences else ()
+        except Invalid as invalid:
+            raise Refused(401, "Unauthorized") from invalid
 
     async def _bootstrap(self, token_id: str, secret: str) -> User:
         kind = BY_PLURAL["secrets"]
