@@ -17,6 +17,8 @@ from minik8s.apiserver.request.bodies import decode_json
 from minik8s.apiserver.request.call import Answer, later
 from minik8s.apiserver.request.negotiation import Form, discovery_version, form_of
 from minik8s.apiserver.request.status import Refused
+from minik8s.apiserver.schema.shapes import Shapes
+from minik8s.apiserver.schema.strategic import strategic_merge
 
 PODS, SERVICES, DEPLOYMENTS = BY_PLURAL["pods"], BY_PLURAL["services"], BY_PLURAL["deployments"]
 
@@ -210,3 +212,30 @@ def test_an_answer_in_pieces(body: bytes, items: list[bytes], size: int) -> None
     whole = body + b",".join(items) + b"]}" if items else body
     assert b"".join(answer.pieces(size)) == b"".join(answer.pieces(answer.size)) == whole
     assert answer.size == len(whole)
+
+
+class Counted(str):
+    """Text that counts how often it is compared."""
+
+    times = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.times += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_no_patch_compares_everything_with_everything() -> None:
+    """One thread serves all: what grows with the square of a body is somebody's to stop the cluster with."""
+    many = 500
+    names = [Counted(f"example.com/{number}") for number in range(many)]
+    kept = strategic_merge(Shapes({}, {}), ("", "v1", "X"), dict.fromkeys(names, "a"), {
+        "$retainKeys": [*names, "last"], **{str(name): "b" for name in reversed(names)}})
+    assert len(kept) == many
+    before = {"metadata": {"name": "a", "finalizers": names}}
+    after = {"metadata": {"name": "a", "finalizers": [Counted(f"example.com/x{number}") for number in range(many)]}}
+    validate.check_change(BY_PLURAL["configmaps"], before, after)
+    with pytest.raises(Refused, match="no new finalizers"):
+        validate.check_change(BY_PLURAL["configmaps"], {"metadata": {**before["metadata"], "deletionTimestamp": "x"}}, after)
+    assert Counted.times < 20 * many

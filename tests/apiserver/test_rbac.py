@@ -205,6 +205,10 @@ def test_nobody_gives_more_than_they_have(api: ApiServer, ns: str) -> None:
     refused = api.call("POST", f"{path}/roles", {"metadata": {"name": "no"}, "rules": [rule("get", "nodes")]}, user="nobody")
     assert refused.code == 403
     assert "attempting to grant RBAC permissions not currently held" in refused.body["message"]
+    things = [f"thing-{number}" for number in range(40)]
+    vast = api.call("POST", f"{path}/roles", {"metadata": {"name": "vast"}, "rules": [
+        {"verbs": things, "apiGroups": things, "resources": things}]}, user="nobody")
+    assert (vast.code, "too many to hold against" in vast.body["message"]) == (403, True)
     widened = api.call("PATCH", f"{path}/roles/fine", {"rules": [rule("*", "*", "*")]}, user="nobody",
                        content="application/merge-patch+json")
     assert widened.code == 403

@@ -8,12 +8,12 @@ from __future__ import annotations
 from minik8s.apiserver.admission.asked import Asked
 from minik8s.apiserver.auth.access import Access
 from minik8s.apiserver.auth.authorize import MASTERS, Attributes
-from minik8s.apiserver.auth.rbac import GROUP, Rule, rules_of, uncovered, words
+from minik8s.apiserver.auth.rbac import GROUP, Rule, combinations, rules_of, uncovered, words
 from minik8s.apiserver.request.status import not_found
 
 ROLES = frozenset({"roles", "clusterroles"})
 BINDINGS = frozenset({"rolebindings", "clusterrolebindings"})
-SHOWN = 20
+SHOWN, MOST = 20, 20_000
 
 
 class Escalation:
@@ -45,19 +45,20 @@ class Escalation:
                 rules = self._access.index.referred(ref, asked.namespace)
                 if rules is None:
                     raise not_found(plural, GROUP, str(ref.get("name", "")))
-                self._refuse(asked, uncovered(self._access.index.rules(asked.user, asked.namespace), rules))
+                self._refuse(asked, rules)
 
     def _may(self, asked: Asked, verb: str, plural: str, name: str) -> bool:
         return bool(self._access.allows(asked.user, Attributes(verb, GROUP, plural, asked.namespace, name)))
 
     def _covered(self, asked: Asked) -> None:
-        own = self._access.index.rules(asked.user, asked.namespace)
         if asked.obj.get("aggregationRule"):
-            everything = rules_of({"rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]})
-            self._refuse(asked, uncovered(own, everything))
-        self._refuse(asked, uncovered(own, rules_of(asked.obj)))
+            self._refuse(asked, rules_of({"rules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]}))
+        self._refuse(asked, rules_of(asked.obj))
 
-    def _refuse(self, asked: Asked, missing: list[Rule]) -> None:
+    def _refuse(self, asked: Asked, wanted: tuple[Rule, ...]) -> None:
+        if sum(map(combinations, wanted)) > MOST:
+            raise asked.refuse(f"the rules permit more than {MOST} single things: too many to hold against what their author may")
+        missing = uncovered(self._access.index.rules(asked.user, asked.namespace), wanted)
         if missing:
             user = f'user "{asked.user.name}" (groups={list(asked.user.groups)!r})'.replace("'", '"')
             listed = "\n".join(words(rule) for rule in missing[:SHOWN])

@@ -175,6 +175,11 @@ def uncovered(own: Iterable[Rule], wanted: Iterable[Rule]) -> list[Rule]:
     return [single for rule in wanted for single in _singles(rule) if not any(_covers(each, single) for each in have)]
 
 
+def combinations(rule: Rule) -> int:
+    """How many single permissions a rule has."""
+    return len(rule.verbs) * (len(rule.groups) * len(rule.resources) * max(1, len(rule.names)) + len(rule.paths))
+
+
 def _singles(rule: Rule) -> Iterator[Rule]:
     names: Iterable[str] = sorted(rule.names) or [""]
     for verb, group, resource, name in product(sorted(rule.verbs), sorted(rule.groups), sorted(rule.resources), names):

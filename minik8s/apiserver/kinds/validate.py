@@ -42,8 +42,10 @@ def check_change(kind: Kind, old: Object, new: Object, *, sub: str = "") -> None
 def _late_finalizers(old: Object, new: Object) -> Iterator[Cause]:
     """Who is on the way out is not held up by anybody who was not there before."""
     before, after = (obj["metadata"].get("finalizers") or [] for obj in (old, new))
-    added = [name for name in after if name not in before]
-    if added and old["metadata"].get("deletionTimestamp"):
+    if not old["metadata"].get("deletionTimestamp"):
+        return
+    known = set(map(str, before))
+    if added := [name for name in after if str(name) not in known]:
         words = f"no new finalizers can be added if the object is being deleted, found new finalizers {added}"
         yield causes.forbidden("metadata.finalizers", words)
 

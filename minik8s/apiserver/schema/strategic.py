@@ -119,10 +119,11 @@ def _retain(target: Object, patch: Object) -> Object:
         return dict(target)
     if not isinstance(keep, list):
         raise Invalid("$retainKeys is a list of field names")
-    strange = [name for name in patch if not name.startswith("$") and patch[name] is not None and name not in keep]
+    kept = {name for name in keep if isinstance(name, str)}
+    strange = [name for name in patch if not name.startswith("$") and patch[name] is not None and name not in kept]
     if strange:
-        raise Invalid(f"$retainKeys does not name {', '.join(strange)}, which the patch sets")
-    return {name: value for name, value in target.items() if name in keep}
+        raise Invalid(f"$retainKeys does not name {', '.join(strange)[:1000]}, which the patch sets")
+    return {name: value for name, value in target.items() if name in kept}
 
 
 def _names(patch: Object) -> Iterable[str]:
