@@ -18,6 +18,7 @@ BY_TEXT = (  # etcd's own words come first: one gRPC code stands for several of 
     ("permission denied", errors.Denied),
     ("invalid auth token", errors.Denied),  # a watch is cancelled with these words, and no code
     ("revision of auth store is old", errors.Denied),
+    ("received message larger than max", errors.Invalid),  # has the code of those who should come again
     ("too many requests", errors.Busy),
     ("database space exceeded", errors.Busy),
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from etcdserver import EtcdCluster, EtcdServer, make_pki, shared_etcd
 
-from nodecore.errors import AlreadyExists, Denied, Expired, NotFound, Unreachable, UserError
+from nodecore.errors import AlreadyExists, Denied, Expired, Invalid, NotFound, Unreachable, UserError
 from nodecore.etcd.client import Compare, Delete, EtcdClient, EtcdConfig, Get, Put, absent, parse_endpoints, unchanged
 from tests.promised import at_some_pace
 
@@ -104,6 +104,13 @@ async def test_compacted_revision_is_expired(etcd: EtcdClient) -> None:
         await etcd.compact(new)
     with pytest.raises(Expired, match=f"oldest left is {new}"):
         await anext(etcd.watch("/compact", old))
+
+
+@pytest.mark.parametrize("megabytes", [2, 3])
+async def test_what_is_too_large_is_not_tried_again(etcd: EtcdClient, megabytes: int) -> None:
+    """etcd refuses the one, its gRPC the other, with the code of a member that is busy."""
+    with pytest.raises(Invalid, match=r"larg"):
+        await etcd.put("/large", b"x" * (megabytes * 1024 * 1024))
 
 
 async def test_answers_larger_than_grpcs_usual_limit(etcd: EtcdClient) -> None:
