@@ -92,6 +92,8 @@ def test_packages(machines: tuple[Machine, Machine]) -> None:
     assert max(float(connected) for _, connected in calls) < 0.9, "a first packet that is lost is sent again after a second"
     assert "FLANNELD_V=1" in agent.run("cat /etc/flanneld-py/flanneld-py.env")
 
+    agent.run("minik8s uninstall; dpkg -P minik8s flanneld-py", seconds=300)
+    agent.run("test -d /etc/flanneld-py/keys")  # without it kube-proxy-py would not start: it is a credential of both
     server.run("minik8s uninstall --purge; dpkg -P minik8s netscope kube-proxy-py flanneld-py", seconds=300)
     assert server.run("systemctl list-units --no-legend 'minik8s*' '*-py*'") == ""
     assert files_of(server) - before - {"/etc/.updated", "/var/.updated"} == set()
