@@ -34,6 +34,8 @@ NEEDED = {
 SHAPES = {"delegate": dict, "ipam": dict, "runtimeConfig": dict, "subnetFile": str, "dataDir": str, "name": str}
 SUBNET_FILE = "/run/flannel/subnet.env"
 DATA_DIR = "/var/lib/cni/flannel"
+BRIDGE = "cni0"  # the plugin's own default
+SIOCGIFMTU, SIOCSIFMTU, IFREQ_MTU = 0x8921, 0x8922, "16si20x"
 VALUES = ("FLANNEL_MTU", "FLANNEL_IPMASQ")
 VALID = "cni.dev/valid-attachments"
 OURS = "flannel"  # our own notes in a kept configuration; the delegate does not mind them
@@ -109,7 +111,24 @@ def add(conf: Conf) -> None:
     delegate = render(conf, read_subnet_file(conf))
     plugin = find_plugin(delegate["type"])
     keep(kept_path(conf), json.dumps({**delegate, OURS: {"ifName": os.environ["CNI_IFNAME"]}}).encode())
+    if delegate["type"] == "bridge":
+        narrow(str(delegate.get("bridge") or BRIDGE), delegate["mtu"])
     become(plugin, delegate)
+
+
+def narrow(bridge: str, mtu: Any) -> None:
+    """Have a bridge of the backend before take no larger packets than this one's: the plugin leaves one it finds as it is."""
+    import fcntl
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            found = fcntl.ioctl(sock, SIOCGIFMTU, struct.pack(IFREQ_MTU, bridge.encode(), 0))
+            if isinstance(mtu, int) and 0 < mtu < struct.unpack(IFREQ_MTU, found)[1]:
+                fcntl.ioctl(sock, SIOCSIFMTU, struct.pack(IFREQ_MTU, bridge.encode(), mtu))
+        except OSError:
+            return  # no bridge yet; or one that is not ours to change, and doctor says so
 
 
 def delete(conf: Conf) -> None:

@@ -96,6 +96,18 @@ def test_a_pod_comes_and_goes(real: Runtime) -> None:
 
 
 @pytest.mark.kernel
+def test_a_bridge_becomes_no_larger_than_another_backend_carries(real: Runtime) -> None:
+    for mtu, then in ((1450, 1450), (1420, 1420), (1480, 1420)):
+        real.subnet_file.write_text(ENV.replace("1450", str(mtu)))
+        with Netns.create() as pod:
+            added = real.call("ADD", container=f"c{mtu}", netns=pod.path)
+            assert added.returncode == 0, added.stdout
+            assert json.loads(real.node.run(["ip", "-j", "link", "show", "cni0"]).stdout)[0]["mtu"] == then
+            assert json.loads(pod.run(["ip", "-j", "link", "show", "eth0"]).stdout)[0]["mtu"] == mtu
+            assert real.call("DEL", container=f"c{mtu}", netns=pod.path).returncode == 0
+
+
+@pytest.mark.kernel
 def test_a_failed_add_is_passed_on_and_can_be_deleted(real: Runtime) -> None:
     failed = real.call("ADD", netns="/proc/1/ns/nothing")
     assert failed.returncode != 0
