@@ -148,8 +148,9 @@ def install(role: str, node: Node | None, root: writing.Root, *, start: bool, ch
         changed |= writing.put_files(root, files(role, node))
     elif role == "flanneld":
         writing.put_cni_plugin(root)
-    if start:
+    if root.path == Path("/") and service.present():  # else the next boot does so
         service.prepare()
+    if start:
         service.start(units, changed=changed)
         service.UNFINISHED.unlink(missing_ok=True)
 

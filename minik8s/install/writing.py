@@ -27,8 +27,8 @@ CNI_PLACES = ("opt/cni/bin", "usr/lib/cni")
 CONFLIST = "etc/cni/net.d/10-flannel.conflist"
 OTHERS = ("etc/kubernetes/manifests", "etc/kubernetes/kubelet.conf", "etc/kubernetes/admin.conf")  # kubeadm's
 PURGED = ("etc/minik8s", "etc/flanneld-py", "var/lib/minik8s-etcd", "var/cache/minik8s")
-PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "var/lib/cni/networks/cbr0", "var/lib/kubelet",
-                  "var/log/pods", "run/flannel")
+PURGED_IF_OURS = ("etc/kubernetes", "etc/kube-flannel", "var/lib/cni/flannel", "var/lib/cni/networks/cbr0", "run/flannel")
+PURGED_OF_A_NODE = ("var/lib/kubelet", "var/log/pods")  # where the kubelet is ours
 CNI_FLANNEL = """#!{python} -I
 import sys
 {path}from flanneld_py.cni import main
@@ -164,7 +164,11 @@ def put_files(root: Root, files: Mapping[str, str]) -> bool:
 
 def take_away(root: Root, units: Iterable[str], *, purge: bool) -> None:
     """Units and what `install` wrote beside them; with `purge` what clusters and administrators put there as well."""
-    names = list(units)
+    names, ours = list(units), not foreign(root)
+    if purge:  # before the units: a second try, after a kill, still knows by them whose machine this is
+        node = PURGED_OF_A_NODE if root.has_unit("minik8s-kubelet") else ()
+        for path in (*PURGED, *((*PURGED_IF_OURS, *node) if ours else ())):
+            root.remove(path)
     for unit in (*(f"{name}.service" for name in names), "minik8s.target"):
         root.remove(f"{OURS}/{unit}")
     for name in names:
@@ -175,7 +179,5 @@ def take_away(root: Root, units: Iterable[str], *, purge: bool) -> None:
         plugin = root.at(f"{place}/flannel")
         if not brought(root, place) and plugin.exists() and b"flanneld_py.cni" in plugin.read_bytes():
             root.remove(f"{place}/flannel")
-    if not foreign(root):
+    if ours:
         root.remove(CONFLIST)
-    for path in (*PURGED, *(() if foreign(root) else PURGED_IF_OURS)) if purge else ():
-        root.remove(path)

@@ -260,7 +260,7 @@ def test_flanneld_alone_with_its_key_as_a_credential(cluster: Cluster) -> None:
         "FLANNELD_ETCD_CERTFILE=/etc/ssl/test/client.crt\nFLANNELD_IFACE=host0\n"
         "FLANNELD_ETCD_KEYFILE=/run/credentials/flanneld-py.service/keys_etcd.key\n"))
     host.boot()
-    host.run("minik8s install flanneld")  # before there is an etcd
+    host.run("minik8s install flanneld --no-start; systemctl enable --now --no-block flanneld-py")  # before there is an etcd
     host.run("cd /etc/ssl/test; systemd-run -q --unit=store etcd --data-dir /var/lib/store --client-cert-auth "
              "--listen-client-urls https://127.0.0.1:2379 --advertise-client-urls https://127.0.0.1:2379 "
              "--cert-file $PWD/server.crt --key-file $PWD/server.key --trusted-ca-file $PWD/ca.crt")
@@ -300,4 +300,6 @@ def test_uninstalled_leaves_no_unit(cluster: Cluster) -> None:
     left = cluster.agent.run("ls /etc/systemd/system /etc/minik8s /etc/kubernetes 2>&1", check=False)
     assert "flanneld" not in left.replace("flanneld-py.service.d", "")
     assert cluster.agent.run("systemctl list-units --no-legend 'minik8s*' '*-py*'") == ""
+    assert cluster.agent.run("nft list tables; ip -br link show type vxlan; ip link show cni0; getent passwd minik8s",
+                             check=False) == 'Device "cni0" does not exist.\n'
     cluster.server.run(active(*SERVER, *NODE))
