@@ -132,9 +132,10 @@ def prepare(config: Config) -> None:
             score.write_text(str(config.oom_score_adj))
     except OSError as error:
         log.warning("--oom-score-adj: %d could not be set: %s", config.oom_score_adj, error.strerror)
-    wanted = (*switches_of(config), *(switch for family in config.families for switch in WANTED[family]))
+    sure = [family for family in config.families if family is Family.IPV4 or config.cluster_cidrs]
+    wanted = (*switches_of(config), *(switch for family in sure for switch in WANTED[family]))
     set_switches(switch for switch in wanted if switch not in AFTER_RULES)
-    for family in config.families:
+    for family in sure:
         if read_sysctl(BRIDGED[family]) != "1":
             log.warning("%s is not 1 (is the module br_netfilter loaded?): where a node's pods share a bridge, they do not reach "
                         "one another through a Service", BRIDGED[family].replace("/", "."))

@@ -10,6 +10,7 @@ from nodecore.net import Family
 
 from .config import ConntrackLimits
 
+# Of a family they are set where it is sure to be used: a machine that forwards IPv6 listens to its routers no more.
 BRIDGED = {Family.IPV4: "net/bridge/bridge-nf-call-iptables", Family.IPV6: "net/bridge/bridge-nf-call-ip6tables"}
 WANTED = {
     Family.IPV4: (

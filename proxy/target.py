@@ -232,7 +232,7 @@ class Rules:
     async def observe(self, wanted: Mapping[Family, Ledger]) -> Actual:
         """Which families' rules are as they were last written; the switches are read each time."""
         known = frozenset([family for family in wanted if await self._writer.intact(self._halves[family].layout)])
-        switches = (*self._switches, *(switch for family in wanted for switch in WANTED[family]))
+        switches = (*self._switches, *(switch for family, ledger in wanted.items() if ledger for switch in WANTED[family]))
         wrong = [switch for switch in switches if _is_wrong(switch)]
         return Actual(known, tuple(switch for switch in wrong if switch not in self._denied))
 

@@ -1,4 +1,7 @@
-"""What a proxy ends for, to be started again: another --config, and a Node that has moved. What is programmed stays meanwhile."""
+"""What a proxy ends for, to be started again: another --config, and a Node that has moved. What is programmed stays meanwhile.
+
+And what it finds out only while it runs: that there is IPv6.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Agent
 from proxy_api import Api
-from proxy_net import GATEWAY, NODE, World, endpoints, eventually, service
+from proxy_net import GATEWAY, NODE, World, endpoints, eventually, in_family, of, service
+
+from nodecore.net import Family
 
 pytestmark = pytest.mark.kernel
 VIP, NODE_PORT = "10.96.1.1", 30071
@@ -69,3 +74,18 @@ def test_another_configuration_is_taken_and_a_wrong_one_is_not(net: World, agent
     assert net.ask("outside", NODE, NODE_PORT)[0] == "pod-b"
     agent.start()
     assert net.ask("outside", NODE, NODE_PORT)[0] == "refused"
+
+
+def test_ipv6_is_forwarded_only_where_it_is_used(net: World, api: Api, agent: Agent) -> None:
+    """A machine that forwards listens to its routers no more: none is made to for Services that it does not have."""
+    forwarding = ["sysctl", "-n", "net.ipv6.conf.all.forwarding"]
+    node_space, vip = net.spaces["node"], of(Family.IPV6, VIP)
+    node_space.run(["sysctl", "-w", "net.ipv6.conf.all.forwarding=0"])
+    agent.flags = ("--cluster-cidr", "")
+    agent.start()
+    assert net.ask("pod-a", VIP, 80)[0] == "pod-b"
+    assert node_space.run(forwarding).stdout == "0\n"
+    api.put(*(in_family(Family.IPV6, item) for item in (
+        service("six", VIP, ("t", "TCP", 80, 0)), endpoints("six", "10.244.1.3", ports=(("t", "TCP", 8080),)))))
+    eventually(lambda: node_space.run(forwarding).stdout == "1\n")
+    eventually(lambda: net.ask("pod-a", vip, 80, timeout=0.3)[0] == "pod-b", within=30)
