@@ -7,7 +7,7 @@ Pure. Must not know: where Services come from. Read next: `proxy/policy.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -49,6 +49,7 @@ class Caller:
 
     address: str
     inside: bool
+    here: bool = False  # it is this node itself
 
     def __str__(self) -> str:
         return self.address or (POD if self.inside else OUTSIDE)
@@ -87,11 +88,12 @@ def parse_destination(text: str) -> Destination:
     return Destination(address, number, protocol)
 
 
-def callers(config: Config, family: Family, address: IPAddress | None) -> list[Caller]:
+def callers(config: Config, family: Family, address: IPAddress | None, own: Container[str] = ()) -> list[Caller]:
     """The one that is asked about, or one of each sort."""
     networks = [network for network in config.locality.networks if Family.of(network) is family]
     if address:
-        return [Caller(str(address), not networks or any(address in network for network in networks))]
+        return [Caller(str(address), not networks or any(address in network for network in networks),
+                       here=str(address) in own)]
     return [Caller("", inside=True), Caller("", inside=False)]
 
 
@@ -133,9 +135,10 @@ def _choice(route: Route, way: Way, caller: Caller) -> tuple[Choice, tuple[str, 
     if way.kind is Kind.CLUSTER_IP:
         here = ("internalTrafficPolicy Local: endpoints of this node only",) if route.port.internal_local else ()
         return route.cluster, here, False
-    if route.local and not caller.inside and (route.local.endpoints or route.local.elsewhere):
+    if route.local and not (caller.inside or caller.here) and (route.local.endpoints or route.local.elsewhere):
         return route.local, ("externalTrafficPolicy Local: for callers from outside, endpoints of this node only",), True
-    reason = ("externalTrafficPolicy Local does not count for callers inside the cluster",) if route.local else ()
+    who = "this node" if caller.here else "callers inside the cluster"
+    reason = (f"externalTrafficPolicy Local does not count for {who}",) if route.local else ()
     return route.anywhere or NOBODY, reason, False
 
 

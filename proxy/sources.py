@@ -34,6 +34,7 @@ class Picture:
 
     snapshot: Snapshot
     config: Config
+    own: frozenset[str] = frozenset()  # our Node's addresses
 
 
 async def take(config: Config, files: Sequence[str] = ()) -> Picture:
@@ -54,8 +55,9 @@ async def from_api(config: Config) -> Picture:
         for item in (await client.list(ENDPOINT_SLICES, into=EndpointSlice)).items:
             snapshot.put_slice(key_of(item), item)
         nodes = await client.list(NODES, into=Node)
-        snapshot.put_zone(next((zone_of(node) for node in nodes.items if node.metadata.name == config.node), ""))
-    return Picture(snapshot, config)
+        ours = next((node for node in nodes.items if node.metadata.name == config.node), None)
+        snapshot.put_zone(zone_of(ours))
+    return Picture(snapshot, config, _addresses(ours))
 
 
 def from_objects(config: Config, objects: Iterable[Service | EndpointSlice | Node]) -> Picture:
@@ -75,7 +77,11 @@ def from_objects(config: Config, objects: Iterable[Service | EndpointSlice | Nod
         if not found:
             raise UserError(f"-f: no Node {config.node} with the podCIDR or InternalIP these flags need")
         config = found
-    return Picture(snapshot, config)
+    return Picture(snapshot, config, _addresses(ours))
+
+
+def _addresses(node: Node | None) -> frozenset[str]:
+    return frozenset(item.address for item in (node.status.addresses if node else None) or [])
 
 
 def read_files(paths: Sequence[str]) -> Iterator[Service | EndpointSlice | Node]:

@@ -34,7 +34,8 @@ def start(*, destination: str, caller: str | None, files: tuple[str, ...], **giv
         raise UserError(f"--from: {source} is not IPv{wanted.family.value}, which {wanted} is")
     logging.disable(logging.WARNING)
     picture = asyncio.run(take(config_of(given), files))
-    lines, known = tell(picture.snapshot, picture.config, wanted, explain.callers(picture.config, wanted.family, source))
+    asked = explain.callers(picture.config, wanted.family, source, picture.own)
+    lines, known = tell(picture.snapshot, picture.config, wanted, asked)
     click.echo("\n".join(map(shown, lines)))
     if not known:
         raise SystemExit(1)

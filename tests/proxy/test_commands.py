@@ -40,7 +40,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     directory: Path = tmp_path_factory.mktemp("manifests")
     web = service("web", "10.96.0.10", *HTTP, type="NodePort")
     slices = [endpoints("web", "10.244.1.3", "10.244.2.5", ports=TARGETS), endpoints("local", "10.244.1.4", ports=TARGETS)]
-    many = {"apiVersion": "v1", "kind": "List", "items": slices}
+    here = {"kind": "Node", "metadata": {"name": "node-1"},
+            "status": {"addresses": [{"type": "InternalIP", "address": "203.0.113.5"}]}}
+    many = {"apiVersion": "v1", "kind": "List", "items": [*slices, here]}
     other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}
     (directory / "a.yaml").write_text(yaml.safe_dump_all([web, other, many, None]))
     local = balanced(service("local", "10.96.0.11", ("http", "TCP", 80, 0), type="LoadBalancer", externalTrafficPolicy="Local",
@@ -67,6 +69,7 @@ CASES = (
     ("10.96.0.10:80", "10.244.1.3", ["10.244.1.3:8080   on this node, sees this node's address"]),
     ("192.168.50.1:30080", "192.0.2.1", ["NodePort of Service default/web", "if 192.168.50.1 is an address of this node"]),
     ("203.0.113.9:80", "203.0.113.7", ["externalTrafficPolicy Local", "10.244.1.4:8080", "sees 203.0.113.7"]),
+    ("203.0.113.9:80", "203.0.113.5", ["Local does not count for this node", "masqueraded", "10.244.1.4:8080"]),
     ("203.0.113.9:80", "198.51.100.1", ["loadBalancerSourceRanges", "dropped"]),
     ("10.96.0.12:80", "10.244.1.9", ["no endpoints", "refused"]),
     ("10.96.0.12:81", "10.244.1.9", ["no Service has that port: refused"]),
