@@ -115,6 +115,11 @@ class Config:
         return 1 << self.masquerade_bit
 
 
+NUMBER = (int, float), "a number"
+SORTS: dict[type, tuple[tuple[type, ...], str]] = {  # of what the file may say where a flag is of that type
+    bool: ((bool,), "true or false"), int: NUMBER, float: NUMBER, str: ((str, int, float), "a text"), tuple: ((list,), "a list"),
+    dict: ((dict,), "an object"),
+}
 Values = dict[str, Any]  # flag name -> value as given; absent where not given
 
 
@@ -352,11 +357,12 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 def _converted(flag: Flag, value: Any, path: str) -> Any:
     """A field's value as the flag would give it."""
-    kind = type(flag.default)
-    if flag.unused or kind is tuple or kind is str:
-        return value
-    if isinstance(value, bool) is not (kind is bool) or not isinstance(value, int | float):
-        raise UserError(f"--config: {path}: {value!r} is not {'true or false' if kind is bool else 'a number'}")
+    kind = dict if flag.field == "featureGates" else type(flag.default)
+    if kind is tuple and isinstance(value, str):
+        value = [value]
+    taken, sort = SORTS[kind]
+    if not isinstance(value, taken) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"--config: {path}: {value!r:.100} is not {sort}")
     return value
 
 

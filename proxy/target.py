@@ -206,6 +206,9 @@ class Rules:
                 _note_targets(half, key, targets_of(routes, tcp=self.forget_tcp))
                 ready.update({route.port.health_check: max(_ready_here(routes), ready.get(route.port.health_check, 0))
                               for route in routes if route.port.health_check})
+            skipped += [
+                Skipped("Service", key, f"IPv{family.value} is not served: --cluster-cidr names no network of it")
+                for family in Family if family not in self._halves and self._snapshot.routes(key, family)[0]]
             self._note_skipped(key, skipped)
             self._note_checks(key, ready)
         contested = set(self._contested())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -303,3 +304,14 @@ def test_this_proxy_is_ours() -> None:
     import proxy
 
     assert Path(proxy.__file__).parent == Path(__file__).parents[2] / "proxy"
+
+
+@pytest.mark.parametrize("value", [5, True, "x", [1], {"a": 1}, [{"a": 1}], 1.5, "\n", float("nan")])
+def test_whatever_the_file_says_is_taken_or_named(value: object) -> None:
+    for flag in filter(lambda flag: flag.field, settings.FLAGS):
+        *sections, name = flag.path("nftables")
+        document: dict = {name: value}
+        for section in reversed(sections):
+            document = {section: document}
+        with suppress(UserError):
+            settings.build({}, document)

@@ -126,3 +126,11 @@ def test_reads_what_people_have() -> None:
     told = run("explain", "10.96.0.22:80", "-f", "-", *FLAGS, given=yaml.safe_dump(escapes)).stdout
     assert r"ClusterIP of Service default/red\x1b[31m\nname" in told
     assert "there is no Service in -" in run("render", "-f", "-", *FLAGS, given="kind: Deployment").stderr
+
+
+def test_a_family_that_is_not_served_is_told() -> None:
+    both = service("both", "10.96.0.23", ("http", "TCP", 80, 0), clusterIPs=["10.96.0.23", "fd96::23"])
+    told = "Service default/both skipped: IPv6 is not served: --cluster-cidr names no network of it\n"
+    assert run("render", "-f", "-", *FLAGS, given=json.dumps(both)).stderr == told
+    done = run("render", "-f", "-", "--cluster-cidr", "", given=json.dumps(both))
+    assert ("fd96::23 . tcp . 80" in done.stdout, done.stderr) == (True, "")
