@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from nodecore.daemon import heap, systemd
 from nodecore.errors import Blame, Fault
@@ -68,6 +69,7 @@ async def run(told: Config, file: str = "", reread: Reread | None = None) -> Non
         rules.probe = Probe(config.families) if config.verify_programming else None
         counts, eligible = Counts(config.mode, verified=config.verify_programming), health.Eligibility()
         counts.watch(rules)
+        client.on_answer = partial(counts.asked, urlsplit(client.config.server).netloc)
         reconciler = Reconciler("proxy", rules, resync=config.sync_period)
         put_service, put_slice = counts.services(snapshot.put_service), counts.slices(snapshot.put_slice)
         informers = (

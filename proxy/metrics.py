@@ -68,6 +68,8 @@ class Counts:
         for index, policy in enumerate(("internal", "external")):
             local.labels(policy).set_function(partial(self._lacking, index))
         self.probes = Counter("kubeproxy_proxy_healthz", "Answers of /healthz", ["code"], registry=registry)
+        self._requests = Counter("rest_client_requests", "Requests to the API, by the code of the answer",
+                                 ["code", "host", "method"], registry=registry)
         self.live_probes = Counter("kubeproxy_proxy_livez", "Answers of /livez", ["code"], registry=registry)
 
     def _counter(self, name: str, text: str) -> Counter:
@@ -105,6 +107,10 @@ class Counts:
         self._came_first = self._came_first or time.time()
         self._changes[what].inc()
         self._queued.set_to_current_time()
+
+    def asked(self, host: str, method: str, code: str) -> None:
+        """The API was asked, and answered so."""
+        self._requests.labels(code, host, method).inc()
 
     def _lacking(self, index: int) -> int:
         return sum(each[index] for each in self._without_local.copy().values())

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
@@ -95,6 +95,7 @@ class KubeClient:
         self._agent = user_agent
         self._http: aiohttp.ClientSession | None = None
         self._before: aiohttp.ClientSession | None = None  # with the credentials of before: its watches go on until they end
+        self.on_answer: Callable[[str, str], None] = lambda method, code: None  # told of method and code, `<error>` where none came
         self._looked, self._seen = 0.0, list(map(look, config.files))
 
     async def __aenter__(self) -> KubeClient:
@@ -203,13 +204,18 @@ class KubeClient:
                        allowWatchBookmarks="true", timeoutSeconds=str(timeout))
         limit = aiohttp.ClientTimeout(total=timeout + WATCH_GRACE, sock_connect=5)
         await self._renew()
+        answered = False
         try:
             async with self._request("GET", resource.path(namespace), query, None, "", limit) as response:
+                answered = True
+                self.on_answer("GET", str(response.status))
                 if response.status >= 400:
                     raise error_of(response.status, await response.read())
                 async for line in _lines(response.content):
                     yield _event(line, into)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if not answered:
+                self.on_answer("GET", "<error>")
             raise errors.Unreachable(f"watch of {resource.plural} broke: {error or type(error).__name__}") from None
 
     async def _call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None,
@@ -217,11 +223,13 @@ class KubeClient:
         await self._renew()
         try:
             async with self._request(method, path, query, body, content, TIMEOUT) as response:
+                self.on_answer(method, str(response.status))
                 data: bytes = await response.read()
                 if response.status >= 400:
                     raise error_of(response.status, data)
                 return data
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.on_answer(method, "<error>")
             raise errors.Unreachable(f"API {self.config.server}: {error or type(error).__name__}") from None
 
     def _request(self, method: str, path: str, query: Mapping[str, str] | None, body: Any, content: str,

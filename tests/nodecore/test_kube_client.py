@@ -71,9 +71,14 @@ async def test_status_bodies_become_our_errors(code: int, reason: str, kind: typ
 
 
 async def test_nobody_there_is_unreachable() -> None:
+    told: list[tuple[str, str]] = []
     async with KubeClient(config.KubeConfig("http://127.0.0.1:1")) as client:
+        client.on_answer = lambda method, code: told.append((method, code))
         with pytest.raises(errors.Unreachable, match=r"http://127\.0\.0\.1:1"):
             await client.list(NODES)
+        with pytest.raises(errors.Unreachable, match="watch of nodes broke"):
+            await anext(client.watch(NODES, "1"))
+    assert told == [("GET", "<error>")] * 2
 
 
 async def test_paths_queries_and_bodies() -> None:

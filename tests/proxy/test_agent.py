@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -273,6 +274,7 @@ def test_tells_of_itself(net: World) -> None:
     assert get(net, 10249, "/proxyMode") == "nftables"
     metrics = get(net, 10249, "/metrics")
     assert "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1.0" in metrics
+    assert re.search(r'^rest_client_requests_total\{code="200",host="127.0.0.1:\d+",method="GET"\} [1-9]', metrics, re.M)
     assert "_created" not in metrics  # the original has no such series
 
 

@@ -15,11 +15,12 @@ from click.testing import CliRunner
 from nodecore.daemon import entry
 from nodecore.errors import UserError
 from nodecore.kernel.conntrack import Flow
+from nodecore.kube.config import KubeConfig
 from nodecore.kube.objects import Node
 from nodecore.net import Family
 from proxy import config as settings
 from proxy.__main__ import command, main
-from proxy.agent import settled
+from proxy.agent import open_client, settled
 from proxy.endpoints import Endpoint
 from proxy.policy import Choice, Place, choose, choose_local
 from proxy.services import ORDINARY, Kind, ServicePort, Way
@@ -211,6 +212,14 @@ def test_a_file_as_kubeadm_writes_it_asks_for_the_defaults() -> None:
 def test_the_families_are_all_unless_the_pods_networks_say_which() -> None:
     assert settings.build({"detect-local-mode": "NodeCIDR"}).families == tuple(Family)
     assert settings.build({"cluster-cidr": "fd00::/48"}).families == (Family.IPV6,)
+
+
+def test_who_is_told_only_where_the_api_is_asks_as_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    assert open_client(settings.build({"master": "http://192.0.2.1:8080"})).config == KubeConfig("http://192.0.2.1:8080")
+    with pytest.raises(UserError, match="--kubeconfig: not given"):
+        open_client(settings.build({}))
 
 
 def test_where_the_node_is_ipv6_it_listens_there() -> None:
