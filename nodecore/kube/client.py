@@ -95,7 +95,7 @@ class KubeClient:
         self._agent = user_agent
         self._http: aiohttp.ClientSession | None = None
         self._before: aiohttp.ClientSession | None = None  # with the credentials of before: its watches go on until they end
-        self.on_answer: Callable[[str, str], None] = lambda method, code: None  # told of method and code, `<error>` where none came
+        self.on_answer: Callable[[str, str], None] = lambda method, code: None  # the code `<error>`: none came
         self._looked, self._seen = 0.0, list(map(look, config.files))
 
     async def __aenter__(self) -> KubeClient:
