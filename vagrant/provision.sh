@@ -69,6 +69,9 @@ long_leases() {
   done
 }
 
+# Whether flannel's tunnels are IPsec's; charon, which makes them, is a service of its own.
+ipsec() { [[ $BACKEND == *'"ipsec"'* ]]; }
+
 server() {
   long_leases
   if [[ ! -e /etc/kubernetes/pki/ca.key ]]; then
@@ -90,9 +93,10 @@ agent() {
 
 # Fetch the Service until the pod of every node has answered.
 everybody_answers() {
-  local page service=10.96.88.88
+  local page service=10.96.88.88 source=()
+  if ipsec; then source=(--interface "$(sed -n "s,^FLANNEL_SUBNET=\(.*\)/.*,\1,p" /run/flannel/subnet.env)"); fi # its own is in no tunnel
   for _ in $(seq 20); do
-    page=$(curl -fsS --max-time 5 "http://$service/") || return 1
+    page=$(curl -fsS --max-time 5 "${source[@]}" "http://$service/") || return 1
     page=${page#*node=}; seen[${page%% *}]=1
     ((${#seen[@]} < NODES)) || return 0
   done
@@ -103,6 +107,7 @@ everybody_answers() {
 [[ ! $NAME ]] || identity
 packages
 images
+! ipsec || systemctl enable --quiet --now strongswan-starter
 "$ROLE"
 if [[ $LAST ]]; then
   declare -A seen=()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -29,6 +30,7 @@ SHARE = DIST / "share"
 SOURCES = ("nodecore", "flanneld_py", "proxy", "minik8s", "netscope", "packaging", "pyproject.toml", "constraints.txt",
            "vagrant/hello.yaml")
 NEEDED = debian.NEEDED | {"qemu-img": "qemu-utils", "sfdisk": "fdisk"}
+PSK_BYTES = 48
 PUBLIC_KEY = "gems/vagrant-*/keys/vagrant.pub"
 GEMS = ("/usr/share/rubygems-integration/all", "/opt/vagrant/embedded")
 Say = Callable[[str], None]
@@ -94,16 +96,17 @@ def fill_share() -> None:
 
 
 def cluster(known: dict[str, str]) -> dict[str, str]:
-    """The authority, its hash and a token: known beforehand, so that machines can come up in any order."""
+    """The authority, its hash, a token and ipsec's key: known beforehand, so that machines can come up in any order."""
+    psk = {"psk": known.get("psk") or secrets.token_hex(PSK_BYTES)}
     if {"ca", "ca_key", "pin", "token"} <= set(known):
-        return {name: known[name] for name in ("ca", "ca_key", "pin", "token")}
+        return psk | {name: known[name] for name in ("ca", "ca_key", "pin", "token")}
     from minik8s.access.join import pin_of
     from minik8s.access.token import new_token
     from minik8s.pki.authority import Authority
 
     pair = Authority().pair
     ca = pair.certificate.decode()
-    return {"ca": ca, "ca_key": pair.key.decode(), "pin": pin_of(ca), "token": new_token()}
+    return psk | {"ca": ca, "ca_key": pair.key.decode(), "pin": pin_of(ca), "token": new_token()}
 
 
 def box_step(share: str) -> debian.Step:

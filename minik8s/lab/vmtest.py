@@ -19,6 +19,7 @@ from nodecore.errors import Fault, Unreachable
 
 SERVICE = "http://10.96.88.88/"
 FETCHES = 12
+BRIDGE = "--interface $(. /run/flannel/subnet.env; echo ${FLANNEL_SUBNET%/*})"  # with ipsec no other of a node is in a tunnel
 BACK_WITHIN = 120.0  # seconds from a machine's ssh until its pods and Services are back, in software
 PATIENCE = 600.0
 
@@ -72,15 +73,20 @@ def not_ready(vms: Vms) -> str:
 
 def unanswered(vms: Vms) -> str:
     """Who did not meet the pod of whom."""
-    wrong = []
+    wrong, source = [], BRIDGE if backend(vms) == "ipsec" else ""
     for node in vms.nodes:
-        host = vms.ssh(node, f"for i in $(seq {FETCHES}); do curl -s --max-time 5 {SERVICE}; done; true")
+        host = vms.ssh(node, f"for i in $(seq {FETCHES}); do curl -s --max-time 5 {source} {SERVICE}; done; true")
         wrong += missed(vms, node, host)
     for pod in kubectl(vms, "pods", "-l", "app=hello"):
         script = f"for i in $(seq {FETCHES}); do timeout 5 wget -q -O - {SERVICE}; done; true"
         wrong += missed(vms, f"a pod of {pod['spec']['nodeName']}", vms.run(
             "kubectl", "exec", pod["metadata"]["name"], "--", "sh", "-c", script, seconds=180))
     return "; ".join(wrong)
+
+
+def backend(vms: Vms) -> str:
+    """flannel's, as the first of the nodes tells the others."""
+    return str(kubectl(vms, "nodes")[0]["metadata"]["annotations"]["flannel.alpha.coreos.com/backend-type"])
 
 
 def missed(vms: Vms, who: str, pages: str) -> list[str]:
