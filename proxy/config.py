@@ -28,6 +28,7 @@ LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefi
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq")  # a kernel's, ip_vs_NAME
 INTERFACE = re.compile(r"[A-Za-z0-9_.:-]{1,15}")
 ALL, PRIMARY, LOOPBACK = "all", "primary", "localhost"  # words of --nodeport-addresses
+IPV4_LOOPBACK = parse_network("127.0.0.0/8")
 LOCALHOST = "iptables-localhost-nodeports"
 LISTEN_IPV6 = {"healthz-bind-address": "[::]:10256", "metrics-bind-address": "[::1]:10249"}  # where --bind-address is IPv6
 LOUDNESS = (("logging", "verbosity"), ("logging", "vmodule"))
@@ -289,7 +290,7 @@ def _node_port_addresses(value: Any) -> tuple[tuple[IPNetwork, ...], bool]:
 
 def _has_loopback(networks: tuple[IPNetwork, ...], on_primary: bool) -> bool:  # noqa: FBT001
     """Whether NodePorts may answer on IPv4's loopback: on all addresses, or where a network says so."""
-    return any(network.is_loopback and network.version == 4 for network in networks) or not (networks or on_primary)
+    return any(network.overlaps(IPV4_LOOPBACK) for network in networks) or not (networks or on_primary)
 
 
 def parse_listen(text: str, what: str, port: int) -> Listen | None:

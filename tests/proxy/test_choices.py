@@ -235,7 +235,9 @@ def test_node_ports_on_loopback_are_refused_by_name_where_there_are_none() -> No
         made = settings.build({**asked, "proxy-mode": mode})
         assert not made.loopback_node_ports
         assert [line.endswith(f"{mode} mode has no NodePorts on loopback") for line in made.unused] == [True] * 3
-    for addresses in ("10.0.0.0/8", "primary"):
+    for addresses in ("0.0.0.0/0", "127.0.0.1/32"):
+        assert settings.build({"proxy-mode": "iptables", "nodeport-addresses": (addresses,)}).loopback_node_ports
+    for addresses in ("10.0.0.0/8", "primary", "::/0"):
         assert not settings.build({"proxy-mode": "iptables", "nodeport-addresses": (addresses,)}).loopback_node_ports
 
 
