@@ -83,6 +83,11 @@ def told(plural: str, obj: Object, old: Object | None = None) -> str:
     ("certificatesigningrequests", {"spec__signerName": "me"}, "fully qualified domain and path"),
     ("mutatingwebhookconfigurations", {"webhooks__0__name": "short"}, "at least three segments"),
     ("mutatingwebhookconfigurations", {"webhooks__0__matchConditions": [{"name": "a"}]}, "CEL is not evaluated"),
+    ("services", {"spec__externalIPs": ["127.0.0.1"]}, "spec.externalIPs[0]: Invalid value"),
+    ("services", {"spec__externalIPs": ["192.0.2.1", "0.0.0.0"]}, "may not be unspecified"),
+    ("endpoints", {"subsets__0__addresses": [{"ip": "169.254.169.254"}]}, "link-local range"),
+    ("endpointslices", {"endpoints": [{"addresses": ["::ffff:127.0.0.1"]}], "addressType": "IPv6"}, "loopback range"),
+    ("endpointslices", {"endpoints": [{"addresses": ["224.0.0.1"]}]}, "multicast range"),
 ])
 def test_a_bad_object_is_refused_by_its_field(plural: str, changes: Object, words: str) -> None:
     assert words in told(plural, made(plural, **changes))
@@ -95,6 +100,8 @@ def test_a_bad_object_is_refused_by_its_field(plural: str, changes: Object, word
     ("secrets", {"type": "kubernetes.io/basic-auth", "data": {"password": "eA=="}}), ("secrets", {"type": "example.com/any"}),
     ("secrets", {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="}}),
     ("secrets", {"type": "kubernetes.io/tls", "data": {"tls.crt": "", "tls.key": ""}}),
+    ("endpoints", {"subsets__0__addresses": [{"ip": "127.0.0.1"}],
+                   "metadata__name": "kubernetes", "metadata__namespace": "default"}),
 ])
 def test_what_is_sound_though_it_may_look_odd(plural: str, changes: Object) -> None:
     assert told(plural, made(plural, **changes)) == ""

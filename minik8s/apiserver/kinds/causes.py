@@ -119,6 +119,23 @@ def port(field: str, value: Any) -> Iterator[Cause]:
         yield wrong(field, value, "must be between 1 and 65535, inclusive")
 
 
+def everybodys(field: str, value: Any) -> Iterator[Cause]:
+    """An address that every node has for itself: packets to it are nobody's to lead elsewhere, nor there."""
+    try:
+        address = read_address(str(value))
+    except ValueError:
+        return
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_unspecified:
+        yield wrong(field, value, f"may not be unspecified ({address})")
+    if address.is_loopback:
+        yield wrong(field, value, "may not be in the loopback range (127.0.0.0/8, ::1/128)")
+    if address.is_link_local:
+        yield wrong(field, value, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
+    if address.is_multicast:
+        yield wrong(field, value, "may not be in the multicast range (224.0.0.0/4, ff00::/8)")
+
+
 def one_of(field: str, value: Any, known: Iterable[str]) -> Iterator[Cause]:
     """One of the values there are."""
     if value not in known:

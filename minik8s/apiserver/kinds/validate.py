@@ -145,6 +145,13 @@ def _slice(obj: Object) -> Iterator[Cause]:
     for index, endpoint in enumerate(found):
         for address in endpoint.get("addresses") or []:
             yield from _address(f"endpoints[{index}].addresses", address, family)
+            if not _is_ours(obj):
+                yield from causes.everybodys(f"endpoints[{index}].addresses", address)
+
+
+def _is_ours(obj: Object) -> bool:
+    """Whether it leads to API servers, which may be told to advertise loopback."""
+    return (obj["metadata"].get("namespace"), obj["metadata"].get("name")) == ("default", "kubernetes")
 
 
 def _address(field: str, value: Any, family: Any = "") -> Iterator[Cause]:
@@ -162,6 +169,8 @@ def _endpoints(obj: Object) -> Iterator[Cause]:
         for part in ("addresses", "notReadyAddresses"):
             for address in each(subset, part):
                 yield from _address(f"subsets[{index}].{part}.ip", address.get("ip"))
+                if not _is_ours(obj):
+                    yield from causes.everybodys(f"subsets[{index}].{part}.ip", address.get("ip"))
         for entry in each(subset, "ports"):
             yield from causes.port(f"subsets[{index}].ports.port", entry.get("port"))
 

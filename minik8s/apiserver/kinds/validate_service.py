@@ -57,6 +57,8 @@ def _addresses(spec: Object) -> Iterator[Cause]:
         for index, value in enumerate(spec.get(field) or []):
             if field == "externalIPs" and not _is_address(value):
                 yield causes.wrong(f"spec.{field}[{index}]", value, "must be a valid IP address")
+            if field == "externalIPs":
+                yield from causes.everybodys(f"spec.{field}[{index}]", value)
 
 
 def _is_address(text: Any) -> bool:
