@@ -13,7 +13,6 @@ module, for tests that use keys of their own). The durability of the disk is swi
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import json
 import random
 import shutil
@@ -221,36 +220,12 @@ class EtcdCluster:
 
 def make_pki(directory: Path, *addresses: str) -> Pki:
     """A CA and one certificate of it, made in `directory`; for more addresses than 127.0.0.1, if given."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
+    from minik8s.pki.authority import Authority, Identity
 
-    now = datetime.datetime.now(datetime.UTC)
-
-    def certificate(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey,
-                    extension: x509.ExtensionType) -> bytes:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(extension, critical=False)
-        )
-        return builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    known = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", *addresses)]
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), *known])
-    authority = x509.BasicConstraints(ca=True, path_length=None)
-    (directory / "ca.crt").write_bytes(certificate("test-ca", "test-ca", ca_key, ca_key, authority))
-    (directory / "etcd.crt").write_bytes(certificate("etcd", "test-ca", key, ca_key, names))
-    (directory / "etcd.key").write_bytes(key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ))
+    authority = Authority()
+    pair = authority.issue(Identity("etcd", names=("localhost", "127.0.0.1", *addresses)), datetime.timedelta(days=1))
+    for name, text in (("ca.crt", authority.pair.certificate), ("etcd.crt", pair.certificate), ("etcd.key", pair.key)):
+        (directory / name).write_bytes(text)
     return Pki(*(str(directory / name) for name in ("ca.crt", "etcd.crt", "etcd.key")))
 
 
