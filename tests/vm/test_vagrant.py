@@ -17,6 +17,7 @@ import pytest
 
 from minik8s.lab import box, debian, vms, vmtest
 from nodecore.errors import UserError
+from tests.vm import kernels
 
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(2400)]
 BOOT_SECONDS = 120
@@ -179,6 +180,25 @@ def test_given_another_backend_or_mode(cluster: vms.Vms, backend: str, mode: str
     lab(cluster.path, "test")
     for node in cluster.nodes:
         assert cluster.ssh(node, shows).strip()
+
+
+def test_one_of_them_has_another_kernel(cluster: vms.Vms, tmp_path: Path) -> None:
+    try:
+        package = kernels.other(tmp_path)
+    except kernels.NotThere as error:
+        pytest.skip(f"no second kernel from {debian.MIRROR}: {error}")
+    there = "/var/tmp/kernel.deb"
+    cluster.run("scp", "-q", "-F", f"{cluster.path}/ssh_config", str(package), f"{NODE}:{there}", seconds=vmtest.PATIENCE)
+    cluster.ssh(NODE, f"dpkg --force-unsafe-io --install {there} && rm {there} && sync", seconds=vmtest.PATIENCE)
+    vmtest.rebooted(cluster, NODE)
+    kernel = {node: cluster.ssh(node, "uname -r").strip() for node in cluster.nodes}
+    print(kernel, flush=True)
+    assert kernel[NODE] != kernel[FIRST]
+    assert kernel[NODE] in package.name
+    with pytest.raises(AssertionError, match=f"{NODE}: the kernel is too old for a Service proxy in nftables mode"):
+        lab(cluster.path, "test")  # all reach all, and then doctor says so
+    lab(cluster.path, "run", "env", "PROXY_MODE=iptables", "vagrant", "provision")
+    lab(cluster.path, "test")
 
 
 def test_it_stays_one_whatever_is_done_to_them(state: Path) -> None:
