@@ -8,6 +8,7 @@ Read next: `netscope/records.py`.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from netscope.headers import Headers, read
 from netscope.points import points
 from netscope.records import (
     Answer,
+    Clock,
     Examine,
     Failed,
     Finish,
@@ -32,6 +34,7 @@ from netscope.records import (
     Report,
     Seen,
     Start,
+    Time,
     Watch,
     Ways,
     WaysTo,
@@ -67,6 +70,8 @@ class Agent:
             match question:
                 case Start():
                     return self._start(question.flow, question.source)
+                case Clock():
+                    return Time(time.time_ns())
                 case Probe():
                     from netscope import probe
 

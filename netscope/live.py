@@ -74,11 +74,12 @@ def follow(request: Request, directory: Directory, via: str, *, dropped: bool) -
     plan, heap = plan_of(request, directory, 0), Heap()
     with Nodes(plan.nodes, via) as nodes:
         nodes.ask_all(Start(plan.flow, plan.source), SECONDS_TO_START)
+        clocks = nodes.clocks(SECONDS_TO_ANSWER)
         deadline = time.monotonic() + request.seconds
         try:
             while (now := time.monotonic()) < deadline or heap.waiting:
                 time.sleep(PAUSE)
-                heap.add(plan, reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER)), time.monotonic(), new=now < deadline)
+                heap.add(plan, reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER), clocks), time.monotonic(), new=now < deadline)
                 if ripe := heap.ripe(time.monotonic()):
                     yield from _stories(plan, heap, ripe, nodes, directory, dropped=dropped)
         finally:

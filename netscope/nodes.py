@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import select
 import subprocess
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
 import msgspec
 
+from netscope.clocks import ahead
 from netscope.door import words_of
-from netscope.records import Answer, Failed, Question
+from netscope.records import Answer, Clock, Failed, Question, Time
 from nodecore.errors import Fault, Unreachable, UserError
+
+ROUNDS = 3  # of comparing clocks; the quickest counts
 
 
 class Nodes:
@@ -71,6 +75,17 @@ class Nodes:
             except Fault as fault:
                 answers[name] = fault
         return answers
+
+    def clocks(self, seconds: float) -> dict[str, int]:
+        """How far each node's clock is ahead of ours, in ns."""
+
+        def round_of(name: str) -> tuple[int, int, int]:
+            begin = time.time_ns()
+            answer = self.ask(name, Clock(), seconds)
+            assert isinstance(answer, Time)
+            return begin, answer.now, time.time_ns()
+
+        return {name: ahead(round_of(name) for _ in range(ROUNDS)) for name in self._agents}
 
     def ask(self, name: str, question: Question, seconds: float) -> Answer:
         """One node."""

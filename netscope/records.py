@@ -1,6 +1,7 @@
 """What a node's agent is asked and what it answers: one JSON object a line, in this order.
 
     Start -> Ready      listen for the flow's packets and rules
+    Clock -> Time       what this node's clock says
     Probe -> Outcome    send one from here (of one node only)
     Look -> Report      what was seen since the last look
     Finish -> Report    the same, and how this node would send packets to some addresses, or sent them; listen no more
@@ -31,6 +32,16 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """Listening."""
+
+
+class Clock(msgspec.Struct, tag=True, frozen=True):
+    """Tell the time."""
+
+
+class Time(msgspec.Struct, tag=True, frozen=True):
+    """By this node's clock: ns since 1970."""
+
+    now: int
 
 
 class Probe(msgspec.Struct, tag=True, frozen=True):
@@ -213,5 +224,5 @@ class Mended(msgspec.Struct, tag=True, frozen=True):
     trouble: str = ""
 
 
-Question = Start | Probe | Look | WaysTo | Finish | Examine | Watch | Reach | Mend
-Answer = Ready | Outcome | Report | Facts | Flows | Reached | Mended | Failed | Ways
+Question = Start | Clock | Probe | Look | WaysTo | Finish | Examine | Watch | Reach | Mend
+Answer = Ready | Time | Outcome | Report | Facts | Flows | Reached | Mended | Failed | Ways

@@ -89,14 +89,15 @@ def ask(request: Request, plan: Plan, nodes: Nodes, directory: Directory) -> Tra
     """Once, of agents that are there; they can be asked again."""
     probe = Probe(plan.source, plan.target, request.port, request.protocol, plan.flow.mark, request.seconds)
     nodes.ask_all(Start(plan.flow, plan.source), SECONDS_TO_START)
+    clocks = nodes.clocks(SECONDS_TO_ANSWER)
     outcome = nodes.ask(plan.node, probe, request.seconds + SECONDS_TO_ANSWER)
     time.sleep(SETTLE)
     if not isinstance(outcome, Outcome):
         raise Bug(f"a probe was answered by {type(outcome).__name__}")
     if outcome.what == "answered":
-        return tell(plan.flow, reports_of(nodes.ask_all(Finish(met=True), SECONDS_TO_ANSWER)), outcome, directory)
-    looked = reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER))
-    rest = reports_of(nodes.ask_all(Finish(asked_for(plan, directory, looked)), SECONDS_TO_ANSWER))
+        return tell(plan.flow, reports_of(nodes.ask_all(Finish(met=True), SECONDS_TO_ANSWER), clocks), outcome, directory)
+    looked = reports_of(nodes.ask_all(Look(), SECONDS_TO_ANSWER), clocks)
+    rest = reports_of(nodes.ask_all(Finish(asked_for(plan, directory, looked)), SECONDS_TO_ANSWER), clocks)
     reports = {node: _joined(looked[node], report) for node, report in rest.items()}
     return with_reasons(plan, tell(plan.flow, reports, outcome, directory), nodes, directory)
 
@@ -155,9 +156,14 @@ def hosts_of(plan: Plan, directory: Directory) -> list[str]:
             for address in place.addresses if Family.of(parse_address(address)) is plan.flow.family]
 
 
-def reports_of(answers: Mapping[str, object]) -> dict[str, Report]:
-    """Those of the answers that are reports."""
-    return {name: answer for name, answer in answers.items() if isinstance(answer, Report)}
+def reports_of(answers: Mapping[str, object], clocks: Mapping[str, int]) -> dict[str, Report]:
+    """Those of the answers that are reports, by our clock; `clocks` says how far each node's is ahead (ns)."""
+    return {name: _earlier(answer, clocks[name]) for name, answer in answers.items() if isinstance(answer, Report)}
+
+
+def _earlier(report: Report, by: int) -> Report:
+    replace = msgspec.structs.replace
+    return replace(report, seen=tuple(replace(each, time=each.time - by) for each in report.seen)) if by else report
 
 
 def port_of(text: str, place: Place, protocol: int) -> int:

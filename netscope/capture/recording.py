@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from netscope import clocks
 from netscope.capture.merging import Source, merge
 from netscope.capture.spool import Spool
 from netscope.capture.tally import Tally
@@ -49,7 +50,7 @@ class Tap:
         return self._child.stdout.fileno()
 
     def compare_clocks(self) -> None:
-        """Also waits until it captures; from then on its packets may come. A clock that may be right is taken to be right."""
+        """Also waits until it captures; from then on its packets may come."""
         assert self._child.stderr
         found = []
         for _ in range(ROUNDS):
@@ -62,9 +63,8 @@ class Tap:
             end = time.time_ns()
             if not line.strip().isdigit():
                 raise self._gone(line)
-            found.append((end - begin, int(line) - (begin + end) // 2))
-        took, ahead = min(found)
-        self.ahead = ahead if abs(ahead) > took // 2 else 0
+            found.append((begin, int(line), end))
+        self.ahead = clocks.ahead(found)
         self._say(b"go\n")
         os.set_blocking(self._child.stderr.fileno(), False)
 

@@ -47,6 +47,31 @@ def interfaces(net: Net, trace: Trace) -> list[str]:
     return [f"{names[hop.node]} {'->' if hop.seen.leaving else '<-'} {hop.seen.interface}" for hop in trace.there if hop.seen]
 
 
+OFF = """
+import dataclasses, sys, time
+from nodecore.kernel.tap import Tap
+seconds, read, now = int(sys.argv.pop(1)) * 10**9, Tap.read, time.time_ns
+time.time_ns = lambda: now() + seconds
+Tap.read = lambda self: [dataclasses.replace(each, time=each.time + seconds) for each in read(self)]
+from netscope.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("seconds", [-600, 600])
+def test_a_node_whose_clock_is_off(net: Net, tmp_path: Path, seconds: int) -> None:
+    """All is one story within seconds; which of two nodes was first is told no better than asking for the time took."""
+    (tmp_path / "off.py").write_text(OFF)
+    start = net_by_hand.VIA.removesuffix("agent").replace("-m netscope", f"{tmp_path}/off.py $x")
+    script = f"[ {{node}} = {net.name('b')} ] && x={seconds} || x=0; exec {start} $0"
+    with answering(net.servers[1]):
+        (trace,) = run(net.request(seconds=60), net.directory, f"sh -c '{script}' agent")
+    met = {"a <- pod", "a -> flannel.1", "a -> eth0", "b <- eth0", "b <- flannel.1", "b -> pod"}
+    assert (trace.verdict.what, set(interfaces(net, trace))) == ("answered", met)
+    times = [hop.time for hop in (*trace.there, *trace.back)]
+    assert max(times) - min(times) < 60e9
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp", "icmp"])
 @pytest.mark.parametrize("family", Family)
 def test_the_whole_way_is_told(family: Family, protocol: str) -> None:
