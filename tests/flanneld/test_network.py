@@ -82,7 +82,7 @@ def send_a_megabyte(source: Node, target: Node) -> None:
 def test_kill_and_restart_lose_no_packet_and_change_nothing(lasting_site: Site) -> None:
     one, two = lasting_site.nodes
     before, mac, keys = one.state(), one.mac(), lasting_site.etcd.subnets()
-    with pinging(one.pod, two.pod_ip) as out, pinging(two.pod, one.pod_ip) as back:
+    with pinging(one.pod, two.pod_ip, 0.002) as out, pinging(two.pod, one.pod_ip, 0.002) as back:  # a start takes 0.2 s
         one.stop(signal.SIGKILL)
         one.start()
     assert out.sent > 20
