@@ -53,4 +53,3 @@ async def watch_file(path: str, now: Config, reread: Reread) -> None:
                 raise Fault(f"--config: {path} says something else now; ending, to begin anew with it")
         except UserError as error:
             log.error("%s; going on with what it said before", error)
-

@@ -61,17 +61,19 @@ class Takeover:
     async def leave_only(self, standing: Standing) -> None:
         """Remove Go kube-proxy's, and what does not stand of ours; `Busy` while virtual servers have connections."""
         await self._remove_tables((OURS | GO) - standing.tables)
-        await self._remove_chains(lambda place: [Whose.GO] if place in standing.chains else [*Whose])
+        stuck = await self._remove_chains(lambda place: [Whose.GO] if place in standing.chains else [*Whose])
         await remove_sets(await go_sets())
         if not standing.servers:
             await self._remove_servers(spared=lives)
+        complain(stuck)
 
     async def clean_up(self) -> None:
         """Remove all that is ours, at once. Where there are Go kube-proxy's sets the virtual servers are its by now, and stay."""
         await self._remove_tables(OURS)
-        await self._remove_chains(lambda _: [Whose.OURS])
+        stuck = await self._remove_chains(lambda _: [Whose.OURS])
         if not await go_sets():
             await self._remove_servers(spared=lambda _: False)
+        complain(stuck)
 
     async def _remove_tables(self, doomed: frozenset[str]) -> None:
         """The rules first: of a table that goes whole the kernel takes the maps while packets still read its rules, and who is
@@ -82,16 +84,18 @@ class Takeover:
             await self._nft.load(f"flush table {table}\n")
             await self._nft.load(f"delete table {table}\n")
 
-    async def _remove_chains(self, whose: Callable[[Place], Collection[Whose]]) -> None:
-        there = await self._nft.list_tables()
+    async def _remove_chains(self, whose: Callable[[Place], Collection[Whose]]) -> list[str]:
+        """Whichever can be; says which tables could not be freed of them, and why."""
+        stuck, there = [], await self._nft.list_tables()
         for variant in await self._chains.variants():
             for family in Family:
                 legacy = self._chains.registered(family) if variant is Variant.LEGACY else {}
                 for table in TABLES:
                     if table in legacy if variant is Variant.LEGACY else f"{family.nft} {table}" in there:
-                        await self._remove_from(table, (variant, family), whose((variant, family)))
+                        stuck += await self._remove_from(table, (variant, family), whose((variant, family)))
+        return stuck
 
-    async def _remove_from(self, table: str, place: Place, whose: Collection[Whose]) -> None:
+    async def _remove_from(self, table: str, place: Place, whose: Collection[Whose]) -> list[str]:
         name = f"{table} of {place[1].nft}tables-{place[0].value}"
         try:
             script = removal_script(table, await self._chains.save(*place, table), whose)
@@ -101,7 +105,8 @@ class Takeover:
         except Busy:
             raise
         except Fault as error:
-            log.warning("%s stays as it is: %s", name, error)
+            return [f"{name}: {error}"]
+        return []
 
     async def _remove_servers(self, spared: Callable[[Destination], bool]) -> None:
         """With the device that has their addresses: where that is not, no proxy was in ipvs mode."""
@@ -115,6 +120,12 @@ class Takeover:
         if left:
             raise Busy(f"virtual servers of ipvs mode, until {sum(item.connections for item in left)} connections end, "
                        f"some of {left[0].server.describe()} to {left[0].describe()}")
+
+
+def complain(stuck: Sequence[str]) -> None:
+    """Raise `Fault` for tables whose chains stay: whoever asked tries again, or says so."""
+    if stuck:
+        raise Fault(f"Service chains stay in {'; '.join(stuck)}")
 
 
 async def go_sets() -> list[str]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from proxy_net import endpoints, service, sh
 from test_rules import Model, load
 
+from nodecore.errors import Fault
 from nodecore.kernel.iptables import Iptables
 from nodecore.kernel.netns import Netns
 from nodecore.kernel.nft import Nft
@@ -90,3 +93,20 @@ def test_nobody_is_refused_by_a_table_that_goes() -> None:
                     assert "kube-proxy" not in node.run(["nft", "list", "tables"]).stdout
         assert counted(node, "carry") > 100
         assert counted(node, "watch") == 0
+
+
+def test_what_cannot_be_removed_is_said_and_goes_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else goes; a --cleanup that leaves chains does not end as if it had not."""
+    broken, path = tmp_path / "iptables-nft-restore", os.environ["PATH"]
+    broken.write_text("#!/bin/sh\necho no memory >&2\nexit 2\n")
+    broken.chmod(0o755)
+    with Netns.create() as node, node.enter():
+        sh(node, "iptables-nft -t nat -N KPY-SERVICES; ip6tables-nft -t nat -N KPY-SERVICES")
+        monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
+        with pytest.raises(Fault, match=r"Service chains stay in nat of iptables-nft: .*no memory"):
+            asyncio.run(Takeover(Nft(), Iptables(), ()).clean_up())
+        monkeypatch.setenv("PATH", path)
+        assert "KPY-" in sh(node, "iptables-nft -t nat -S")
+        assert "KPY-" not in sh(node, "ip6tables-nft -t nat -S")
+        asyncio.run(Takeover(Nft(), Iptables(), ()).clean_up())
+        assert "KPY-" not in sh(node, "iptables-nft -t nat -S")
